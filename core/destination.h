@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * destination.h - the engine of the side that pulls.
+ *
+ * Purpose: decides everything that travels. It checks the source's blocks against its own, has the memory
+ * made ready, loads the device state, and from then on fetches pages: those that a thread waits for
+ * first, the rest in the background, until every page is placed. The theory stands in destination.c.
+ *
+ * Ownership: the engine copies its configuration; ports outlive it. Destroy it only after the
+ * transport, the memory port's threads and the VM adapter have stopped calling it.
+ * Threads: every function may be called from any thread. No lock is held over a port call (rule b);
+ * no port calls back (rule a).
+ * Units: in the names.
+ * Errors: entry points for events return nothing: an event that breaks the protocol fails the migration and
+ * shows in the state and the error of the snapshot.
+ */
+#ifndef HF_CORE_DESTINATION_H
+#define HF_CORE_DESTINATION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/blocktime.h"
+#include "core/clock.h"
+#include "core/err.h"
+#include "core/memory.h"
+#include "core/ramblock.h"
+#include "core/state.h"
+#include "core/stats.h"
+#include "core/transport.h"
+#include "core/vm.h"
+
+struct hf_destination;
+
+struct hf_destination_config {
+	const char *vm_name;		   /* this side's, for messages */
+	const struct hf_ramblocks *blocks; /* the destination VM's */
+	const uint32_t *vcpu_thread_ids;   /* of the destination VM */
+	uint32_t vcpus;
+	struct hf_clock clock;
+	struct hf_memory memory;
+	struct hf_transport transport;
+	struct hf_vm vm;
+	uint32_t chunk_bytes;		   /* 0 = default; power of two */
+	uint32_t background_share_percent; /* least share of bytes the background gets under endless faults; 0
+					      = default */
+	bool background_held;		   /* --no-background: serve faults only until told otherwise */
+	/* Something a waiting thread may want to see has changed. Called without the lock; must only signal.
+	 */
+	void (*notify)(void *opaque);
+	void *opaque;
+};
+
+int hf_destination_create(struct hf_destination **out, const struct hf_destination_config *config,
+			  struct hf_err *err);
+void hf_destination_destroy(struct hf_destination *destination);
+
+/* Events of the transport; hf_destination_events has them as a table whose engine is the destination. */
+extern const struct hf_transport_events hf_destination_events;
+
+/* Events of the memory port. */
+void hf_destination_memory_ready(struct hf_destination *destination, int result, const struct hf_err *err);
+/* A thread faulted; block and page are the destination's. arrived_ns: when the message was read. */
+void hf_destination_fault(struct hf_destination *destination, uint32_t block, uint64_t page,
+			  uint32_t thread_id, uint64_t arrived_ns);
+enum hf_work_next {
+	HF_WORK_IDLE = 0, /* nothing to do; wait for the next kick */
+	HF_WORK_MORE,	  /* call again */
+	HF_WORK_LATER,	  /* could not place now; call again after a short while */
+};
+/* One piece of work that needs no transfer; called by the memory port's worker of that class. */
+enum hf_work_next hf_destination_work(struct hf_destination *destination, enum hf_work_class class);
+
+/* Event of the VM adapter. */
+void hf_destination_vm_done(struct hf_destination *destination, const struct hf_vm_result *result);
+
+/* Operator. */
+void hf_destination_hold_background(struct hf_destination *destination, bool hold);
+/* Before the hand-over: cancels and returns 0. After it: -EPERM with the reason. */
+int hf_destination_cancel(struct hf_destination *destination, struct hf_err *err);
+/* A failure of this host outside the ports (a thread died, the VMM went away). */
+void hf_destination_fail(struct hf_destination *destination, const struct hf_err *why);
+
+struct hf_destination_snapshot {
+	enum hf_status status;
+	enum hf_incoming incoming;
+	struct hf_err err; /* of failed, cancelled and postcopy-paused */
+	char source_vm_name[256];
+	enum hf_placement placement;
+	uint32_t chunk_bytes;
+	uint32_t pages_total;
+	uint32_t pages_received;    /* placed, by any way */
+	uint32_t pages_fetched;	    /* came over the link with bytes */
+	uint32_t pages_zero;	    /* came as headers only, or never existed on the source */
+	uint64_t transferred_bytes; /* page payload */
+	uint64_t pages_stalled;	    /* times a page could not be placed for want of a huge page */
+	uint64_t setup_time_ns, load_time_ns;
+	uint64_t postcopy_time_ns; /* RUN heard .. last page placed */
+	uint64_t total_time_ns;	   /* link up .. end */
+	uint64_t downtime_ns;	   /* the source's figure; 0 until it is known */
+	struct hf_blocktime_totals blocktime;
+	struct hf_latency fault_latency;
+};
+
+void hf_destination_snapshot(struct hf_destination *destination, struct hf_destination_snapshot *out);
+int hf_destination_blocktime_vcpu(struct hf_destination *destination, uint32_t vcpu,
+				  struct hf_blocktime_vcpu *out);
+
+#endif

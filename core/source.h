@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * source.h - the engine of the side that is pulled from.
+ *
+ * Purpose: a page server with a hand-over. It says which blocks there are, stops the VM when the
+ * destination is ready, sends the presence map and the device state, gives the VM up when the destination has
+ * loaded it, and serves chunks until the destination says that it has every page. The theory stands in
+ * source.c.
+ *
+ * Ownership: the engine copies its configuration; ports outlive it. Destroy it only after the
+ * transport and the VM adapter have stopped calling it.
+ * Threads: every function may be called from any thread; serve() takes no lock.
+ * Units: in the names.
+ * Errors: as in destination.h.
+ */
+#ifndef HF_CORE_SOURCE_H
+#define HF_CORE_SOURCE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/clock.h"
+#include "core/err.h"
+#include "core/memory.h"
+#include "core/ramblock.h"
+#include "core/state.h"
+#include "core/transport.h"
+#include "core/vm.h"
+
+struct hf_source;
+
+struct hf_source_config {
+	const char *vm_name;
+	const struct hf_ramblocks *blocks;
+	struct hf_clock clock;
+	struct hf_source_memory memory;
+	struct hf_transport transport;
+	struct hf_vm vm;
+	void (*notify)(void *opaque); /* as in destination.h */
+	void *opaque;
+};
+
+int hf_source_create(struct hf_source **out, const struct hf_source_config *config, struct hf_err *err);
+void hf_source_destroy(struct hf_source *source);
+
+extern const struct hf_transport_events hf_source_events; /* engine: the source */
+
+void hf_source_vm_done(struct hf_source *source, const struct hf_vm_result *result);
+
+int hf_source_cancel(struct hf_source *source, struct hf_err *err);
+void hf_source_fail(struct hf_source *source, const struct hf_err *why);
+
+/* Who runs, or may run, the VM. The program's last word to the operator depends on it. */
+enum hf_vm_owner {
+	HF_VM_OWNER_SOURCE = 0, /* never stopped, or running again */
+	HF_VM_OWNER_RESUMING,	/* the migration failed; the source VM is being resumed */
+	HF_VM_OWNER_STUCK, /* the migration failed and the source VM could not be resumed: it is stopped */
+	HF_VM_OWNER_DESTINATION, /* given up: RUN was sent */
+};
+
+struct hf_source_snapshot {
+	enum hf_status status;
+	enum hf_vm_owner owner;
+	struct hf_err err;
+	enum hf_placement placement; /* what the destination said */
+	uint32_t chunk_bytes;
+	uint32_t pages_total;
+	uint32_t pages_present; /* after the VM has stopped */
+	uint64_t sent_bytes;	/* page payload */
+	uint64_t sent_chunks, zero_chunks;
+	uint64_t device_state_bytes;
+	uint64_t stop_time_ns, save_time_ns;
+	uint64_t downtime_ns;	   /* VM asked to stop .. RESUMED heard: an upper bound */
+	uint64_t postcopy_time_ns; /* RUN sent .. COMPLETE heard */
+	uint64_t total_time_ns;	   /* link up .. end */
+};
+
+void hf_source_snapshot(struct hf_source *source, struct hf_source_snapshot *out);
+
+#endif

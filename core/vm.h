@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vm.h - port: the virtual machine, driven from outside.
+ *
+ * Purpose: the engines ask for one operation at a time; the adapter (QMP) does it in its own thread and
+ * reports the end with hf_source_vm_done() or hf_destination_vm_done().
+ *
+ * Ownership: data passed to request() stays valid until the operation's end is reported.
+ * Threads: request() never blocks and never calls the engine (rule a).
+ * Units: bytes.
+ * Errors: request() returns 0 or -errno; after a failure no end is reported.
+ */
+#ifndef HF_CORE_VM_H
+#define HF_CORE_VM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/err.h"
+
+enum hf_vm_op {
+	HF_VM_STOP = 0, /* source: stop the vCPUs, drain */
+	HF_VM_SAVE,	/* source: the device state, whole */
+	HF_VM_RESUME,	/* source: run again; the migration failed before the hand-over */
+	HF_VM_LOAD,	/* destination: load device state; may touch memory, which must be served meanwhile */
+	HF_VM_RUN,	/* destination: run */
+	HF_VM_OPS,
+};
+
+/* The end of an operation. */
+struct hf_vm_result {
+	enum hf_vm_op op;
+	int result;		  /* 0 or -errno */
+	const struct hf_err *err; /* says why when result < 0, else NULL */
+	const void *data; /* HF_VM_SAVE: the device state; belongs to the adapter, ends with the call */
+	size_t length_bytes;
+};
+
+struct hf_vm_ops {
+	int (*request)(void *self, enum hf_vm_op op, const void *data, size_t length_bytes);
+};
+
+struct hf_vm {
+	const struct hf_vm_ops *ops;
+	void *self;
+};
+
+const char *hf_vm_op_name(enum hf_vm_op op);
+
+#endif

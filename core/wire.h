@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * wire.h - the bytes on the wire. PROTOCOL.md is the normative text; this is its codec.
+ *
+ * Purpose: encodes and decodes, field by field and big-endian, the hello that opens every channel, the
+ * frames of the control channel and the request and reply headers of the page channels. Lengths
+ * are checked for size, overflow and alignment before they are used.
+ *
+ * Ownership: encoders write to the caller's buffer; decoders copy out, except that decoded `bytes`
+ * pointers point into the payload they were decoded from.
+ * Threads: pure functions.
+ * Units: bytes.
+ * Errors: decoders return 0 or -EPROTO (class HF_ERR_PEER) and name the field. Encoders return the number of
+ * bytes written, or -ENOSPC / -EINVAL.
+ */
+#ifndef HF_CORE_WIRE_H
+#define HF_CORE_WIRE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "core/err.h"
+#include "core/ramblock.h"
+#include "core/transport.h"
+
+#define HF_WIRE_MAGIC	      "HUGEFERY" /* the first eight bytes on every channel, both ways */
+#define HF_WIRE_VERSION_MIN   1u
+#define HF_WIRE_VERSION_MAX   1u
+#define HF_WIRE_FEATURES      0ull /* no optional feature in version 1 */
+#define HF_WIRE_SESSION_BYTES 16
+#define HF_WIRE_CHANNELS_MAX  64u /* page channels per class */
+
+#define HF_WIRE_CHUNK_MIN_BYTES	       4096u
+#define HF_WIRE_CHUNK_MAX_BYTES	       (64u << 20)
+#define HF_WIRE_FRAME_MAX_BYTES	       (1u << 20)   /* payload of one control frame */
+#define HF_WIRE_DEVICE_STATE_MAX_BYTES (256u << 20) /* all DEVICE_DATA of one migration */
+
+/* ---- opening a channel ------------------------------------------------------------------------ */
+
+enum hf_wire_channel {
+	HF_WIRE_CHANNEL_CONTROL = 0,
+	HF_WIRE_CHANNEL_URGENT = 1,
+	HF_WIRE_CHANNEL_BACKGROUND = 2,
+};
+
+/* First thing on every channel, from the side that connected. Fixed size. */
+struct hf_wire_hello {
+	uint32_t version_min, version_max;
+	uint64_t features;
+	uint8_t session[HF_WIRE_SESSION_BYTES]; /* random; ties the channels of one migration together */
+	uint64_t epoch;				/* number of this connection within the session, from 1 */
+	enum hf_wire_channel channel;
+	uint32_t index;				    /* of the channel in its class; 0 for control */
+	uint32_t channels_wanted[HF_FETCH_CLASSES]; /* control channel only, else 0 */
+};
+#define HF_WIRE_HELLO_BYTES 72
+
+/* The answer. Fixed header, then text_bytes of UTF-8 (the reason of a refusal). */
+struct hf_wire_hello_reply {
+	uint32_t status; /* 0 accepted, else a positive errno-like code of PROTOCOL.md */
+	uint32_t version;
+	uint64_t features;
+	uint32_t channels[HF_FETCH_CLASSES]; /* control channel only, else 0: how many to open */
+	uint32_t text_bytes;
+};
+#define HF_WIRE_HELLO_REPLY_BYTES 40
+#define HF_WIRE_TEXT_MAX_BYTES	  500u
+
+enum hf_wire_hello_status {
+	HF_WIRE_HELLO_ACCEPTED = 0,
+	HF_WIRE_HELLO_VERSION = 1, /* no version in common */
+	HF_WIRE_HELLO_BUSY = 2,	   /* another migration is under way */
+	HF_WIRE_HELLO_SESSION = 3, /* unknown session, or channel not expected */
+	HF_WIRE_HELLO_REFUSED = 4, /* any other reason; see the text */
+};
+
+ssize_t hf_wire_encode_hello(const struct hf_wire_hello *hello, uint8_t *buffer, size_t bytes);
+int hf_wire_decode_hello(const uint8_t *buffer, size_t bytes, struct hf_wire_hello *hello,
+			 struct hf_err *err);
+ssize_t hf_wire_encode_hello_reply(const struct hf_wire_hello_reply *reply, const char *text, uint8_t *buffer,
+				   size_t bytes);
+/* Decodes the fixed header; the text follows on the wire. */
+int hf_wire_decode_hello_reply(const uint8_t *buffer, size_t bytes, struct hf_wire_hello_reply *reply,
+			       struct hf_err *err);
+/* The highest version and the features in common, -EPROTONOSUPPORT with a text that names both ranges. */
+int hf_wire_negotiate(const struct hf_wire_hello *peer, uint32_t *version, uint64_t *features,
+		      struct hf_err *err);
+
+/* ---- control channel -------------------------------------------------------------------------- */
+
+enum hf_wire_type {
+	HF_WIRE_ADVISE = 1,	/* S->D  vm name, RAM blocks */
+	HF_WIRE_READY = 2,	/* D->S  blocks accepted, memory ready: placement, chunk size */
+	HF_WIRE_PRESENCE = 3,	/* S->D  which pages of a block exist; repeated */
+	HF_WIRE_DEVICE = 4,	/* S->D  a piece of the device state; repeated */
+	HF_WIRE_DEVICE_END = 5, /* S->D  the device state is whole: total length */
+	HF_WIRE_LOADED = 6,	/* D->S  device state loaded, ready to run */
+	HF_WIRE_RUN = 7,	/* S->D  the source has given the VM up: run it */
+	HF_WIRE_RESUMED = 8,	/* D->S  it runs */
+	HF_WIRE_COMPLETE = 9,	/* D->S  every page is placed; let go */
+	HF_WIRE_FINISH = 10,	/* S->D  let go: the source's figures */
+	HF_WIRE_FAIL = 11,	/* both  the migration failed: class, errno, text */
+};
+
+struct hf_wire_frame_header {
+	uint32_t type;
+	uint32_t length_bytes; /* of the payload */
+};
+#define HF_WIRE_FRAME_HEADER_BYTES 8
+
+ssize_t hf_wire_encode_frame_header(const struct hf_wire_frame_header *header, uint8_t *buffer, size_t bytes);
+/* Checks that the type is known and that the length is possible for it. */
+int hf_wire_decode_frame_header(const uint8_t *buffer, size_t bytes, struct hf_wire_frame_header *header,
+				struct hf_err *err);
+
+#define HF_WIRE_VM_NAME_MAX 255
+
+/* ADVISE: vm name and blocks. The decoder fills an initialised, empty registry. */
+ssize_t hf_wire_encode_advise(const char *vm_name, const struct hf_ramblocks *blocks, uint8_t *buffer,
+			      size_t bytes);
+int hf_wire_decode_advise(const uint8_t *payload, size_t bytes, char vm_name[static HF_WIRE_VM_NAME_MAX + 1],
+			  struct hf_ramblocks *blocks, struct hf_err *err);
+
+struct hf_wire_ready {
+	uint32_t placement; /* enum hf_placement, for the source's report */
+	uint32_t chunk_bytes;
+};
+ssize_t hf_wire_encode_ready(const struct hf_wire_ready *ready, uint8_t *buffer, size_t bytes);
+int hf_wire_decode_ready(const uint8_t *payload, size_t bytes, struct hf_wire_ready *ready,
+			 struct hf_err *err);
+
+/* PRESENCE: `pages` bits for pages first_page.. of block (the source's numbering). 1 = exists. */
+struct hf_wire_presence {
+	uint32_t block;
+	uint32_t first_page; /* in the block */
+	uint32_t pages;
+	const uint8_t *bits;
+	size_t bits_bytes;
+};
+#define HF_WIRE_PRESENCE_PAGES_MAX (4u << 20) /* pages in one frame */
+ssize_t hf_wire_encode_presence(const struct hf_wire_presence *presence, uint8_t *buffer, size_t bytes);
+int hf_wire_decode_presence(const uint8_t *payload, size_t bytes, struct hf_wire_presence *presence,
+			    struct hf_err *err);
+
+struct hf_wire_device_end {
+	uint64_t total_bytes;
+};
+ssize_t hf_wire_encode_device_end(const struct hf_wire_device_end *end, uint8_t *buffer, size_t bytes);
+int hf_wire_decode_device_end(const uint8_t *payload, size_t bytes, struct hf_wire_device_end *end,
+			      struct hf_err *err);
+
+struct hf_wire_finish {
+	uint64_t downtime_ns;	/* source's clock: VM asked to stop .. RESUMED heard */
+	uint64_t total_time_ns; /* source's clock: link up .. COMPLETE heard */
+	uint64_t sent_bytes;	/* page payload the source sent */
+};
+ssize_t hf_wire_encode_finish(const struct hf_wire_finish *finish, uint8_t *buffer, size_t bytes);
+int hf_wire_decode_finish(const uint8_t *payload, size_t bytes, struct hf_wire_finish *finish,
+			  struct hf_err *err);
+
+/* FAIL carries a struct hf_err. The decoder makes the text printable. */
+ssize_t hf_wire_encode_fail(const struct hf_err *why, uint8_t *buffer, size_t bytes);
+int hf_wire_decode_fail(const uint8_t *payload, size_t bytes, struct hf_err *why, struct hf_err *err);
+
+/* DEVICE's payload is raw bytes; LOADED, RUN, RESUMED and COMPLETE have none. */
+
+/* ---- page channels ---------------------------------------------------------------------------- */
+
+struct hf_wire_request {
+	uint64_t id;
+	uint64_t offset_bytes;
+	uint32_t block; /* the source's numbering */
+	uint32_t length_bytes;
+};
+#define HF_WIRE_REQUEST_BYTES 32
+
+struct hf_wire_reply {
+	uint64_t id;
+	uint64_t offset_bytes;
+	uint32_t block;
+	uint32_t length_bytes;
+	bool zero; /* no payload follows */
+};
+#define HF_WIRE_REPLY_BYTES 32
+
+ssize_t hf_wire_encode_request(const struct hf_wire_request *request, uint8_t *buffer, size_t bytes);
+int hf_wire_decode_request(const uint8_t *buffer, size_t bytes, struct hf_wire_request *request,
+			   struct hf_err *err);
+ssize_t hf_wire_encode_reply(const struct hf_wire_reply *reply, uint8_t *buffer, size_t bytes);
+int hf_wire_decode_reply(const uint8_t *buffer, size_t bytes, struct hf_wire_reply *reply,
+			 struct hf_err *err);
+
+const char *hf_wire_type_name(uint32_t type);
+
+#endif

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * attach_client.h - the agent's side of the attach hand-off.
+ *
+ * Purpose: connects to a VMM's attach socket, learns its regions and obtains userfaultfds.
+ * Ownership: the client owns the descriptors in its regions until destroy; a userfaultfd goes to the caller.
+ * Threads: one at a time. Calls block, bounded by a timeout.
+ * Units: bytes.
+ * Errors: 0 or -errno with text; the VMM is an outside input, everything it says is checked.
+ */
+#ifndef HF_HUGEMEM_ATTACH_CLIENT_H
+#define HF_HUGEMEM_ATTACH_CLIENT_H
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "core/err.h"
+#include "core/ramblock.h"
+
+struct hf_attach_client;
+
+struct hf_attached_region {
+	char idstr[HF_RAMBLOCK_IDSTR_MAX + 1];
+	uint64_t vmm_address; /* in the VMM's address space */
+	uint64_t length_bytes;
+	uint64_t page_size_bytes;
+	uint64_t fd_offset_bytes;
+	int fd; /* -1: private memory */
+};
+
+enum hf_userfault_mode {
+	HF_USERFAULT_MISSING = 1 << 0,
+	HF_USERFAULT_MINOR = 1 << 1,
+	HF_USERFAULT_WP_ASYNC = 1 << 2,
+};
+
+int hf_attach_client_connect(struct hf_attach_client **out, const char *socket_path, struct hf_err *err);
+void hf_attach_client_destroy(struct hf_attach_client *client);
+pid_t hf_attach_client_pid(const struct hf_attach_client *client); /* of the VMM, from SO_PEERCRED */
+const char *hf_attach_client_vm_name(const struct hf_attach_client *client);
+const struct hf_attached_region *hf_attach_client_regions(const struct hf_attach_client *client,
+							  uint32_t *count);
+/*
+ * A new userfaultfd of the VMM's address space with all regions registered in `modes` (enum
+ * hf_userfault_mode, ored) and at least `features` (UFFD_FEATURE_*). Ranges registered with an earlier one
+ * are unregistered first.
+ */
+int hf_attach_client_userfault(struct hf_attach_client *client, unsigned modes, uint64_t features, int *fd,
+			       struct hf_err *err);
+/* Ends the registration: the library unregisters the ranges and closes its copies. */
+int hf_attach_client_release(struct hf_attach_client *client, struct hf_err *err);
+
+#endif

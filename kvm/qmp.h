@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * qmp.h - the one QMP library: codec, dispatch, errors, client.
+ *
+ * Purpose: QEMU's machine protocol as the reference VMM (and later the daemon) serves it and as the VM
+ * adapter speaks it to QEMU: one JSON object a line, greeting, capabilities negotiation, commands
+ * with ids, errors with QEMU's classes, asynchronous events.
+ *
+ * Ownership: json_t references as said at each function.
+ * Threads: a server has one thread of its own; command handlers run in it, events may be emitted from any
+ * thread. A client has a reader thread; execute() may be called from any thread and blocks, bounded.
+ * Units: milliseconds in _ms.
+ * Errors: 0 or -errno with text; everything from the other side is checked (size, depth, types).
+ */
+#ifndef HF_KVM_QMP_H
+#define HF_KVM_QMP_H
+
+#include <jansson.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "core/err.h"
+
+#define HF_QMP_LINE_MAX_BYTES (4u << 20)
+
+/* ---- server ---- */
+
+struct hf_qmp_server;
+
+/*
+ * Handles one command. arguments is borrowed, never NULL, always an object. On success returns 0 and sets
+ * *result to a new reference (or leaves NULL for {}). On failure returns -errno with err->text as "desc".
+ */
+typedef int hf_qmp_handler(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err);
+
+struct hf_qmp_command {
+	const char *name;
+	hf_qmp_handler *handler;
+	const char *const *arguments; /* NULL-terminated names it knows; "*name" is optional. NULL: none */
+};
+
+struct hf_qmp_server_config {
+	const char *socket_path; /* mode 0600; stale replaced, live refused */
+	const struct hf_qmp_command
+	    *commands; /* ends with a NULL name; qmp_capabilities and query-commands are built in */
+	void *opaque;
+	const char *package; /* greeting's version.package, e.g. "hugeferry-vmm 0.1" */
+};
+
+int hf_qmp_server_create(struct hf_qmp_server **out, const struct hf_qmp_server_config *config,
+			 struct hf_err *err);
+/* Sends {"event": name, "data": data, "timestamp": ...} to every client past negotiation. Steals data (may be
+ * NULL). */
+void hf_qmp_server_event(struct hf_qmp_server *server, const char *name, json_t *data);
+void hf_qmp_server_destroy(struct hf_qmp_server *server); /* not from a handler */
+
+/* ---- client ---- */
+
+struct hf_qmp_client;
+
+/* Called in the reader thread; event is borrowed. */
+typedef void hf_qmp_event(void *opaque, const char *name, const json_t *data);
+
+/* target: "qmp:PATH" or a plain path. Connects, reads the greeting, negotiates. */
+int hf_qmp_client_connect(struct hf_qmp_client **out, const char *target, hf_qmp_event *on_event,
+			  void *opaque, struct hf_err *err);
+pid_t hf_qmp_client_pid(const struct hf_qmp_client *client); /* of the VMM, SO_PEERCRED */
+/*
+ * Sends a command and waits for its answer. Steals arguments (may be NULL). *result (may be NULL) gets a new
+ * reference. A QMP error is -EREMOTEIO with QEMU's own "desc" in the text.
+ */
+int hf_qmp_client_execute(struct hf_qmp_client *client, const char *command, json_t *arguments,
+			  uint32_t timeout_ms, json_t **result, struct hf_err *err);
+void hf_qmp_client_destroy(struct hf_qmp_client *client);
+
+#endif

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * qmp_vm.h - the VM adapter: drives a VMM over QMP behind the port of core/vm.h.
+ *
+ * Purpose: stop, save, load, run and resume a VM with the few QMP commands that QEMU and the reference VMM
+ * share; device state travels over a unix socket the adapter makes for `migrate` and `migrate-incoming`.
+ *
+ * Ownership: create/destroy; destroy joins the worker thread.
+ * Threads: one worker thread runs the requested operations in order and reports each end through `done`.
+ * Units: milliseconds in _ms.
+ * Errors: 0 or -errno with text; a QMP error's own words are passed on.
+ */
+#ifndef HF_KVM_QMP_VM_H
+#define HF_KVM_QMP_VM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "core/err.h"
+#include "core/vm.h"
+
+struct hf_qmp_vm;
+
+struct hf_qmp_vm_block {
+	char *idstr; /* id of the memory backend */
+	char *path;  /* its mem-path */
+	uint64_t length_bytes;
+	bool shared;
+};
+
+/* target as in qmp.h. done: hf_source_vm_done or hf_destination_vm_done. */
+int hf_qmp_vm_create(struct hf_qmp_vm **out, const char *target, struct hf_err *err);
+/* Starts the worker. `done` may be called from now on. */
+int hf_qmp_vm_start(struct hf_qmp_vm *vm, void (*done)(void *engine, const struct hf_vm_result *result),
+		    void *engine, struct hf_err *err);
+struct hf_vm hf_qmp_vm_port(struct hf_qmp_vm *vm);
+void hf_qmp_vm_destroy(struct hf_qmp_vm *vm);
+
+pid_t hf_qmp_vm_pid(const struct hf_qmp_vm *vm);
+/* "running", "paused", "inmigrate", ... as query-status says. */
+int hf_qmp_vm_status(struct hf_qmp_vm *vm, char *status, size_t status_bytes, struct hf_err *err);
+/* Thread ids of the vCPUs, in cpu-index order (query-cpus-fast). Free with free(). */
+int hf_qmp_vm_vcpus(struct hf_qmp_vm *vm, uint32_t **thread_ids, uint32_t *count, struct hf_err *err);
+/* Memory backends (query-memdev, qom-get). Free with hf_qmp_vm_blocks_free(). */
+int hf_qmp_vm_blocks(struct hf_qmp_vm *vm, struct hf_qmp_vm_block **blocks, uint32_t *count,
+		     struct hf_err *err);
+void hf_qmp_vm_blocks_free(struct hf_qmp_vm_block *blocks, uint32_t count);
+/* Ends the VMM (quit). */
+int hf_qmp_vm_quit(struct hf_qmp_vm *vm, struct hf_err *err);
+
+#endif

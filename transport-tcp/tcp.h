@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * tcp.h - the transport over stream sockets: `tcp:HOST:PORT` and `unix:PATH`.
+ *
+ * Purpose: one control channel and, per class, page channels, each a socket of its own. Implements
+ * the transport port (core/transport.h). The theory stands in tcp.c.
+ *
+ * Ownership: a connection belongs to its creator; `events` and `engine` outlive it. hf_tcp_close() joins
+ * every thread: afterwards no event comes any more. Threads: connect and accept block (bounded by the
+ * timeouts) and belong to the caller's thread; everything else as core/transport.h says. hf_tcp_close() must
+ * not be called from an event (rule f); hf_tcp_shutdown() may: it only makes the link go down. Units:
+ * milliseconds in _ms, bytes in _bytes. Errors: 0 or -errno with a line that names the URI.
+ */
+#ifndef HF_TRANSPORT_TCP_TCP_H
+#define HF_TRANSPORT_TCP_TCP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/err.h"
+#include "core/transport.h"
+
+struct hf_tcp;		/* one connection: all channels of one epoch */
+struct hf_tcp_listener; /* a bound address */
+
+struct hf_tcp_options {
+	uint32_t channels[HF_FETCH_CLASSES]; /* page channels wanted; the smaller of both sides is taken */
+	uint32_t timeout_ms;		     /* for each step of opening a connection; 0 = default (10 s) */
+	uint8_t session[16];		     /* connect only */
+	uint64_t epoch;			     /* connect only; 1 for the first */
+};
+
+/* Is this a URI of this transport ("tcp:" or "unix:")? */
+bool hf_tcp_handles(const char *uri);
+/* Checks the form of a URI without touching the network. */
+int hf_tcp_check_uri(const char *uri, struct hf_err *err);
+
+/*
+ * Source: connects the control channel, then the page channels, and starts their threads. Afterwards
+ * link_up() is delivered from the control thread, never before hf_tcp_start().
+ */
+int hf_tcp_connect(struct hf_tcp **out, const char *uri, const struct hf_tcp_options *options,
+		   struct hf_err *err);
+
+/*
+ * Destination: binds and listens; a port in use is a clear error. For unix: a stale socket file nobody
+ * listens on is replaced, a live one is -EADDRINUSE.
+ */
+int hf_tcp_listen(struct hf_tcp_listener **out, const char *uri, const struct hf_tcp_options *options,
+		  struct hf_err *err);
+/* The bound address as a URI to connect to (with the real port when 0 was asked for). */
+const char *hf_tcp_listener_uri(const struct hf_tcp_listener *listener);
+/* Becomes readable when someone connects; for the caller's poll loop. */
+int hf_tcp_listener_fd(const struct hf_tcp_listener *listener);
+/*
+ * Accepts one whole connection (all channels of one session). A stranger who is not Hugeferry, is silent or
+ * drops off is refused with a line and -EPROTO / -ETIMEDOUT; the listener stays usable. Connections
+ * from a second session are answered HF_WIRE_HELLO_BUSY while one is being accepted.
+ */
+int hf_tcp_accept(struct hf_tcp_listener *listener, struct hf_tcp **out, struct hf_err *err);
+void hf_tcp_listener_close(struct hf_tcp_listener *listener);
+
+/* The port to give to the engine. Valid until hf_tcp_close(). */
+struct hf_transport hf_tcp_transport(struct hf_tcp *tcp);
+/* From here on events are delivered; the first is link_up. */
+int hf_tcp_start(struct hf_tcp *tcp, const struct hf_transport_events *events, void *engine,
+		 struct hf_err *err);
+/* Makes the link go down; returns at once. why may be NULL (an orderly end). */
+void hf_tcp_shutdown(struct hf_tcp *tcp, const struct hf_err *why);
+/*
+ * Waits until every control message already queued has left, at most timeout_ms (so that a last FAIL or
+ * FINISH reaches the peer). -ETIMEDOUT, -ENOTCONN.
+ */
+int hf_tcp_flush(struct hf_tcp *tcp, uint32_t timeout_ms);
+/* Shuts down, joins all threads, frees. NULL is fine. */
+void hf_tcp_close(struct hf_tcp *tcp);
+
+#endif
