@@ -7,14 +7,16 @@
  * itself; a repeated event is no transition.
  *
  *     none -> setup -> active -> device -> postcopy-active -> completed
- *       |       |        |         |          |     ^             ^
- *       +-------+--------+---------+          v     |             |
- *                   |                       postcopy-paused ------+
+ *       |       |        |        |  |        |     ^             ^
+ *       +-------+--------+--------+  |        v     |             |
+ *                   |                +----> postcopy-paused ------+
  *           failed or cancelled
  *
  * The edge device -> postcopy-active is the hand-over. Left of it the VM belongs to the source, so every
  * state may still fail or be cancelled; right of it the destination's VM is the only one, so there is
- * neither: a lost link pauses.
+ * neither: a lost link pauses. The edge device -> postcopy-paused is the destination's alone: it has said
+ * LOADED and lost the link, and cannot know whether the source has handed over, so it must neither run nor
+ * give up.
  */
 #include "core/state.h"
 
