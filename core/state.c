@@ -35,7 +35,8 @@ static const unsigned status_next[HF_STATUSES] = {
     [HF_STATUS_ACTIVE] = BIT(HF_STATUS_DEVICE) | BIT(HF_STATUS_FAILED) | BIT(HF_STATUS_CANCELLED),
 
     /* Device state travels and loads. Ends in the hand-over, or the source VM runs again. */
-    [HF_STATUS_DEVICE] = BIT(HF_STATUS_POSTCOPY_ACTIVE) | BIT(HF_STATUS_FAILED) | BIT(HF_STATUS_CANCELLED),
+    [HF_STATUS_DEVICE] = BIT(HF_STATUS_POSTCOPY_ACTIVE) | BIT(HF_STATUS_POSTCOPY_PAUSED) |
+			 BIT(HF_STATUS_FAILED) | BIT(HF_STATUS_CANCELLED),
 
     /* The VM is the destination's. Pages follow until none is missing or the link is lost. */
     [HF_STATUS_POSTCOPY_ACTIVE] = BIT(HF_STATUS_POSTCOPY_PAUSED) | BIT(HF_STATUS_COMPLETED),
