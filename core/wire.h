@@ -10,8 +10,9 @@
  * pointers point into the payload they were decoded from.
  * Threads: pure functions.
  * Units: bytes.
- * Errors: decoders return 0 or -EPROTO (class HF_ERR_PEER) and name the field. Encoders return the number of
- * bytes written, or -ENOSPC / -EINVAL.
+ * Errors: decoders return 0 or -EPROTO (class HF_ERR_PEER) and name the field; hf_wire_decode_advise() also
+ * -ENOMEM. Decoders of fixed headers read the front of the buffer, decoders of payloads want it whole.
+ * Encoders return the number of bytes written, or -ENOSPC, or -EINVAL for what a decoder would refuse.
  */
 #ifndef HF_CORE_WIRE_H
 #define HF_CORE_WIRE_H
@@ -81,7 +82,7 @@ int hf_wire_decode_hello(const uint8_t *buffer, size_t bytes, struct hf_wire_hel
 			 struct hf_err *err);
 ssize_t hf_wire_encode_hello_reply(const struct hf_wire_hello_reply *reply, const char *text, uint8_t *buffer,
 				   size_t bytes);
-/* Decodes the fixed header; the text follows on the wire. */
+/* Decodes the fixed header; the text follows on the wire: make it printable (core/text.h) before use. */
 int hf_wire_decode_hello_reply(const uint8_t *buffer, size_t bytes, struct hf_wire_hello_reply *reply,
 			       struct hf_err *err);
 /* The highest version and the features in common, -EPROTONOSUPPORT with a text that names both ranges. */
@@ -160,7 +161,10 @@ ssize_t hf_wire_encode_finish(const struct hf_wire_finish *finish, uint8_t *buff
 int hf_wire_decode_finish(const uint8_t *payload, size_t bytes, struct hf_wire_finish *finish,
 			  struct hf_err *err);
 
-/* FAIL carries a struct hf_err. The decoder makes the text printable. */
+/*
+ * FAIL carries a struct hf_err. Both make the text printable; a class or errno that has no place on the wire
+ * is sent as local, EIO.
+ */
 ssize_t hf_wire_encode_fail(const struct hf_err *why, uint8_t *buffer, size_t bytes);
 int hf_wire_decode_fail(const uint8_t *payload, size_t bytes, struct hf_err *why, struct hf_err *err);
 
