@@ -28,7 +28,7 @@ struct hf_blocktime;
 /* Threads that are no vCPU and wait at once; more are counted as faults but not timed. */
 #define HF_BLOCKTIME_OTHERS_MAX 256u
 
-/* thread_ids[i] is the kernel thread id of vCPU i. vcpus may be 0. */
+/* thread_ids[i] is the kernel thread id of vCPU i; no two may be equal (-EINVAL). vcpus may be 0. */
 int hf_blocktime_create(struct hf_blocktime **blocktime, const uint32_t *thread_ids, uint32_t vcpus);
 void hf_blocktime_destroy(struct hf_blocktime *blocktime);
 
