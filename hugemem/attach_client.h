@@ -11,6 +11,7 @@
 #ifndef HF_HUGEMEM_ATTACH_CLIENT_H
 #define HF_HUGEMEM_ATTACH_CLIENT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -35,19 +36,29 @@ enum hf_userfault_mode {
 };
 
 int hf_attach_client_connect(struct hf_attach_client **out, const char *socket_path, struct hf_err *err);
+/* The same with a bound of its own on each call, this one too; 0 = default (10 s). */
+int hf_attach_client_connect_timeout(struct hf_attach_client **out, const char *socket_path,
+				     uint32_t timeout_ms, struct hf_err *err);
 void hf_attach_client_destroy(struct hf_attach_client *client);
 pid_t hf_attach_client_pid(const struct hf_attach_client *client); /* of the VMM, from SO_PEERCRED */
 const char *hf_attach_client_vm_name(const struct hf_attach_client *client);
 const struct hf_attached_region *hf_attach_client_regions(const struct hf_attach_client *client,
 							  uint32_t *count);
 /*
- * A new userfaultfd of the VMM's address space with all regions registered in `modes` (enum
- * hf_userfault_mode, ored) and at least `features` (UFFD_FEATURE_*). Ranges registered with an earlier one
- * are unregistered first.
+ * A userfaultfd of the VMM's address space with all regions registered in `modes` (enum hf_userfault_mode,
+ * ored) and at least `features` (UFFD_FEATURE_*). Where an earlier agent's registration in the same modes
+ * still stands, *fd is another descriptor of that one, nothing was unregistered, and faults that agent had
+ * read are raised again. A registration that guards missing pages is never replaced by another kind: -EINVAL,
+ * release it first. Earlier write tracking is unregistered.
  */
 int hf_attach_client_userfault(struct hf_attach_client *client, unsigned modes, uint64_t features, int *fd,
 			       struct hf_err *err);
-/* Ends the registration: the library unregisters the ranges and closes its copies. */
+/* Was the last userfaultfd one of an earlier registration? If not, no page is guarded from before. */
+bool hf_attach_client_resumed(const struct hf_attach_client *client);
+/*
+ * Ends the registration: the library unregisters the ranges and closes its copies. Pages that are missing now
+ * read as zeros from here on.
+ */
 int hf_attach_client_release(struct hf_attach_client *client, struct hf_err *err);
 
 #endif
