@@ -45,7 +45,7 @@ static const struct frame_rule frame_rules[] = {
     [HF_WIRE_RESUMED] = {"RESUMED", 0, 0},
     [HF_WIRE_COMPLETE] = {"COMPLETE", 0, 0},
     [HF_WIRE_FINISH] = {"FINISH", 24, 24},
-    [HF_WIRE_FAIL] = {"FAIL", 8, 8 + HF_WIRE_TEXT_MAX_BYTES},
+    [HF_WIRE_FAIL] = {"FAIL", 12, 12 + HF_WIRE_TEXT_MAX_BYTES},
 };
 
 static const struct frame_rule *rule_of(uint32_t type)
@@ -396,6 +396,7 @@ ssize_t hf_wire_encode_fail(const struct hf_err *why, uint8_t *buffer, size_t by
 	    (const uint8_t *)why->text, strnlen(why->text, sizeof(why->text)), clean, sizeof(clean));
 	put_u32(&writer, class);
 	put_u32(&writer, errnum);
+	put_u32(&writer, (uint32_t)text_bytes);
 	put_bytes(&writer, clean, text_bytes);
 	return writer_end(&writer);
 }
@@ -405,17 +406,19 @@ int hf_wire_decode_fail(const uint8_t *payload, size_t bytes, struct hf_err *why
 	struct reader reader = {.at = payload, .left = bytes};
 	uint32_t class = get_u32(&reader);
 	uint32_t errnum = get_u32(&reader);
-
-	if (reader.cut_short)
-		return hf_wire_cut_short(err, "FAIL", bytes);
-	if (reader.left > HF_WIRE_TEXT_MAX_BYTES)
-		return hf_wire_broken(err, "FAIL", "its text has %zu bytes, the limit is %u", reader.left,
+	uint32_t text_bytes = get_u32(&reader);
+	if (text_bytes > HF_WIRE_TEXT_MAX_BYTES)
+		return hf_wire_broken(err, "FAIL", "text_bytes is %" PRIu32 ", the limit is %u", text_bytes,
 				      HF_WIRE_TEXT_MAX_BYTES);
-	int result = check_fail(class, errnum, err);
+	const uint8_t *text = get_bytes(&reader, text_bytes);
+
+	int result = hf_wire_check_end(&reader, "FAIL", bytes, err);
+	if (result == 0)
+		result = check_fail(class, errnum, err);
 	if (result < 0)
 		return result;
 	why->class = (enum hf_err_class) class;
 	why->errnum = (int)errnum;
-	hf_text_make_printable(reader.at, reader.left, why->text, sizeof(why->text));
+	hf_text_make_printable(text, text_bytes, why->text, sizeof(why->text));
 	return 0;
 }
