@@ -6,10 +6,18 @@
  * the transport port (core/transport.h). The theory stands in tcp.c.
  *
  * Ownership: a connection belongs to its creator; `events` and `engine` outlive it. hf_tcp_close() joins
- * every thread: afterwards no event comes any more. Threads: connect and accept block (bounded by the
- * timeouts) and belong to the caller's thread; everything else as core/transport.h says. hf_tcp_close() must
- * not be called from an event (rule f); hf_tcp_shutdown() may: it only makes the link go down. Units:
- * milliseconds in _ms, bytes in _bytes. Errors: 0 or -errno with a line that names the URI.
+ * every thread: afterwards no event comes any more.
+ *
+ * Threads: connect, accept and flush block (bounded by the timeouts) and belong to the caller's thread;
+ * everything else as core/transport.h says. hf_tcp_close() and hf_tcp_flush() must not be called from an
+ * event (rule f); hf_tcp_shutdown() may: it only makes the link go down.
+ *
+ * Units: milliseconds in _ms, bytes in _bytes.
+ *
+ * Errors: 0 or -errno with a line that names the URI. The port's send() returns -EMSGSIZE for a payload over
+ * HF_WIRE_FRAME_MAX_BYTES, -EINVAL for a type wire.h does not know, -ENOBUFS when more than the largest
+ * device state and 64 MiB wait for a peer that does not read, -ENOTCONN when the link is down, not yet up, or
+ * of another epoch.
  */
 #ifndef HF_TRANSPORT_TCP_TCP_H
 #define HF_TRANSPORT_TCP_TCP_H
@@ -54,8 +62,9 @@ const char *hf_tcp_listener_uri(const struct hf_tcp_listener *listener);
 int hf_tcp_listener_fd(const struct hf_tcp_listener *listener);
 /*
  * Accepts one whole connection (all channels of one session). A stranger who is not Hugeferry, is silent or
- * drops off is refused with a line and -EPROTO / -ETIMEDOUT; the listener stays usable. Connections
- * from a second session are answered HF_WIRE_HELLO_BUSY while one is being accepted.
+ * drops off is refused with a line and -EPROTO / -ETIMEDOUT when nobody else is connected; the listener stays
+ * usable, and strangers do not hold up a source that connects beside them. Connections from a second session
+ * are answered HF_WIRE_HELLO_BUSY while one is being accepted. Other failures of this host: -EMFILE etc.
  */
 int hf_tcp_accept(struct hf_tcp_listener *listener, struct hf_tcp **out, struct hf_err *err);
 void hf_tcp_listener_close(struct hf_tcp_listener *listener);
@@ -65,11 +74,14 @@ struct hf_transport hf_tcp_transport(struct hf_tcp *tcp);
 /* From here on events are delivered; the first is link_up. */
 int hf_tcp_start(struct hf_tcp *tcp, const struct hf_transport_events *events, void *engine,
 		 struct hf_err *err);
-/* Makes the link go down; returns at once. why may be NULL (an orderly end). */
+/*
+ * Makes the link go down; returns at once. link_down() repeats why, unless the link had failed before; NULL
+ * (an orderly end) becomes HF_ERR_CANCELLED. Unfinished fetches end as HF_FETCH_CANCELLED.
+ */
 void hf_tcp_shutdown(struct hf_tcp *tcp, const struct hf_err *why);
 /*
- * Waits until every control message already queued has left, at most timeout_ms (so that a last FAIL or
- * FINISH reaches the peer). -ETIMEDOUT, -ENOTCONN.
+ * Waits until the peer's host has every control message already queued, at most timeout_ms (so that a last
+ * FAIL or FINISH reaches the peer even when hf_tcp_close() follows at once). -ETIMEDOUT, -ENOTCONN.
  */
 int hf_tcp_flush(struct hf_tcp *tcp, uint32_t timeout_ms);
 /* Shuts down, joins all threads, frees. NULL is fine. */

@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation: the control thread frames the connection's life.
+ *
+ *   link_up -> open the gate for the page channels -> read and write messages until the link is down ->
+ *   deliver what had already arrived -> join the page channels' threads -> link_down
+ *
+ * Reading and writing share one thread and one poll(), and neither ever blocks, so two sides that send
+ * much at once cannot lock each other up. send() copies the message to a bounded queue and wakes the thread.
+ *
+ * Why messages are still delivered after the link has failed: a side that has said its last word (FAIL,
+ * FINISH) flushes and closes all its sockets at once. The end of a page channel may then be noticed here
+ * before the last message has been read. Flush waits until the peer's kernel has the bytes, so they are in
+ * the receive buffer by then, and shutdown(2) leaves them there.
+ */
+#include "transport-tcp/internal.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char control_name[] = "control channel";
+
+#define INBOX_BYTES (HF_WIRE_FRAME_HEADER_BYTES + (size_t)HF_WIRE_FRAME_MAX_BYTES)
+
+/* ---- sending ---------------------------------------------------------------------------------- */
+
+static struct control_message *make_message(uint32_t type, const void *payload, size_t length_bytes)
+{
+	struct control_message *message =
+	    malloc(sizeof(*message) + HF_WIRE_FRAME_HEADER_BYTES + length_bytes);
+	if (!message)
+		return NULL;
+	struct hf_wire_frame_header header = {.type = type, .length_bytes = (uint32_t)length_bytes};
+	if (hf_wire_encode_frame_header(&header, message->bytes, HF_WIRE_FRAME_HEADER_BYTES) !=
+	    HF_WIRE_FRAME_HEADER_BYTES) {
+		free(message);
+		errno = EINVAL;
+		return NULL;
+	}
+	if (length_bytes)
+		memcpy(message->bytes + HF_WIRE_FRAME_HEADER_BYTES, payload, length_bytes);
+	message->length_bytes = HF_WIRE_FRAME_HEADER_BYTES + length_bytes;
+	message->next = NULL;
+	return message;
+}
+
+/* Under the lock. */
+static int enqueue(struct hf_tcp *tcp, struct control_message *message)
+{
+	if (atomic_load(&tcp->state) != TCP_STATE_UP)
+		return -ENOTCONN;
+	if (message->length_bytes > tcp->queue_max_bytes - tcp->queue_bytes)
+		return -ENOBUFS;
+	if (tcp->queue_last)
+		tcp->queue_last->next = message;
+	else
+		tcp->queue_first = message;
+	tcp->queue_last = message;
+	tcp->queue_bytes += message->length_bytes;
+	return 0;
+}
+
+static void wake(struct hf_tcp *tcp)
+{
+	uint64_t one = 1;
+	while (write(tcp->wake_fd, &one, sizeof(one)) < 0 && errno == EINTR)
+		;
+}
+
+int tcp_control_send(struct hf_tcp *tcp, uint64_t epoch, uint32_t type, const void *payload,
+		     size_t length_bytes)
+{
+	if (length_bytes > HF_WIRE_FRAME_MAX_BYTES)
+		return -EMSGSIZE;
+	if (epoch != tcp->info.epoch || atomic_load(&tcp->state) != TCP_STATE_UP)
+		return -ENOTCONN;
+	struct control_message *message = make_message(type, payload, length_bytes);
+	if (!message)
+		return -errno;
+
+	pthread_mutex_lock(&tcp->lock);
+	int result = enqueue(tcp, message);
+	pthread_mutex_unlock(&tcp->lock);
+	if (result)
+		free(message);
+	else
+		wake(tcp);
+	return result;
+}
+
+static struct control_message *first_message(struct hf_tcp *tcp)
+{
+	pthread_mutex_lock(&tcp->lock);
+	struct control_message *first = tcp->queue_first;
+	pthread_mutex_unlock(&tcp->lock);
+	return first;
+}
+
+static void drop_first_message(struct hf_tcp *tcp)
+{
+	pthread_mutex_lock(&tcp->lock);
+	struct control_message *first = tcp->queue_first;
+	tcp->queue_first = first->next;
+	tcp->queue_bytes -= first->length_bytes;
+	if (!tcp->queue_first) {
+		tcp->queue_last = NULL;
+		pthread_cond_broadcast(&tcp->changed);
+	}
+	pthread_mutex_unlock(&tcp->lock);
+	tcp->first_sent_bytes = 0;
+	free(first);
+}
+
+/* Returns whether something is left that the socket does not take now. */
+static bool write_messages(struct hf_tcp *tcp)
+{
+	struct control_message *message;
+	while ((message = first_message(tcp))) {
+		ssize_t sent =
+		    send(tcp->control_fd, message->bytes + tcp->first_sent_bytes,
+			 message->length_bytes - tcp->first_sent_bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
+		if (sent < 0 && errno == EAGAIN)
+			return true;
+		if (sent < 0 && errno != EINTR) {
+			tcp_fail_link(tcp, control_name, errno);
+			return false;
+		}
+		if (sent > 0)
+			tcp->first_sent_bytes += (size_t)sent;
+		if (tcp->first_sent_bytes == message->length_bytes)
+			drop_first_message(tcp);
+	}
+	return false;
+}
+
+/* ---- receiving -------------------------------------------------------------------------------- */
+
+/* The length of the frame at the start, header included; 0: not whole yet; -1: violation, link failed. */
+static ssize_t frame_bytes(struct hf_tcp *tcp, const uint8_t *bytes, size_t have_bytes,
+			   struct hf_wire_frame_header *header)
+{
+	struct hf_err err = HF_ERR_INIT;
+	if (have_bytes < HF_WIRE_FRAME_HEADER_BYTES)
+		return 0;
+	int result = hf_wire_decode_frame_header(bytes, HF_WIRE_FRAME_HEADER_BYTES, header, &err);
+	if (!result && header->length_bytes > HF_WIRE_FRAME_MAX_BYTES)
+		result = hf_err_set(&err, HF_ERR_PEER, EPROTO, "a frame of %u bytes is over the limit of %u",
+				    header->length_bytes, HF_WIRE_FRAME_MAX_BYTES);
+	if (result) {
+		hf_err_prefix(&err, "%s, %s", tcp->name, control_name);
+		tcp_fail(tcp, &err);
+		return -1;
+	}
+	size_t whole_bytes = HF_WIRE_FRAME_HEADER_BYTES + (size_t)header->length_bytes;
+	return have_bytes < whole_bytes ? 0 : (ssize_t)whole_bytes;
+}
+
+/* This side ended the link, or the peer broke the rules: nothing it says matters any more. */
+static bool deaf(struct hf_tcp *tcp)
+{
+	pthread_mutex_lock(&tcp->lock);
+	bool is_deaf = atomic_load(&tcp->state) == TCP_STATE_DOWN &&
+		       (tcp->told_to_stop || tcp->why.class != HF_ERR_LINK);
+	pthread_mutex_unlock(&tcp->lock);
+	return is_deaf;
+}
+
+static int deliver_frames(struct hf_tcp *tcp)
+{
+	size_t used_bytes = 0;
+	while (!deaf(tcp)) {
+		struct hf_wire_frame_header header;
+		const uint8_t *frame = tcp->inbox + used_bytes;
+		ssize_t bytes = frame_bytes(tcp, frame, tcp->inbox_bytes - used_bytes, &header);
+		if (bytes < 0)
+			return -1;
+		if (!bytes)
+			break;
+		tcp->events->message(tcp->engine, tcp->info.epoch, header.type,
+				     frame + HF_WIRE_FRAME_HEADER_BYTES, header.length_bytes);
+		used_bytes += (size_t)bytes;
+	}
+	tcp->inbox_bytes -= used_bytes;
+	memmove(tcp->inbox, tcp->inbox + used_bytes, tcp->inbox_bytes);
+	return 0;
+}
+
+/* 1: read something, 0: nothing there now, -1: the link has failed. */
+static int read_messages(struct hf_tcp *tcp)
+{
+	// A whole frame always fits: deliver_frames() leaves less than one, at the start.
+	ssize_t got;
+	do
+		got = recv(tcp->control_fd, tcp->inbox + tcp->inbox_bytes, INBOX_BYTES - tcp->inbox_bytes,
+			   MSG_DONTWAIT);
+	while (got < 0 && errno == EINTR);
+	if (got < 0 && errno == EAGAIN)
+		return 0;
+	if (got <= 0) {
+		tcp_fail_link(tcp, control_name, got < 0 ? errno : 0);
+		return -1;
+	}
+	tcp->inbox_bytes += (size_t)got;
+	return deliver_frames(tcp) ? -1 : 1;
+}
+
+/* ---- the thread ------------------------------------------------------------------------------- */
+
+static void drain_wakeups(struct hf_tcp *tcp)
+{
+	uint64_t count;
+	while (read(tcp->wake_fd, &count, sizeof(count)) < 0 && errno == EINTR)
+		;
+}
+
+static void exchange_messages(struct hf_tcp *tcp)
+{
+	while (!tcp_is_down(tcp)) {
+		bool blocked = write_messages(tcp);
+		struct pollfd entries[2] = {
+		    {.fd = tcp->control_fd, .events = (short)(POLLIN | (blocked ? POLLOUT : 0))},
+		    {.fd = tcp->wake_fd, .events = POLLIN},
+		};
+		if (poll(entries, 2, -1) < 0) {
+			if (errno != EINTR && errno != ENOMEM)
+				tcp_fail_link(tcp, control_name, errno);
+			continue;
+		}
+		if (entries[1].revents)
+			drain_wakeups(tcp);
+		if ((entries[0].revents & ~POLLOUT) && read_messages(tcp) < 0)
+			break;
+	}
+}
+
+static void deliver_what_arrived(struct hf_tcp *tcp)
+{
+	while (!deaf(tcp) && read_messages(tcp) > 0)
+		;
+}
+
+static void open_gate(struct hf_tcp *tcp)
+{
+	pthread_mutex_lock(&tcp->lock);
+	tcp->gate = TCP_GATE_OPEN;
+	pthread_cond_broadcast(&tcp->changed);
+	pthread_mutex_unlock(&tcp->lock);
+}
+
+void *tcp_control_main(void *argument)
+{
+	struct hf_tcp *tcp = argument;
+	tcp->events->link_up(tcp->engine, &tcp->info);
+	open_gate(tcp);
+
+	exchange_messages(tcp);
+	deliver_what_arrived(tcp);
+
+	for (uint32_t i = 0; i < tcp->channel_count; i++)
+		pthread_join(tcp->channels[i].thread, NULL);
+	tcp->events->link_down(tcp->engine, tcp->info.epoch, &tcp->why);
+	return NULL;
+}
