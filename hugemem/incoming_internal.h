@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * incoming_internal.h - what incoming_memory.c and incoming_prepare.c share. Internal to hugemem/.
+ *
+ * Purpose: the object behind struct hf_incoming_memory and the steps of making it ready.
+ * Ownership: as the groups of the struct say.
+ * Threads: as the groups of the struct say.
+ * Units: bytes, pages of the block's size.
+ * Errors: 0 or -errno with text.
+ */
+#ifndef HF_HUGEMEM_INCOMING_INTERNAL_H
+#define HF_HUGEMEM_INCOMING_INTERNAL_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "hugemem/fault_reader.h"
+#include "hugemem/guest_memory.h"
+#include "hugemem/place_workers.h"
+#include "hugemem/placer.h"
+
+struct hf_incoming_memory {
+	/* Set at creation. */
+	struct hf_incoming_memory_config config; /* blocks points to the copy below */
+	struct hf_ramblocks blocks;
+	const struct hf_attached_region *regions; /* the attach client's */
+	enum hf_placement placement;
+	char reason[192];
+	uint32_t slots; /* 0 with continue */
+	unsigned modes; /* enum hf_userfault_mode, ored */
+	uint64_t features;
+	struct hf_placer placer; /* userfault_fd and zeros: set by prepare */
+	struct hf_place_workers *workers;
+
+	/* Set at start. */
+	void *engine;
+
+	/* Set by prepare, constant from ready() on. */
+	uint8_t **alias; /* one a block; continue */
+	uint8_t *staging;
+	size_t staging_bytes;
+	size_t zeros_bytes;
+	struct hf_fault_reader *reader;
+
+	/* Any thread. */
+	atomic_bool stopping;
+};
+
+/* Every way in which the VMM's mappings could be others than the ones it named, or hold pages already. */
+int hf_incoming_check_mappings(const struct hf_incoming_memory *memory, struct hf_err *err);
+/* Runs in the background worker; needs start(). */
+int hf_incoming_prepare(struct hf_incoming_memory *memory, struct hf_err *err);
+/* Frees what prepare has made, however far it came; the reader has been destroyed. */
+void hf_incoming_unprepare(struct hf_incoming_memory *memory);
+
+#endif

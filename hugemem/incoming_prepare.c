@@ -1,0 +1,371 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * Making the destination's memory ready, in this order:
+ *
+ * 1. Check that what the VMM has mapped is what it said, and that no page is there yet: a page that is there
+ *    would never fault, and the guest would read what is in it.
+ * 2. Have the VMM's ranges registered. From here on nobody sees a page that was not placed.
+ * 3. Check again: a page may have come in between. Only this second look is proof; the first one spares a
+ *    VMM that is refused anyway the trouble of a registration.
+ * 4. Landings. continue: map the alias, allocate every page (the mapping reserves what the VMM has not).
+ *    copy: staging slots. In this order because a page in the file that is not yet registered for minor
+ *    faults would be visible half-filled.
+ * 5. Start the fault reader. Faults of before wait in the kernel.
+ *
+ * A stop ends the allocation between two steps of 64 MiB (or one page, if larger). A failure leaves the
+ * ranges registered and the pages allocated: the VMM must be started anew, its file then is a fresh one.
+ */
+#include "hugemem/incoming_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "hugemem/hugepool.h"
+#include "hugemem/kernel_compat.h"
+#include "hugemem/residency.h"
+
+#define POPULATE_STEP_BYTES (64ull << 20)
+
+/* ---- is the memory what it was said to be, and fresh? ---- */
+
+/* Pages of a file behind a private mapping are read without a fault. */
+static int check_private_mapping(const struct hf_incoming_memory *memory,
+				 const struct hf_attached_region *region,
+				 const struct hf_vmm_mapping *mapping, struct hf_err *err)
+{
+	char path[96];
+	struct stat file;
+
+	snprintf(path, sizeof(path), "/proc/%d/map_files/%" PRIx64 "-%" PRIx64,
+		 (int)hf_attach_client_pid(memory->config.attach), mapping->start, mapping->end);
+	if (stat(path, &file))
+		return hf_err_set(
+		    err, HF_ERR_LOCAL, errno,
+		    "block '%s': cannot look at the file behind private memory (%s): %s; run as root "
+		    "or with CAP_SYS_ADMIN",
+		    region->idstr, path, strerror(errno));
+	if (file.st_blocks == 0)
+		return 0;
+	return hf_err_set(
+	    err, HF_ERR_LOCAL, EEXIST,
+	    "block '%s' is a private mapping of a RAM file that already has pages; they would be "
+	    "taken for guest memory: start the destination VMM with a new file",
+	    region->idstr);
+}
+
+static int check_mapping(const struct hf_incoming_memory *memory, const struct hf_attached_region *region,
+			 const struct hf_vmm_mapping *mapping, struct hf_err *err)
+{
+	struct stat file;
+
+	if (region->fd < 0 && !mapping->shared)
+		return check_private_mapping(memory, region, mapping, err);
+	if (region->fd >= 0 && mapping->shared && fstat(region->fd, &file) == 0 &&
+	    hf_vmm_mapping_is_of(mapping, &file) &&
+	    mapping->offset_bytes - mapping->start == region->fd_offset_bytes - region->vmm_address)
+		return 0;
+	return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
+			  "block '%s': what the VMM has mapped at 0x%" PRIx64
+			  " is not the %s it lends; restart the VMM",
+			  region->idstr, mapping->start, region->fd < 0 ? "private memory" : "RAM file");
+}
+
+static int check_region_mappings(const struct hf_incoming_memory *memory,
+				 const struct hf_attached_region *region,
+				 const struct hf_vmm_mappings *mappings, struct hf_err *err)
+{
+	uint64_t covered = region->vmm_address, end = region->vmm_address + region->length_bytes;
+
+	/* /proc/PID/maps is sorted by address. */
+	for (size_t i = 0; i < mappings->count && covered < end; i++) {
+		const struct hf_vmm_mapping *mapping = &mappings->list[i];
+		if (mapping->end <= covered)
+			continue;
+		if (mapping->start > covered)
+			break;
+		int result = check_mapping(memory, region, mapping, err);
+		if (result)
+			return result;
+		covered = mapping->end;
+	}
+	if (covered >= end)
+		return 0;
+	return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
+			  "block '%s': the VMM has nothing mapped at 0x%" PRIx64
+			  " where its guest memory should be; restart the VMM",
+			  region->idstr, covered);
+}
+
+int hf_incoming_check_mappings(const struct hf_incoming_memory *memory, struct hf_err *err)
+{
+	struct hf_vmm_mappings mappings = {0};
+	int result = hf_vmm_mappings_load(hf_attach_client_pid(memory->config.attach), &mappings, err);
+	if (result)
+		return result;
+	for (uint32_t block = 0; block < memory->blocks.count && result == 0; block++)
+		result = check_region_mappings(memory, &memory->regions[block], &mappings, err);
+	hf_vmm_mappings_free(&mappings);
+	return result;
+}
+
+static int stale(const struct hf_attached_region *region, uint64_t page, struct hf_err *err)
+{
+	return hf_err_set(
+	    err, HF_ERR_LOCAL, EEXIST,
+	    "block '%s': page %" PRIu64
+	    " is already there; guest memory must be untouched before a migration comes in: start "
+	    "the destination VMM with a new RAM file and without preallocation (prealloc=off)",
+	    region->idstr, page);
+}
+
+static int check_file_fresh(const struct hf_attached_region *region, struct hf_err *err)
+{
+	struct hf_file_pages pages = {0};
+	int result = hf_file_pages_scan(region->fd, region->page_size_bytes, &pages, err);
+	if (result) {
+		hf_err_prefix(err, "block '%s'", region->idstr);
+		return result;
+	}
+	uint64_t first = region->fd_offset_bytes / region->page_size_bytes;
+	uint64_t count = region->length_bytes / region->page_size_bytes;
+	for (uint64_t page = 0; page < count && pages.present && result == 0; page++)
+		if (hf_file_page_present(&pages, first + page))
+			result = stale(region, page, err);
+	if (result == 0 && pages.present < pages.accounted)
+		result = hf_err_set(err, HF_ERR_LOCAL, EEXIST,
+				    "block '%s': its RAM file already holds %" PRIu64
+				    " pages; start the destination VMM with a new RAM file",
+				    region->idstr, pages.accounted);
+	hf_file_pages_free(&pages);
+	return result;
+}
+
+static int check_private_fresh(const struct hf_incoming_memory *memory,
+			       const struct hf_attached_region *region, struct hf_err *err)
+{
+	uint64_t count = region->length_bytes / region->page_size_bytes;
+
+	for (uint64_t page = 0; page < count; page++) {
+		int mapped = hf_vmm_page_mapped(memory->placer.pagemap_fd,
+						region->vmm_address + page * region->page_size_bytes);
+		if (mapped < 0)
+			return hf_err_set(err, HF_ERR_LOCAL, -mapped,
+					  "block '%s': cannot read the VMM's pagemap: %s; has it exited?",
+					  region->idstr, strerror(-mapped));
+		if (mapped)
+			return stale(region, page, err);
+	}
+	return 0;
+}
+
+static int check_fresh(const struct hf_incoming_memory *memory, struct hf_err *err)
+{
+	int result = hf_incoming_check_mappings(memory, err);
+
+	for (uint32_t block = 0; block < memory->blocks.count && result == 0; block++) {
+		const struct hf_attached_region *region = &memory->regions[block];
+		result =
+		    region->fd < 0 ? check_private_fresh(memory, region, err) : check_file_fresh(region, err);
+	}
+	return result;
+}
+
+/* ---- registration ---- */
+
+static int register_ranges(struct hf_incoming_memory *memory, struct hf_err *err)
+{
+	int result = hf_attach_client_userfault(memory->config.attach, memory->modes, memory->features,
+						&memory->placer.userfault_fd, err);
+	if (result)
+		return result;
+	int flags = fcntl(memory->placer.userfault_fd, F_GETFL);
+	if (flags < 0 || fcntl(memory->placer.userfault_fd, F_SETFL, flags | O_NONBLOCK))
+		return hf_err_set(err, HF_ERR_LOCAL, errno, "cannot make the userfaultfd non-blocking: %s",
+				  strerror(errno));
+	return 0;
+}
+
+/* ---- landings ---- */
+
+static int map_alias(struct hf_incoming_memory *memory, uint32_t block, struct hf_err *err)
+{
+	const struct hf_attached_region *region = &memory->regions[block];
+	char size[HF_SIZE_TEXT_BYTES];
+
+	void *address = mmap(NULL, region->length_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, region->fd,
+			     (off_t)region->fd_offset_bytes);
+	if (address == MAP_FAILED)
+		return hf_err_set(err, HF_ERR_LOCAL, errno,
+				  "block '%s': cannot map its RAM file (%" PRIu64
+				  " pages of %s): %s; add huge pages or free some",
+				  region->idstr, region->length_bytes / region->page_size_bytes,
+				  hf_size_text(region->page_size_bytes, size), strerror(errno));
+	memory->alias[block] = address;
+	if (madvise(address, region->length_bytes, MADV_DONTFORK))
+		return hf_err_set(err, HF_ERR_LOCAL, errno, "block '%s': MADV_DONTFORK: %s", region->idstr,
+				  strerror(errno));
+	return 0;
+}
+
+/* Pages of this size that this migration needs and no RAM file has yet. */
+static uint64_t pages_to_come(const struct hf_incoming_memory *memory, uint64_t page_size_bytes)
+{
+	uint64_t missing = 0;
+
+	for (uint32_t block = 0; block < memory->blocks.count; block++) {
+		const struct hf_attached_region *region = &memory->regions[block];
+		struct hf_file_pages pages = {0};
+		if (region->page_size_bytes != page_size_bytes)
+			continue;
+		missing += region->length_bytes / page_size_bytes;
+		if (hf_file_pages_scan(region->fd, page_size_bytes, &pages, NULL))
+			continue;
+		uint64_t first = region->fd_offset_bytes / page_size_bytes;
+		for (uint64_t page = 0; page < region->length_bytes / page_size_bytes; page++)
+			missing -= hf_file_page_present(&pages, first + page);
+		hf_file_pages_free(&pages);
+	}
+	return missing;
+}
+
+static int populate_failed(const struct hf_incoming_memory *memory, uint32_t block, int errnum,
+			   struct hf_err *err)
+{
+	const struct hf_ramblock *ramblock = &memory->blocks.blocks[block];
+	struct hf_hugepage_counts counts;
+	char size[HF_SIZE_TEXT_BYTES];
+	uint64_t missing = pages_to_come(memory, ramblock->page_size_bytes);
+
+	hf_size_text(ramblock->page_size_bytes, size);
+	if (hf_hugepage_counts(ramblock->page_size_bytes, &counts, NULL) == 0 && counts.free < missing)
+		return hf_err_set(
+		    err, HF_ERR_LOCAL, ENOMEM,
+		    "block '%s': %" PRIu64 " huge pages of %s are missing on this host to allocate "
+		    "guest memory; add them (/sys/kernel/mm/hugepages/hugepages-%" PRIu64
+		    "kB/nr_hugepages) and start the destination VMM anew",
+		    ramblock->idstr, missing - counts.free, size, ramblock->page_size_bytes / 1024);
+	return hf_err_set(err, HF_ERR_LOCAL, ENOMEM,
+			  "block '%s': %" PRIu64
+			  " huge pages of %s could not be allocated although the host has "
+			  "free ones (%s): look for a size limit of the hugetlbfs mount, a hugetlb cgroup "
+			  "limit or a NUMA binding, then start the destination VMM anew",
+			  ramblock->idstr, missing, size, strerror(errnum));
+}
+
+static int populate_alias(struct hf_incoming_memory *memory, uint32_t block, struct hf_err *err)
+{
+	uint64_t length_bytes = memory->blocks.blocks[block].length_bytes;
+	uint64_t step_bytes = memory->blocks.blocks[block].page_size_bytes;
+
+	if (step_bytes < POPULATE_STEP_BYTES)
+		step_bytes = POPULATE_STEP_BYTES;
+	for (uint64_t done_bytes = 0; done_bytes < length_bytes; done_bytes += step_bytes) {
+		uint64_t left_bytes = length_bytes - done_bytes;
+		if (atomic_load(&memory->stopping))
+			return hf_err_set(err, HF_ERR_CANCELLED, ECANCELED,
+					  "stopped while allocating guest memory");
+		if (madvise(memory->alias[block] + done_bytes,
+			    left_bytes < step_bytes ? left_bytes : step_bytes, MADV_POPULATE_WRITE))
+			return populate_failed(memory, block, errno, err);
+	}
+	return 0;
+}
+
+static int make_alias(struct hf_incoming_memory *memory, struct hf_err *err)
+{
+	int result = 0;
+
+	memory->alias = calloc(memory->blocks.count, sizeof(*memory->alias));
+	if (!memory->alias)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
+	for (uint32_t block = 0; block < memory->blocks.count && result == 0; block++)
+		result = map_alias(memory, block, err);
+	for (uint32_t block = 0; block < memory->blocks.count && result == 0; block++)
+		result = populate_alias(memory, block, err);
+	return result;
+}
+
+static int make_staging(struct hf_incoming_memory *memory, struct hf_err *err)
+{
+	void *address = NULL;
+	char size[HF_SIZE_TEXT_BYTES];
+
+	int result = hf_hugepages_map(memory->blocks.page_size_max_bytes, memory->slots, &address, err);
+	if (result) {
+		hf_err_prefix(err, "placement copy needs %u huge pages of %s for staging", memory->slots,
+			      hf_size_text(memory->blocks.page_size_max_bytes, size));
+		return result;
+	}
+	memory->staging = address;
+	memory->staging_bytes = memory->slots * memory->blocks.page_size_max_bytes;
+	madvise(address, memory->staging_bytes, MADV_DONTFORK);
+	return 0;
+}
+
+/* Never written: reads as zeros and holds no memory but page tables. */
+static int make_zeros(struct hf_incoming_memory *memory, struct hf_err *err)
+{
+	size_t length_bytes = memory->blocks.page_size_max_bytes;
+	void *address =
+	    mmap(NULL, length_bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (address == MAP_FAILED)
+		return hf_err_set(err, HF_ERR_LOCAL, errno, "cannot map a page of zeros: %s",
+				  strerror(errno));
+	memory->placer.zeros = address;
+	memory->zeros_bytes = length_bytes;
+	return 0;
+}
+
+static int start_reader(struct hf_incoming_memory *memory, struct hf_err *err)
+{
+	struct hf_fault_reader_config config = {.userfault_fd = memory->placer.userfault_fd,
+						.blocks = &memory->blocks,
+						.regions = memory->regions,
+						.clock = memory->config.clock,
+						.fault = memory->config.fault,
+						.engine = memory->engine};
+
+	return hf_fault_reader_start(&memory->reader, &config, err);
+}
+
+int hf_incoming_prepare(struct hf_incoming_memory *memory, struct hf_err *err)
+{
+	int result = check_fresh(memory, err);
+
+	if (result == 0)
+		result = register_ranges(memory, err);
+	if (result == 0)
+		result = check_fresh(memory, err);
+	if (result == 0)
+		result = make_zeros(memory, err);
+	if (result == 0)
+		result = memory->placement == HF_PLACEMENT_CONTINUE ? make_alias(memory, err)
+								    : make_staging(memory, err);
+	if (result == 0)
+		result = start_reader(memory, err);
+	return result;
+}
+
+void hf_incoming_unprepare(struct hf_incoming_memory *memory)
+{
+	for (uint32_t block = 0; memory->alias && block < memory->blocks.count; block++)
+		if (memory->alias[block])
+			munmap(memory->alias[block], memory->blocks.blocks[block].length_bytes);
+	free(memory->alias);
+	if (memory->staging)
+		munmap(memory->staging, memory->staging_bytes);
+	if (memory->zeros_bytes)
+		munmap((void *)memory->placer.zeros, memory->zeros_bytes);
+	if (memory->placer.userfault_fd >= 0)
+		close(memory->placer.userfault_fd);
+}

@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * The source's memory port: read-only mappings of the RAM files, made without reserving huge pages, since a
+ * hole is never read.
+ *
+ * Presence. A page exists if the VMM has it mapped (its pagemap) or if the file's page cache holds it (VMMs
+ * let go of pages they mapped before; other processes, such as vhost-user back ends, fill pages the VMM never
+ * touched). Neither look allocates. The file system's own count of pages is the check: finding fewer than it
+ * counts means a page with content would be taken for a hole and reach the destination as zeros, so
+ * presence() then looks again (the VMM may have discarded pages meanwhile) and fails in the end.
+ *
+ * The RAM file must be the one the VMM has mapped shared: device and inode are compared with /proc/PID/maps.
+ * It may be mapped in pieces, at several offsets.
+ */
+#include "hugemem/guest_memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "hugemem/hugepool.h"
+#include "hugemem/residency.h"
+
+#define PRESENCE_LOOKS_MAX 4
+
+/* Where the VMM has a part of the file. */
+struct piece {
+	uint64_t vmm_address;
+	uint64_t offset_bytes;
+	uint64_t length_bytes;
+};
+
+struct outgoing_block {
+	int fd;
+	uint8_t *address;
+	uint64_t length_bytes;
+	struct piece *pieces;
+	size_t piece_count;
+};
+
+struct hf_outgoing_memory {
+	/* Set at creation, constant. */
+	int pagemap_fd; /* of the VMM */
+	struct hf_ramblocks blocks;
+	struct outgoing_block *block; /* one a block */
+	uint32_t count;
+};
+
+/* ---- the port's operations ---- */
+
+static const void *op_address(void *self, uint32_t block, uint64_t offset_bytes)
+{
+	const struct hf_outgoing_memory *memory = self;
+
+	return memory->block[block].address + offset_bytes;
+}
+
+static void set_bit(uint8_t *bitmap, uint64_t page)
+{
+	bitmap[page / 8] |= (uint8_t)(1u << page % 8);
+}
+
+/* Sets the bits of pages the VMM has mapped. A VMM that has exited has none; its file is still there. */
+static int find_mapped(const struct hf_outgoing_memory *memory, uint32_t block, uint8_t *bitmap)
+{
+	uint64_t page_size_bytes = memory->blocks.blocks[block].page_size_bytes;
+
+	for (size_t i = 0; i < memory->block[block].piece_count; i++) {
+		const struct piece *piece = &memory->block[block].pieces[i];
+		for (uint64_t at = 0; at < piece->length_bytes; at += page_size_bytes) {
+			int mapped = hf_vmm_page_mapped(memory->pagemap_fd, piece->vmm_address + at);
+			if (mapped == -ESRCH)
+				return 0;
+			if (mapped < 0)
+				return mapped;
+			if (mapped)
+				set_bit(bitmap, (piece->offset_bytes + at) / page_size_bytes);
+		}
+	}
+	return 0;
+}
+
+static void add_cached(const struct hf_file_pages *cached, uint32_t pages, uint8_t *bitmap)
+{
+	for (uint64_t page = 0; page < pages; page++)
+		if (hf_file_page_present(cached, page))
+			set_bit(bitmap, page);
+}
+
+/* Pages of the whole file that either look has found. */
+static uint64_t count_found(const struct hf_file_pages *cached, uint32_t pages, const uint8_t *bitmap)
+{
+	uint64_t found = 0;
+
+	for (uint64_t page = 0; page < cached->pages; page++)
+		found += hf_file_page_present(cached, page) ||
+			 (page < pages && (bitmap[page / 8] >> page % 8 & 1));
+	return found;
+}
+
+/* -EAGAIN: fewer pages were found than the file holds. */
+static int look(const struct hf_outgoing_memory *memory, uint32_t block, uint8_t *bitmap, struct hf_err *err)
+{
+	const struct hf_ramblock *ramblock = &memory->blocks.blocks[block];
+	struct hf_file_pages cached = {0};
+	struct hf_err why = HF_ERR_INIT;
+
+	/* The file first: its count must not include pages that come after the look at the VMM. */
+	int result = hf_file_pages_scan(memory->block[block].fd, ramblock->page_size_bytes, &cached, &why);
+	if (result)
+		return hf_err_set(err, HF_ERR_LOCAL, -result, "block '%s': %s", ramblock->idstr, why.text);
+	result = find_mapped(memory, block, bitmap);
+	if (result)
+		hf_err_set(err, HF_ERR_LOCAL, -result, "block '%s': cannot read the VMM's pagemap: %s",
+			   ramblock->idstr, strerror(-result));
+	else if (count_found(&cached, ramblock->pages, bitmap) < cached.accounted)
+		result = hf_err_set(
+		    err, HF_ERR_LOCAL, EAGAIN,
+		    "block '%s': its RAM file holds %" PRIu64 " pages, but only %" PRIu64
+		    " can be found; migrating would lose the others, so it is refused (kernel "
+		    "not supported, or RAM discarded while the VM was stopped)",
+		    ramblock->idstr, cached.accounted, count_found(&cached, ramblock->pages, bitmap));
+	add_cached(&cached, ramblock->pages, bitmap);
+	hf_file_pages_free(&cached);
+	return result;
+}
+
+static int op_presence(void *self, uint32_t block, uint8_t *bitmap, size_t bitmap_bytes, struct hf_err *err)
+{
+	const struct hf_outgoing_memory *memory = self;
+	size_t needed_bytes = ((size_t)memory->blocks.blocks[block].pages + 7) / 8;
+	struct hf_err why = HF_ERR_INIT;
+	int result = -EAGAIN;
+
+	if (bitmap_bytes != needed_bytes)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
+				  "block '%s': a presence bitmap has %zu bytes, not %zu",
+				  memory->blocks.blocks[block].idstr, needed_bytes, bitmap_bytes);
+	uint8_t *found = malloc(needed_bytes);
+	if (!found)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
+	for (int looks = 0; looks < PRESENCE_LOOKS_MAX && result == -EAGAIN; looks++) {
+		memset(found, 0, needed_bytes);
+		result = look(memory, block, found, &why);
+	}
+	if (result == 0)
+		memcpy(bitmap, found, needed_bytes);
+	else if (err)
+		*err = why;
+	free(found);
+	return result;
+}
+
+static const struct hf_source_memory_ops outgoing_ops = {.address = op_address, .presence = op_presence};
+
+/* ---- creation ---- */
+
+static int open_file(const struct hf_outgoing_region *region, int *fd, struct stat *file, struct hf_err *err)
+{
+	/* Non-blocking: a path that names a FIFO must not hang us. */
+	int opened = open(region->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+	if (opened < 0)
+		return hf_err_set(err, HF_ERR_LOCAL, errno, "block '%s': cannot open its RAM file %s: %s",
+				  region->idstr, region->path, strerror(errno));
+	*fd = opened;
+	if (fstat(opened, file) || !S_ISREG(file->st_mode))
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "block '%s': %s is no regular file",
+				  region->idstr, region->path);
+	return 0;
+}
+
+static int check_file(const struct hf_outgoing_region *region, int fd, const struct stat *file,
+		      uint64_t *page_size_bytes, struct hf_err *err)
+{
+	uint64_t size = 0;
+	int result = hf_hugetlbfs_page_size(fd, &size, err);
+
+	if (result) {
+		hf_err_prefix(err, "block '%s'", region->idstr);
+		return result;
+	}
+	if (region->length_bytes == 0 || region->length_bytes % size ||
+	    region->length_bytes > (uint64_t)file->st_size)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
+				  "block '%s': its length of %" PRIu64 " bytes is not whole pages of %" PRIu64
+				  " bytes within %s (%" PRIu64 " bytes)",
+				  region->idstr, region->length_bytes, size, region->path,
+				  (uint64_t)file->st_size);
+	*page_size_bytes = size;
+	return 0;
+}
+
+static int append_piece(struct outgoing_block *block, const struct hf_vmm_mapping *mapping,
+			uint64_t length_bytes)
+{
+	uint64_t mapped_bytes = mapping->end - mapping->start;
+
+	if (mapping->offset_bytes >= length_bytes)
+		return 0;
+	if (mapped_bytes > length_bytes - mapping->offset_bytes)
+		mapped_bytes = length_bytes - mapping->offset_bytes;
+	void *grown = reallocarray(block->pieces, block->piece_count + 1, sizeof(*block->pieces));
+	if (!grown)
+		return -ENOMEM;
+	block->pieces = grown;
+	block->pieces[block->piece_count++] =
+	    (struct piece){mapping->start, mapping->offset_bytes, mapped_bytes};
+	return 0;
+}
+
+static int find_pieces(const struct hf_outgoing_region *region, const struct hf_vmm_mappings *mappings,
+		       const struct stat *file, struct outgoing_block *block, struct hf_err *err)
+{
+	bool seen_private = false;
+
+	for (size_t i = 0; i < mappings->count; i++) {
+		if (!hf_vmm_mapping_is_of(&mappings->list[i], file))
+			continue;
+		seen_private |= !mappings->list[i].shared;
+		if (mappings->list[i].shared && append_piece(block, &mappings->list[i], region->length_bytes))
+			return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
+	}
+	if (seen_private)
+		return hf_err_set(
+		    err, HF_ERR_LOCAL, EINVAL,
+		    "block '%s': the VMM maps %s privately, so what the guest writes cannot be read "
+		    "from the file; give the VM shared memory (share=on)",
+		    region->idstr, region->path);
+	if (block->piece_count == 0)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOENT,
+				  "block '%s': the VMM has not mapped %s; is it the RAM file of this VM?",
+				  region->idstr, region->path);
+	return 0;
+}
+
+static int map_file(const struct hf_outgoing_region *region, struct outgoing_block *block, struct hf_err *err)
+{
+	void *address = mmap(NULL, region->length_bytes, PROT_READ, MAP_SHARED | MAP_NORESERVE, block->fd, 0);
+
+	if (address == MAP_FAILED)
+		return hf_err_set(err, HF_ERR_LOCAL, errno, "block '%s': cannot map %s: %s", region->idstr,
+				  region->path, strerror(errno));
+	block->address = address;
+	block->length_bytes = region->length_bytes;
+	madvise(address, region->length_bytes, MADV_DONTFORK);
+	return 0;
+}
+
+static int add_block(struct hf_outgoing_memory *memory, const struct hf_outgoing_region *region,
+		     const struct hf_vmm_mappings *mappings, struct outgoing_block *block, struct hf_err *err)
+{
+	struct stat file;
+	uint64_t page_size_bytes = 0;
+
+	int result = open_file(region, &block->fd, &file, err);
+	if (result == 0)
+		result = check_file(region, block->fd, &file, &page_size_bytes, err);
+	if (result == 0)
+		result = find_pieces(region, mappings, &file, block, err);
+	if (result == 0)
+		result = hf_ramblocks_add(&memory->blocks, region->idstr, region->length_bytes,
+					  page_size_bytes, err);
+	if (result == 0)
+		result = map_file(region, block, err);
+	return result;
+}
+
+static int add_blocks(struct hf_outgoing_memory *memory, pid_t vmm_pid,
+		      const struct hf_outgoing_region *regions, uint32_t count, struct hf_err *err)
+{
+	struct hf_vmm_mappings mappings = {0};
+
+	if (count == 0 || count > HF_RAMBLOCKS_MAX)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "%u RAM blocks; a VM has 1 to %d", count,
+				  HF_RAMBLOCKS_MAX);
+	memory->block = calloc(count, sizeof(*memory->block));
+	if (!memory->block)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
+	memory->count = count;
+	for (uint32_t block = 0; block < count; block++)
+		memory->block[block].fd = -1;
+	int result = hf_vmm_pagemap_open(vmm_pid, &memory->pagemap_fd, err);
+	if (result == 0)
+		result = hf_vmm_mappings_load(vmm_pid, &mappings, err);
+	if (result)
+		return result;
+	for (uint32_t block = 0; block < count && result == 0; block++)
+		result = add_block(memory, &regions[block], &mappings, &memory->block[block], err);
+	hf_vmm_mappings_free(&mappings);
+	return result;
+}
+
+int hf_outgoing_memory_create(struct hf_outgoing_memory **out, pid_t vmm_pid,
+			      const struct hf_outgoing_region *regions, uint32_t count,
+			      struct hf_ramblocks *blocks, struct hf_err *err)
+{
+	struct hf_outgoing_memory *memory = calloc(1, sizeof(*memory));
+	if (!memory)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
+	memory->pagemap_fd = -1;
+	hf_ramblocks_init(&memory->blocks);
+	int result = add_blocks(memory, vmm_pid, regions, count, err);
+	if (result == 0)
+		result = hf_ramblocks_copy(blocks, &memory->blocks, err);
+	if (result) {
+		hf_outgoing_memory_destroy(memory);
+		return result;
+	}
+	*out = memory;
+	return 0;
+}
+
+struct hf_source_memory hf_outgoing_memory_port(struct hf_outgoing_memory *memory)
+{
+	return (struct hf_source_memory){.ops = &outgoing_ops, .self = memory};
+}
+
+static void free_block(struct outgoing_block *block)
+{
+	if (block->address)
+		munmap(block->address, block->length_bytes);
+	if (block->fd >= 0)
+		close(block->fd);
+	free(block->pieces);
+}
+
+void hf_outgoing_memory_destroy(struct hf_outgoing_memory *memory)
+{
+	if (!memory)
+		return;
+	for (uint32_t block = 0; block < memory->count; block++)
+		free_block(&memory->block[block]);
+	free(memory->block);
+	if (memory->pagemap_fd >= 0)
+		close(memory->pagemap_fd);
+	hf_ramblocks_destroy(&memory->blocks);
+	free(memory);
+}

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/hugemem/host_fixture.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "hugemem/hugepool.h"
+#include "hugemem/residency.h"
+
+#ifndef MFD_HUGE_SHIFT
+#define MFD_HUGE_SHIFT 26
+#endif
+
+#define RESERVATIONS_MAX 4
+
+static struct {
+	uint64_t page_size_bytes, added;
+} reservations[RESERVATIONS_MAX];
+static int reservation_count;
+
+int host_pages_reserve(uint64_t page_size_bytes, uint64_t pages)
+{
+	struct hf_err err = HF_ERR_INIT;
+	uint64_t added;
+
+	if (reservation_count == RESERVATIONS_MAX)
+		return -1;
+	if (hf_hugepages_reserve(page_size_bytes, pages, &added, &err)) {
+		print_message("%s\n", err.text);
+		return -1;
+	}
+	reservations[reservation_count].page_size_bytes = page_size_bytes;
+	reservations[reservation_count++].added = added;
+	return 0;
+}
+
+void host_pages_give_back(void)
+{
+	while (reservation_count > 0) {
+		reservation_count--;
+		hf_hugepages_give_back(reservations[reservation_count].page_size_bytes,
+				       reservations[reservation_count].added, NULL);
+	}
+}
+
+uint64_t host_pages_free(uint64_t page_size_bytes)
+{
+	struct hf_hugepage_counts counts;
+
+	assert_int_equal(hf_hugepage_counts(page_size_bytes, &counts, NULL), 0);
+	return counts.free;
+}
+
+int ram_file_anonymous(uint64_t page_size_bytes, uint64_t pages)
+{
+	unsigned page_size_flag = (unsigned)__builtin_ctzll(page_size_bytes) << MFD_HUGE_SHIFT;
+	int fd = memfd_create("hf-test-ram", MFD_CLOEXEC | MFD_HUGETLB | page_size_flag);
+
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, (off_t)(pages * page_size_bytes)), 0);
+	return fd;
+}
+
+static int file_on_mount(int mount_fd, const char *name, uint64_t pages)
+{
+	int fd = openat(mount_fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, (off_t)(pages * HUGE_BYTES)), 0);
+	return fd;
+}
+
+int ram_file_limited(uint64_t pages, uint64_t limit_pages, int *second_file)
+{
+	char size[32];
+	int filesystem = fsopen("hugetlbfs", FSOPEN_CLOEXEC);
+
+	assert_true(filesystem >= 0);
+	snprintf(size, sizeof(size), "%" PRIu64, limit_pages * HUGE_BYTES);
+	assert_int_equal(fsconfig(filesystem, FSCONFIG_SET_STRING, "pagesize", "2M", 0), 0);
+	assert_int_equal(fsconfig(filesystem, FSCONFIG_SET_STRING, "size", size, 0), 0);
+	assert_int_equal(fsconfig(filesystem, FSCONFIG_CMD_CREATE, NULL, NULL, 0), 0);
+	int mount_fd = fsmount(filesystem, FSMOUNT_CLOEXEC, 0);
+	assert_true(mount_fd >= 0);
+	int fd = file_on_mount(mount_fd, "ram", pages);
+	*second_file = file_on_mount(mount_fd, "other", limit_pages);
+	close(mount_fd);
+	close(filesystem);
+	return fd;
+}
+
+uint8_t *ram_map(int fd, uint64_t length_bytes, bool private_mapping)
+{
+	void *address = mmap(NULL, length_bytes, PROT_READ | PROT_WRITE,
+			     (private_mapping ? MAP_PRIVATE : MAP_SHARED) | MAP_NORESERVE, fd, 0);
+
+	assert_ptr_not_equal(address, MAP_FAILED);
+	return address;
+}
+
+void ram_punch(int fd, uint64_t offset_bytes, uint64_t length_bytes)
+{
+	assert_int_equal(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset_bytes,
+				   (off_t)length_bytes),
+			 0);
+}
+
+bool page_is_mapped(const void *address)
+{
+	int pagemap_fd = -1;
+
+	assert_int_equal(hf_vmm_pagemap_open(getpid(), &pagemap_fd, NULL), 0);
+	int mapped = hf_vmm_page_mapped(pagemap_fd, (uintptr_t)address);
+	close(pagemap_fd);
+	assert_true(mapped >= 0);
+	return mapped;
+}
+
+static void *touch(void *opaque)
+{
+	struct toucher *toucher = opaque;
+
+	atomic_store(&toucher->thread_id, (unsigned)gettid());
+	toucher->seen = *toucher->address;
+	if (toucher->write)
+		*toucher->address = (uint8_t)(toucher->seen + 1);
+	atomic_store(&toucher->done, true);
+	return NULL;
+}
+
+static bool has_thread_id(void *opaque)
+{
+	struct toucher *toucher = opaque;
+
+	return atomic_load(&toucher->thread_id) != 0;
+}
+
+void toucher_start(struct toucher *toucher, void *address)
+{
+	toucher->address = address;
+	atomic_init(&toucher->thread_id, 0);
+	atomic_init(&toucher->done, false);
+	assert_int_equal(pthread_create(&toucher->thread, NULL, touch, toucher), 0);
+	wait_until(has_thread_id, toucher, "the touching thread to start");
+}
+
+static bool is_done(void *opaque)
+{
+	struct toucher *toucher = opaque;
+
+	return atomic_load(&toucher->done);
+}
+
+uint8_t toucher_join(struct toucher *toucher)
+{
+	wait_until(is_done, toucher, "a touch to end");
+	pthread_join(toucher->thread, NULL);
+	return toucher->seen;
+}
+
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+void wait_until(bool (*holds)(void *opaque), void *opaque, const char *what)
+{
+	uint64_t limit_ms = now_ms() + WAIT_LIMIT_MS;
+
+	while (!holds(opaque)) {
+		if (now_ms() > limit_ms)
+			fail_msg("waited %d ms in vain for %s", WAIT_LIMIT_MS, what);
+		sched_yield();
+	}
+}
+
+void assert_page_filled(const void *page, uint64_t page_size_bytes, uint8_t value)
+{
+	const uint8_t *bytes = page;
+
+	/* Equal to itself moved by one byte: all bytes are the first one. */
+	assert_int_equal(bytes[0], value);
+	assert_int_equal(memcmp(bytes, bytes + 1, page_size_bytes - 1), 0);
+}

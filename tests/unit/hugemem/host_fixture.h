@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * host_fixture.h - real huge pages, RAM files and touching threads for the tests of this folder.
+ *
+ * Purpose: what the host tests share. RAM files are memfds or live on a detached hugetlbfs mount, so nothing
+ * is left behind when a test dies; reserved pages are given back by the group's teardown. Ownership: every
+ * make has its end. Threads: the functions belong to the test's main thread unless said otherwise. Units:
+ * pages of the named size. Errors: a failure fails the running test.
+ */
+#ifndef HF_TESTS_HOST_FIXTURE_H
+#define HF_TESTS_HOST_FIXTURE_H
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <cmocka.h>
+
+#define MIB	      (UINT64_C(1) << 20)
+#define GIB	      (UINT64_C(1) << 30)
+#define HUGE_BYTES    (2 * MIB)
+#define WAIT_LIMIT_MS 20000
+
+/* 0, or -1 with a printed reason; for group setup. Adds to what is there. */
+int host_pages_reserve(uint64_t page_size_bytes, uint64_t pages);
+/* All that was added by host_pages_reserve(). */
+void host_pages_give_back(void);
+uint64_t host_pages_free(uint64_t page_size_bytes);
+
+int ram_file_anonymous(uint64_t page_size_bytes, uint64_t pages);
+/* A file on a hugetlbfs of its own that holds at most limit_pages pages of 2 MiB in all its files. */
+int ram_file_limited(uint64_t pages, uint64_t limit_pages, int *second_file);
+/* As a VMM maps it; without reserving. private_mapping: MAP_PRIVATE. */
+uint8_t *ram_map(int fd, uint64_t length_bytes, bool private_mapping);
+void ram_punch(int fd, uint64_t offset_bytes, uint64_t length_bytes);
+/* Is a page mapped in this process? */
+bool page_is_mapped(const void *address);
+
+/* A thread that reads one byte, and then writes one when `write` is set. */
+struct toucher {
+	pthread_t thread;
+	volatile uint8_t *address;
+	bool write;
+	atomic_uint thread_id;
+	atomic_bool done;
+	uint8_t seen;
+};
+void toucher_start(struct toucher *toucher, void *address);
+/* Waits for its end; returns the byte it read. */
+uint8_t toucher_join(struct toucher *toucher);
+
+/* Waits until it holds; fails the test after WAIT_LIMIT_MS. */
+void wait_until(bool (*holds)(void *opaque), void *opaque, const char *what);
+
+/* Every byte of a page is `value`. */
+void assert_page_filled(const void *page, uint64_t page_size_bytes, uint8_t value);
+
+#endif

@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The source's memory port: which pages exist, found without making any. */
+#include "tests/unit/hugemem/host_fixture.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "hugemem/guest_memory.h"
+#include "hugemem/residency.h"
+
+#define PAGES 12u
+
+struct source {
+	int fd;
+	uint8_t *vmm; /* the VMM's mapping; the VMM is this process */
+	char path[64];
+	struct hf_outgoing_memory *memory;
+	struct hf_ramblocks blocks;
+	struct hf_err err;
+};
+
+static void make_file(struct source *source, uint64_t pages)
+{
+	*source = (struct source){.fd = ram_file_anonymous(HUGE_BYTES, pages)};
+	snprintf(source->path, sizeof(source->path), "/proc/self/fd/%d", source->fd);
+	hf_ramblocks_init(&source->blocks);
+}
+
+static int create(struct source *source, pid_t pid, uint64_t length_bytes)
+{
+	const struct hf_outgoing_region region = {
+	    .idstr = "ram0", .path = source->path, .length_bytes = length_bytes};
+
+	return hf_outgoing_memory_create(&source->memory, pid, &region, 1, &source->blocks, &source->err);
+}
+
+static void open_source(struct source *source)
+{
+	make_file(source, PAGES);
+	source->vmm = ram_map(source->fd, PAGES * HUGE_BYTES, false);
+	assert_int_equal(create(source, getpid(), PAGES * HUGE_BYTES), 0);
+}
+
+static void close_source(struct source *source)
+{
+	hf_outgoing_memory_destroy(source->memory);
+	hf_ramblocks_destroy(&source->blocks);
+	if (source->vmm)
+		munmap(source->vmm, PAGES * HUGE_BYTES);
+	close(source->fd);
+}
+
+static unsigned presence(struct source *source)
+{
+	struct hf_source_memory port = hf_outgoing_memory_port(source->memory);
+	uint8_t bitmap[2] = {0};
+
+	int result = port.ops->presence(port.self, 0, bitmap, sizeof(bitmap), &source->err);
+	if (result)
+		fail_msg("%s", source->err.text);
+	return bitmap[0] | (unsigned)bitmap[1] << 8;
+}
+
+static uint64_t pages_in_file(const struct source *source)
+{
+	struct stat file;
+
+	assert_int_equal(fstat(source->fd, &file), 0);
+	return (uint64_t)file.st_blocks * 512 / HUGE_BYTES;
+}
+
+static void blocks_are_filled_with_name_length_and_page_size(void **state)
+{
+	(void)state;
+	struct source source;
+
+	open_source(&source);
+	assert_int_equal(source.blocks.count, 1);
+	assert_string_equal(source.blocks.blocks[0].idstr, "ram0");
+	assert_int_equal(source.blocks.blocks[0].length_bytes, PAGES * HUGE_BYTES);
+	assert_int_equal(source.blocks.blocks[0].page_size_bytes, HUGE_BYTES);
+	close_source(&source);
+}
+
+static void an_untouched_file_has_no_pages(void **state)
+{
+	(void)state;
+	struct source source;
+
+	open_source(&source);
+	assert_int_equal(presence(&source), 0);
+	assert_int_equal(pages_in_file(&source), 0);
+	close_source(&source);
+}
+
+static void touched_pages_are_present_and_holes_stay_holes(void **state)
+{
+	(void)state;
+	struct source source;
+
+	open_source(&source);
+	source.vmm[0] = 1;
+	source.vmm[3 * HUGE_BYTES] = 1;
+	source.vmm[11 * HUGE_BYTES] = 1;
+	uint64_t free_pages = host_pages_free(HUGE_BYTES);
+	assert_int_equal(presence(&source), 1u << 0 | 1u << 3 | 1u << 11);
+	assert_int_equal(pages_in_file(&source), 3);
+	assert_int_equal(host_pages_free(HUGE_BYTES), free_pages);
+	close_source(&source);
+}
+
+static void a_page_that_the_vmm_has_let_go_of_is_present(void **state)
+{
+	(void)state;
+	struct source source;
+
+	open_source(&source);
+	for (int page = 0; page < 4; page++)
+		source.vmm[page * HUGE_BYTES] = 1;
+	assert_int_equal(madvise(source.vmm + HUGE_BYTES, 2 * HUGE_BYTES, MADV_DONTNEED), 0);
+	assert_false(page_is_mapped(source.vmm + HUGE_BYTES));
+	assert_int_equal(presence(&source), 0xf);
+	close_source(&source);
+}
+
+static void a_page_that_only_another_process_touched_is_present(void **state)
+{
+	(void)state;
+	struct source source;
+
+	open_source(&source);
+	pid_t child = fork();
+	if (child == 0) {
+		uint8_t *other =
+		    mmap(NULL, PAGES * HUGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, source.fd, 0);
+		other[5 * HUGE_BYTES] = 1;
+		_exit(0);
+	}
+	assert_int_equal(waitpid(child, NULL, 0), child);
+	assert_int_equal(presence(&source), 1u << 5);
+	close_source(&source);
+}
+
+static void reading_a_page_does_not_hide_the_others(void **state)
+{
+	(void)state;
+	struct source source;
+	struct hf_source_memory port;
+
+	open_source(&source);
+	for (int page = 0; page < 6; page += 2)
+		source.vmm[page * HUGE_BYTES] = (uint8_t)(page + 1);
+	assert_int_equal(madvise(source.vmm, PAGES * HUGE_BYTES, MADV_DONTNEED), 0);
+	port = hf_outgoing_memory_port(source.memory);
+	/* From here on the agent's mapping has a page table, in which pages 0 and 4 are absent. */
+	const volatile uint8_t *bytes = port.ops->address(port.self, 0, 2 * HUGE_BYTES);
+	assert_int_equal(*bytes, 3);
+	assert_int_equal(presence(&source), 1u << 0 | 1u << 2 | 1u << 4);
+	close_source(&source);
+}
+
+static void a_full_file_is_all_present(void **state)
+{
+	(void)state;
+	struct source source;
+
+	open_source(&source);
+	for (unsigned page = 0; page < PAGES; page++)
+		source.vmm[page * HUGE_BYTES] = 1;
+	assert_int_equal(presence(&source), (1u << PAGES) - 1);
+	close_source(&source);
+}
+
+static void a_punched_page_is_a_hole_again(void **state)
+{
+	(void)state;
+	struct source source;
+
+	open_source(&source);
+	source.vmm[0] = 1;
+	source.vmm[HUGE_BYTES] = 1;
+	ram_punch(source.fd, 0, HUGE_BYTES);
+	assert_int_equal(presence(&source), 1u << 1);
+	close_source(&source);
+}
+
+static void a_file_mapped_in_pieces_is_found_whole(void **state)
+{
+	(void)state;
+	struct source source;
+
+	make_file(&source, PAGES);
+	uint8_t *high =
+	    mmap(NULL, 4 * HUGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, source.fd, 8 * HUGE_BYTES);
+	uint8_t *low = mmap(NULL, 4 * HUGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, source.fd, 0);
+	assert_ptr_not_equal(high, MAP_FAILED);
+	assert_ptr_not_equal(low, MAP_FAILED);
+	assert_int_equal(create(&source, getpid(), PAGES * HUGE_BYTES), 0);
+	high[HUGE_BYTES] = 1;
+	low[2 * HUGE_BYTES] = 1;
+	assert_int_equal(presence(&source), 1u << 9 | 1u << 2);
+	munmap(high, 4 * HUGE_BYTES);
+	munmap(low, 4 * HUGE_BYTES);
+	close_source(&source);
+}
+
+static void presence_outlives_the_vmm(void **state)
+{
+	(void)state;
+	struct source source;
+	int ready[2], quit[2];
+	char byte = 0;
+
+	make_file(&source, PAGES);
+	assert_int_equal(pipe(ready), 0);
+	assert_int_equal(pipe(quit), 0);
+	pid_t child = fork();
+	if (child == 0) {
+		uint8_t *vmm =
+		    mmap(NULL, PAGES * HUGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, source.fd, 0);
+		vmm[7 * HUGE_BYTES] = 1;
+		_exit(write(ready[1], "", 1) != 1 || read(quit[0], &byte, 1) != 1);
+	}
+	assert_int_equal(read(ready[0], &byte, 1), 1);
+	int created = create(&source, child, PAGES * HUGE_BYTES);
+	assert_int_equal(write(quit[1], "", 1), 1);
+	assert_int_equal(waitpid(child, NULL, 0), child);
+	assert_int_equal(created, 0);
+	assert_int_equal(presence(&source), 1u << 7);
+	for (int end = 0; end < 2; end++) {
+		close(ready[end]);
+		close(quit[end]);
+	}
+	close_source(&source);
+}
+
+static void a_bitmap_of_another_length_is_refused(void **state)
+{
+	(void)state;
+	struct source source;
+	uint8_t bitmap[3] = {0};
+
+	open_source(&source);
+	struct hf_source_memory port = hf_outgoing_memory_port(source.memory);
+	assert_int_equal(port.ops->presence(port.self, 0, bitmap, 1, NULL), -EINVAL);
+	assert_int_equal(port.ops->presence(port.self, 0, bitmap, 3, NULL), -EINVAL);
+	close_source(&source);
+}
+
+static void a_file_that_the_vmm_has_not_mapped_is_refused(void **state)
+{
+	(void)state;
+	struct source source;
+
+	make_file(&source, PAGES);
+	assert_int_equal(create(&source, getpid(), PAGES * HUGE_BYTES), -ENOENT);
+	assert_non_null(strstr(source.err.text, "ram0"));
+	assert_int_equal(source.blocks.count, 0);
+	close_source(&source);
+}
+
+static void a_private_mapping_is_refused(void **state)
+{
+	(void)state;
+	struct source source;
+
+	make_file(&source, PAGES);
+	source.vmm = ram_map(source.fd, PAGES * HUGE_BYTES, true);
+	assert_int_equal(create(&source, getpid(), PAGES * HUGE_BYTES), -EINVAL);
+	assert_non_null(strstr(source.err.text, "shared"));
+	close_source(&source);
+}
+
+static void a_length_past_the_file_is_refused(void **state)
+{
+	(void)state;
+	struct source source;
+
+	make_file(&source, PAGES);
+	source.vmm = ram_map(source.fd, PAGES * HUGE_BYTES, false);
+	assert_int_equal(create(&source, getpid(), (PAGES + 1) * HUGE_BYTES), -EINVAL);
+	assert_int_equal(create(&source, getpid(), HUGE_BYTES + 4096), -EINVAL);
+	assert_int_equal(create(&source, getpid(), 0), -EINVAL);
+	close_source(&source);
+}
+
+static void memory_that_is_not_hugetlbfs_is_refused(void **state)
+{
+	(void)state;
+	struct source source = {.fd = memfd_create("small", MFD_CLOEXEC)};
+
+	snprintf(source.path, sizeof(source.path), "/proc/self/fd/%d", source.fd);
+	assert_int_equal(ftruncate(source.fd, 4 * MIB), 0);
+	assert_int_equal(create(&source, getpid(), 4 * MIB), -EMEDIUMTYPE);
+	assert_non_null(strstr(source.err.text, "ram0"));
+	close_source(&source);
+}
+
+static void a_scan_counts_what_the_file_system_accounts_for(void **state)
+{
+	(void)state;
+	struct hf_file_pages pages;
+	struct source source;
+
+	open_source(&source);
+	source.vmm[2 * HUGE_BYTES] = 1;
+	assert_int_equal(hf_file_pages_scan(source.fd, HUGE_BYTES, &pages, NULL), 0);
+	assert_int_equal(pages.pages, PAGES);
+	assert_int_equal(pages.present, 1);
+	assert_int_equal(pages.accounted, 1);
+	assert_true(hf_file_page_present(&pages, 2));
+	assert_false(hf_file_page_present(&pages, PAGES));
+	hf_file_pages_free(&pages);
+	close_source(&source);
+}
+
+static int reserve(void **state)
+{
+	(void)state;
+	return host_pages_reserve(HUGE_BYTES, 2 * PAGES);
+}
+
+static int give_back(void **state)
+{
+	(void)state;
+	host_pages_give_back();
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(blocks_are_filled_with_name_length_and_page_size),
+	    cmocka_unit_test(an_untouched_file_has_no_pages),
+	    cmocka_unit_test(touched_pages_are_present_and_holes_stay_holes),
+	    cmocka_unit_test(a_page_that_the_vmm_has_let_go_of_is_present),
+	    cmocka_unit_test(a_page_that_only_another_process_touched_is_present),
+	    cmocka_unit_test(reading_a_page_does_not_hide_the_others),
+	    cmocka_unit_test(a_full_file_is_all_present),
+	    cmocka_unit_test(a_punched_page_is_a_hole_again),
+	    cmocka_unit_test(a_file_mapped_in_pieces_is_found_whole),
+	    cmocka_unit_test(presence_outlives_the_vmm),
+	    cmocka_unit_test(a_bitmap_of_another_length_is_refused),
+	    cmocka_unit_test(a_file_that_the_vmm_has_not_mapped_is_refused),
+	    cmocka_unit_test(a_private_mapping_is_refused),
+	    cmocka_unit_test(a_length_past_the_file_is_refused),
+	    cmocka_unit_test(memory_that_is_not_hugetlbfs_is_refused),
+	    cmocka_unit_test(a_scan_counts_what_the_file_system_accounts_for),
+	};
+
+	return cmocka_run_group_tests(tests, reserve, give_back);
+}
