@@ -217,15 +217,28 @@ static int pool_write(int fd, uint64_t page_size_bytes, uint64_t pages, struct h
 			  (unsigned long long)pages, hf_size_text(page_size_bytes, size), strerror(why));
 }
 
-static int fell_short(uint64_t page_size_bytes, uint64_t wanted, uint64_t got, struct hf_err *err)
+static int fell_short(uint64_t page_size_bytes, uint64_t wanted, uint64_t possible, struct hf_err *err)
 {
 	char size[HF_SIZE_TEXT_BYTES];
-	return hf_err_set(
-	    err, HF_ERR_LOCAL, ENOMEM,
-	    "%llu more huge pages of %s were asked of the kernel, it found memory for %llu; free "
-	    "memory, or reserve them at boot with hugepagesz=%lluK hugepages=N",
-	    (unsigned long long)wanted, hf_size_text(page_size_bytes, size), (unsigned long long)got,
-	    (unsigned long long)page_size_bytes / 1024);
+	return hf_err_set(err, HF_ERR_LOCAL, ENOMEM,
+			  "%llu more huge pages of %s are wanted, this host has memory for %llu; free "
+			  "memory, or reserve them at boot with hugepagesz=%lluK hugepages=N",
+			  (unsigned long long)wanted, hf_size_text(page_size_bytes, size),
+			  (unsigned long long)possible, (unsigned long long)page_size_bytes / 1024);
+}
+
+// The kernel would try: throw out all page cache and then kill processes. An estimate is enough to stop that.
+static uint64_t pages_possible(uint64_t page_size_bytes)
+{
+	FILE *file = fopen("/proc/meminfo", "re");
+	char line[128];
+	unsigned long long kib, available_kib = UINT64_MAX / 1024;
+	while (file && fgets(line, sizeof(line), file))
+		if (sscanf(line, "MemAvailable: %llu", &kib) == 1)
+			available_kib = kib;
+	if (file)
+		fclose(file);
+	return available_kib / (page_size_bytes / 1024);
 }
 
 static int raise_pool(int fd, uint64_t page_size_bytes, uint64_t pages, uint64_t *added, struct hf_err *err)
@@ -238,8 +251,9 @@ static int raise_pool(int fd, uint64_t page_size_bytes, uint64_t pages, uint64_t
 	if (available >= pages)
 		return 0;
 	uint64_t wanted = pages - available, old = persistent(&before);
-	if (wanted > UINT64_MAX / page_size_bytes - old)
-		return fell_short(page_size_bytes, wanted, 0, err);
+	uint64_t possible = pages_possible(page_size_bytes);
+	if (wanted > possible)
+		return fell_short(page_size_bytes, wanted, possible, err);
 	result = pool_write(fd, page_size_bytes, old + wanted, err);
 	if (!result)
 		result = hf_hugepage_counts(page_size_bytes, &after, err);

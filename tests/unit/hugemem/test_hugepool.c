@@ -1,0 +1,362 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The strict pool on this host's real huge pages. Needs root; mounts live in a namespace of their own. */
+#include "tests/unit/hugemem/host_fixture.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "hugemem/hugepool.h"
+
+#define PAGES 6u
+
+static char directory[] = "/tmp/hf-hugepool-XXXXXX";
+
+static int set_up(void **state)
+{
+	(void)state;
+	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+	    !mkdtemp(directory)) {
+		perror("hugepool tests need root");
+		return -1;
+	}
+	if (mount("hugetlbfs", directory, "hugetlbfs", 0, "pagesize=2M")) {
+		perror("mount hugetlbfs");
+		return -1;
+	}
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	(void)state;
+	umount(directory);
+	rmdir(directory);
+	host_pages_give_back();
+	return 0;
+}
+
+static uint64_t available(void)
+{
+	struct hf_hugepage_counts counts;
+	assert_int_equal(hf_hugepage_counts(HUGE_BYTES, &counts, NULL), 0);
+	return hf_hugepages_available(&counts);
+}
+
+static const char *path_of(const char *name)
+{
+	static char path[128];
+	snprintf(path, sizeof(path), "%s/%s", directory, name);
+	return path;
+}
+
+static void sizes_ascend_and_hold_2_mib(void **state)
+{
+	(void)state;
+	uint64_t sizes[16];
+	int n = hf_hugepage_sizes(sizes, 16);
+	assert_true(n >= 1);
+	bool found = false;
+	for (int i = 0; i < n; i++) {
+		found |= sizes[i] == HUGE_BYTES;
+		assert_true(i == 0 || sizes[i] > sizes[i - 1]);
+	}
+	assert_true(found);
+	assert_int_equal(hf_hugepage_sizes(sizes, 1), 1);
+}
+
+static void a_size_the_kernel_lacks_is_refused_and_the_offered_ones_named(void **state)
+{
+	(void)state;
+	struct hf_hugepage_counts counts;
+	struct hf_err err = HF_ERR_INIT;
+	assert_int_equal(hf_hugepage_counts(8 * MIB, &counts, &err), -ENODEV);
+	assert_non_null(strstr(err.text, "8 MiB"));
+	assert_non_null(strstr(err.text, "2 MiB"));
+	uint64_t added = 7;
+	assert_int_equal(hf_hugepages_reserve(8 * MIB, 1, &added, &err), -ENODEV);
+	assert_int_equal(added, 0);
+}
+
+static void node_counts_add_up_to_the_total(void **state)
+{
+	(void)state;
+	struct hf_hugepage_counts counts;
+	assert_int_equal(host_pages_reserve(HUGE_BYTES, PAGES), 0);
+	assert_int_equal(hf_hugepage_counts(HUGE_BYTES, &counts, NULL), 0);
+	uint64_t total = 0, available_pages = 0;
+	for (uint32_t i = 0; i < counts.nodes; i++) {
+		total += counts.node_total[i];
+		available_pages += counts.node_free[i];
+	}
+	assert_true(counts.nodes >= 1);
+	assert_int_equal(total, counts.total);
+	assert_int_equal(available_pages, counts.free);
+}
+
+// What the message tells the operator to type must be what is needed: it is typed here.
+static void the_command_in_the_error_adds_what_is_missing(void **state)
+{
+	(void)state;
+	struct hf_hugepage_counts before;
+	assert_int_equal(hf_hugepage_counts(HUGE_BYTES, &before, NULL), 0);
+	uint64_t need = hf_hugepages_available(&before) + 3;
+	struct hf_err err = HF_ERR_INIT;
+	assert_int_equal(hf_hugepages_require(HUGE_BYTES, need, &err), -ENOMEM);
+	assert_memory_equal(err.text, "3 huge pages of 2 MiB are missing", 33);
+	const char *command = strstr(err.text, "echo ");
+	assert_non_null(command);
+	unsigned long long count;
+	char path[128];
+	assert_int_equal(sscanf(command, "echo %llu > %127s", &count, path), 2);
+	assert_string_equal(path, "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages");
+
+	FILE *file = fopen(path, "w");
+	assert_non_null(file);
+	fprintf(file, "%llu", count);
+	assert_int_equal(fclose(file), 0);
+	int result = hf_hugepages_require(HUGE_BYTES, need, &err);
+	hf_hugepages_give_back(HUGE_BYTES, 3, NULL);
+	assert_int_equal(result, 0);
+}
+
+static void what_reserve_adds_give_back_takes(void **state)
+{
+	(void)state;
+	struct hf_hugepage_counts before, during, after;
+	uint64_t added;
+	assert_int_equal(hf_hugepage_counts(HUGE_BYTES, &before, NULL), 0);
+	uint64_t wanted = hf_hugepages_available(&before) + PAGES;
+	assert_int_equal(hf_hugepages_reserve(HUGE_BYTES, wanted, &added, NULL), 0);
+	assert_int_equal(added, PAGES);
+	assert_int_equal(hf_hugepage_counts(HUGE_BYTES, &during, NULL), 0);
+	assert_int_equal(during.total, before.total + PAGES);
+	uint64_t more;
+	assert_int_equal(hf_hugepages_reserve(HUGE_BYTES, wanted, &more, NULL), 0);
+	assert_int_equal(more, 0);
+	assert_int_equal(hf_hugepages_give_back(HUGE_BYTES, added, NULL), 0);
+	assert_int_equal(hf_hugepage_counts(HUGE_BYTES, &after, NULL), 0);
+	assert_int_equal(after.total, before.total);
+}
+
+static void more_than_the_host_has_leaves_the_pool_as_it_was(void **state)
+{
+	(void)state;
+	struct hf_hugepage_counts before, after;
+	struct hf_err err = HF_ERR_INIT;
+	uint64_t added = 7;
+	assert_int_equal(hf_hugepage_counts(HUGE_BYTES, &before, NULL), 0);
+	assert_int_equal(hf_hugepages_reserve(HUGE_BYTES, UINT64_C(1) << 30, &added, &err), -ENOMEM);
+	assert_int_equal(added, 0);
+	assert_non_null(strstr(err.text, "this host has memory for"));
+	assert_int_equal(hf_hugepages_reserve(HUGE_BYTES, UINT64_MAX, &added, &err), -ENOMEM);
+	assert_int_equal(hf_hugepages_give_back(HUGE_BYTES, before.total + 1000000, &err), -EINVAL);
+	assert_int_equal(hf_hugepage_counts(HUGE_BYTES, &after, NULL), 0);
+	assert_int_equal(after.total, before.total);
+}
+
+static void a_mount_made_after_start_is_found(void **state)
+{
+	(void)state;
+	char path[128];
+	struct hf_err err = HF_ERR_INIT;
+	assert_int_equal(hf_hugetlbfs_mount_point(HUGE_BYTES, path, sizeof(path), &err), 0);
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	uint64_t size;
+	assert_int_equal(hf_hugetlbfs_page_size(fd, &size, &err), 0);
+	assert_int_equal(size, HUGE_BYTES);
+	close(fd);
+	assert_int_equal(hf_hugetlbfs_mount_point(HUGE_BYTES, path, 2, &err), -ENAMETOOLONG);
+}
+
+static void a_mount_point_with_a_space_is_found(void **state)
+{
+	(void)state;
+	char spaced[] = "/tmp/hf hugepool XXXXXX", path[128];
+	assert_non_null(mkdtemp(spaced));
+	assert_int_equal(umount(directory), 0);
+	assert_int_equal(mount("hugetlbfs", spaced, "hugetlbfs", 0, "pagesize=2M"), 0);
+	int result = hf_hugetlbfs_mount_point(HUGE_BYTES, path, sizeof(path), NULL);
+	umount(spaced);
+	rmdir(spaced);
+	assert_int_equal(mount("hugetlbfs", directory, "hugetlbfs", 0, "pagesize=2M"), 0);
+	assert_int_equal(result, 0);
+}
+
+static void a_missing_mount_is_answered_with_the_mount_command(void **state)
+{
+	(void)state;
+	uint64_t sizes[16];
+	char path[128];
+	struct hf_err err = HF_ERR_INIT;
+	if (hf_hugepage_sizes(sizes, 16) < 2 || !hf_hugetlbfs_mount_point(GIB, path, sizeof(path), NULL)) {
+		print_message("skip: this host has no second page size, or has it mounted\n");
+		skip();
+	}
+	assert_int_equal(hf_hugetlbfs_mount_point(GIB, path, sizeof(path), &err), -ENOENT);
+	assert_non_null(strstr(err.text, "mount -t hugetlbfs -o pagesize=1048576K"));
+}
+
+static void a_ram_file_has_its_length_and_goes_with_destroy(void **state)
+{
+	(void)state;
+	struct hf_ram_file file;
+	struct hf_err err = HF_ERR_INIT;
+	assert_int_equal(host_pages_reserve(HUGE_BYTES, PAGES), 0);
+	uint64_t before = available();
+	assert_int_equal(hf_ram_file_create(&file, path_of("ram"), PAGES * HUGE_BYTES, HUGE_BYTES, &err), 0);
+	struct stat there;
+	assert_int_equal(stat(path_of("ram"), &there), 0);
+	assert_int_equal(there.st_size, PAGES * HUGE_BYTES);
+	assert_int_equal(there.st_mode & 0777, 0600);
+	// Reserved by the mapping, before anything was touched.
+	assert_int_equal(available(), before - PAGES);
+	memset(file.address, 1, PAGES * HUGE_BYTES);
+	struct hf_ram_file second;
+	assert_int_equal(hf_ram_file_create(&second, path_of("ram"), HUGE_BYTES, HUGE_BYTES, &err), -EEXIST);
+	hf_ram_file_destroy(&file);
+	assert_int_equal(access(path_of("ram"), F_OK), -1);
+	assert_int_equal(available(), before);
+	hf_ram_file_destroy(&file);
+	hf_ram_file_destroy(NULL);
+}
+
+static void destroy_leaves_a_file_that_took_the_name(void **state)
+{
+	(void)state;
+	struct hf_ram_file file;
+	assert_int_equal(host_pages_reserve(HUGE_BYTES, PAGES), 0);
+	assert_int_equal(hf_ram_file_create(&file, path_of("ram"), HUGE_BYTES, HUGE_BYTES, NULL), 0);
+	assert_int_equal(unlink(path_of("ram")), 0);
+	int other = open(path_of("ram"), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+	assert_true(other >= 0);
+	hf_ram_file_destroy(&file);
+	assert_int_equal(access(path_of("ram"), F_OK), 0);
+	close(other);
+	unlink(path_of("ram"));
+}
+
+static void a_ram_file_the_pool_cannot_hold_is_refused_and_removed(void **state)
+{
+	(void)state;
+	struct hf_ram_file file = {.length_bytes = 12345};
+	struct hf_err err = HF_ERR_INIT;
+	uint64_t length_bytes = (available() + 2) * HUGE_BYTES;
+	assert_int_equal(hf_ram_file_create(&file, path_of("ram"), length_bytes, HUGE_BYTES, &err), -ENOMEM);
+	assert_non_null(strstr(err.text, "2 huge pages of 2 MiB are missing"));
+	assert_non_null(strstr(err.text, "echo "));
+	assert_int_equal(access(path_of("ram"), F_OK), -1);
+	assert_int_equal(file.length_bytes, 12345);
+}
+
+static void a_ram_file_elsewhere_than_on_hugetlbfs_is_refused_and_removed(void **state)
+{
+	(void)state;
+	struct hf_ram_file file;
+	struct hf_err err = HF_ERR_INIT;
+	char path[] = "/tmp/hf-ram-XXXXXX";
+	int fd = mkstemp(path);
+	close(fd);
+	unlink(path);
+	assert_int_equal(hf_ram_file_create(&file, path, HUGE_BYTES, HUGE_BYTES, &err), -EMEDIUMTYPE);
+	assert_int_equal(access(path, F_OK), -1);
+}
+
+static void a_ram_file_of_another_page_size_or_odd_length_is_refused(void **state)
+{
+	(void)state;
+	struct hf_ram_file file;
+	struct hf_err err = HF_ERR_INIT;
+	char long_path[300];
+	memset(long_path, 'x', sizeof(long_path) - 1);
+	long_path[sizeof(long_path) - 1] = '\0';
+	assert_int_equal(hf_ram_file_create(&file, path_of("r"), GIB, GIB, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "pages of 1 GiB are wanted, this hugetlbfs has pages of 2 MiB"));
+	assert_int_equal(hf_ram_file_create(&file, path_of("r"), HUGE_BYTES + 1, HUGE_BYTES, &err), -EINVAL);
+	assert_int_equal(hf_ram_file_create(&file, path_of("r"), 0, HUGE_BYTES, &err), -EINVAL);
+	assert_int_equal(hf_ram_file_create(&file, path_of("r"), HUGE_BYTES, 3, &err), -EINVAL);
+	assert_int_equal(hf_ram_file_create(&file, path_of("r"), UINT64_C(1) << 63, HUGE_BYTES, &err),
+			 -EINVAL);
+	assert_int_equal(hf_ram_file_create(&file, long_path, HUGE_BYTES, HUGE_BYTES, &err), -ENAMETOOLONG);
+	assert_int_equal(access(path_of("r"), F_OK), -1);
+}
+
+static void staging_is_made_of_huge_pages_all_present(void **state)
+{
+	(void)state;
+	void *address;
+	struct hf_err err = HF_ERR_INIT;
+	assert_int_equal(host_pages_reserve(HUGE_BYTES, PAGES), 0);
+	uint64_t before = host_pages_free(HUGE_BYTES);
+	assert_int_equal(hf_hugepages_map(HUGE_BYTES, PAGES, &address, &err), 0);
+	assert_int_equal(host_pages_free(HUGE_BYTES), before - PAGES);
+	for (unsigned i = 0; i < PAGES; i++)
+		assert_true(page_is_mapped((char *)address + i * HUGE_BYTES));
+	assert_int_equal(munmap(address, PAGES * HUGE_BYTES), 0);
+	assert_int_equal(host_pages_free(HUGE_BYTES), before);
+}
+
+static void staging_the_pool_cannot_hold_is_refused_without_a_word_on_stderr(void **state)
+{
+	(void)state;
+	void *address = &address;
+	struct hf_err err = HF_ERR_INIT;
+	int kept = dup(STDERR_FILENO), pipe_fds[2];
+	assert_int_equal(pipe2(pipe_fds, O_CLOEXEC | O_NONBLOCK), 0);
+	dup2(pipe_fds[1], STDERR_FILENO);
+	int result = hf_hugepages_map(HUGE_BYTES, available() + 5, &address, &err);
+	int absurd = hf_hugepages_map(HUGE_BYTES, UINT64_MAX, &address, NULL);
+	int zero = hf_hugepages_map(HUGE_BYTES, 0, &address, NULL);
+	dup2(kept, STDERR_FILENO);
+	close(kept);
+	char said[64];
+	assert_int_equal(read(pipe_fds[0], said, sizeof(said)), -1);
+	assert_int_equal(errno, EAGAIN);
+	close(pipe_fds[0]);
+	close(pipe_fds[1]);
+	assert_int_equal(result, -ENOMEM);
+	assert_non_null(strstr(err.text, "5 huge pages of 2 MiB are missing"));
+	assert_int_equal(absurd, -EINVAL);
+	assert_int_equal(zero, -EINVAL);
+	assert_ptr_equal(address, &address);
+}
+
+static int give_back(void **state)
+{
+	(void)state;
+	host_pages_give_back();
+	return 0;
+}
+
+#define TEST(name) cmocka_unit_test_teardown(name, give_back)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    TEST(sizes_ascend_and_hold_2_mib),
+	    TEST(a_size_the_kernel_lacks_is_refused_and_the_offered_ones_named),
+	    TEST(node_counts_add_up_to_the_total),
+	    TEST(the_command_in_the_error_adds_what_is_missing),
+	    TEST(what_reserve_adds_give_back_takes),
+	    TEST(more_than_the_host_has_leaves_the_pool_as_it_was),
+	    TEST(a_mount_made_after_start_is_found),
+	    TEST(a_mount_point_with_a_space_is_found),
+	    TEST(a_missing_mount_is_answered_with_the_mount_command),
+	    TEST(a_ram_file_has_its_length_and_goes_with_destroy),
+	    TEST(destroy_leaves_a_file_that_took_the_name),
+	    TEST(a_ram_file_the_pool_cannot_hold_is_refused_and_removed),
+	    TEST(a_ram_file_elsewhere_than_on_hugetlbfs_is_refused_and_removed),
+	    TEST(a_ram_file_of_another_page_size_or_odd_length_is_refused),
+	    TEST(staging_is_made_of_huge_pages_all_present),
+	    TEST(staging_the_pool_cannot_hold_is_refused_without_a_word_on_stderr),
+	};
+	return cmocka_run_group_tests(tests, set_up, tear_down);
+}
