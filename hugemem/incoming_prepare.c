@@ -196,26 +196,6 @@ static int register_ranges(struct hf_incoming_memory *memory, struct hf_err *err
 
 /* ---- landings ---- */
 
-static int map_alias(struct hf_incoming_memory *memory, uint32_t block, struct hf_err *err)
-{
-	const struct hf_attached_region *region = &memory->regions[block];
-	char size[HF_SIZE_TEXT_BYTES];
-
-	void *address = mmap(NULL, region->length_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, region->fd,
-			     (off_t)region->fd_offset_bytes);
-	if (address == MAP_FAILED)
-		return hf_err_set(err, HF_ERR_LOCAL, errno,
-				  "block '%s': cannot map its RAM file (%" PRIu64
-				  " pages of %s): %s; add huge pages or free some",
-				  region->idstr, region->length_bytes / region->page_size_bytes,
-				  hf_size_text(region->page_size_bytes, size), strerror(errno));
-	memory->alias[block] = address;
-	if (madvise(address, region->length_bytes, MADV_DONTFORK))
-		return hf_err_set(err, HF_ERR_LOCAL, errno, "block '%s': MADV_DONTFORK: %s", region->idstr,
-				  strerror(errno));
-	return 0;
-}
-
 /* Pages of this size that this migration needs and no RAM file has yet. */
 static uint64_t pages_to_come(const struct hf_incoming_memory *memory, uint64_t page_size_bytes)
 {
@@ -237,8 +217,8 @@ static uint64_t pages_to_come(const struct hf_incoming_memory *memory, uint64_t 
 	return missing;
 }
 
-static int populate_failed(const struct hf_incoming_memory *memory, uint32_t block, int errnum,
-			   struct hf_err *err)
+static int allocation_failed(const struct hf_incoming_memory *memory, uint32_t block, int errnum,
+			     struct hf_err *err)
 {
 	const struct hf_ramblock *ramblock = &memory->blocks.blocks[block];
 	struct hf_hugepage_counts counts;
@@ -261,6 +241,24 @@ static int populate_failed(const struct hf_incoming_memory *memory, uint32_t blo
 			  ramblock->idstr, missing, size, strerror(errnum));
 }
 
+static int map_alias(struct hf_incoming_memory *memory, uint32_t block, struct hf_err *err)
+{
+	const struct hf_attached_region *region = &memory->regions[block];
+
+	void *address = mmap(NULL, region->length_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, region->fd,
+			     (off_t)region->fd_offset_bytes);
+	if (address == MAP_FAILED && errno == ENOMEM)
+		return allocation_failed(memory, block, errno, err);
+	if (address == MAP_FAILED)
+		return hf_err_set(err, HF_ERR_LOCAL, errno, "block '%s': cannot map its RAM file: %s",
+				  region->idstr, strerror(errno));
+	memory->alias[block] = address;
+	if (madvise(address, region->length_bytes, MADV_DONTFORK))
+		return hf_err_set(err, HF_ERR_LOCAL, errno, "block '%s': MADV_DONTFORK: %s", region->idstr,
+				  strerror(errno));
+	return 0;
+}
+
 static int populate_alias(struct hf_incoming_memory *memory, uint32_t block, struct hf_err *err)
 {
 	uint64_t length_bytes = memory->blocks.blocks[block].length_bytes;
@@ -275,7 +273,7 @@ static int populate_alias(struct hf_incoming_memory *memory, uint32_t block, str
 					  "stopped while allocating guest memory");
 		if (madvise(memory->alias[block] + done_bytes,
 			    left_bytes < step_bytes ? left_bytes : step_bytes, MADV_POPULATE_WRITE))
-			return populate_failed(memory, block, errno, err);
+			return allocation_failed(memory, block, errno, err);
 	}
 	return 0;
 }
