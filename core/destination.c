@@ -1,0 +1,682 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * The destination decides. The source says what there is (ADVISE), stops its VM when it is told that
+ * everything here is ready (READY), describes which pages exist (PRESENCE), sends the device state whole
+ * (DEVICE, DEVICE_END), and from then on only answers fetches. Everything that could go wrong with blocks,
+ * memory and huge pages goes wrong before READY, while the source VM runs.
+ *
+ *     source                                   destination
+ *       ADVISE  ------------------------------>  blocks compared; memory port prepares   setup   advise
+ *               <------------------------------  READY                                   active
+ *       VM stops, device state saved
+ *       PRESENCE.. DEVICE.. DEVICE_END  ------>  faults are served, device state loads   device  listen
+ *               <------------------------------  LOADED
+ *       gives the VM up
+ *       RUN  --------------------------------->  VM runs                                 postcopy-active
+ * running
+ *               <------------------------------  RESUMED
+ *               <~~~~~~ fetches, all along from DEVICE_END ~~~~~~>
+ *               <------------------------------  COMPLETE (every page placed, ranges unregistered)
+ *       FINISH  ------------------------------>                                          completed  end
+ *
+ * Who may run the VM: until LOADED a failure ends the migration here and the source goes on. After LOADED
+ * the source may have given the VM up even if RUN has not been heard, so nothing is abandoned any more: a
+ * lost link pauses. A paused destination VM runs on the pages it has; threads that need others wait. Nothing
+ * reads as zeros, since the ranges stay registered.
+ *
+ * COMPLETE may be said only when RESUMED has left, so that the source hears them in order, and after
+ * release(), so that the source is let go only when nothing can need it. A link lost after COMPLETE is no
+ * loss: every page is here.
+ *
+ * The way of a page is in destination_pages.c.
+ */
+#include "core/destination.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/destination_internal.h"
+#include "core/wire.h"
+
+#define DEVICE_STATE_ROOM_FIRST_BYTES (1u << 20)
+
+void hf_destination_lock(struct hf_destination *d)
+{
+	pthread_mutex_lock(&d->lock);
+}
+
+/* Locked. For moves whose precondition the caller has checked; the table has the last word. */
+static void move(struct hf_destination *d, enum hf_status status, enum hf_incoming incoming)
+{
+	if (status != d->status)
+		hf_status_move(&d->status, status);
+	if (incoming != d->incoming)
+		hf_incoming_move(&d->incoming, incoming);
+}
+
+/* ---- sending ----------------------------------------------------------------------------------- */
+
+static void send_message(struct hf_destination *d, uint32_t type, const void *payload, size_t bytes)
+{
+	hf_destination_lock(d);
+	uint64_t epoch = d->epoch;
+	pthread_mutex_unlock(&d->lock);
+	/* A failure to send means that the link goes down, which is told as link_down. */
+	if (epoch != 0)
+		d->transport.ops->send(d->transport.self, epoch, type, payload, bytes);
+}
+
+static void send_ready(struct hf_destination *d)
+{
+	struct hf_wire_ready ready = {.placement = d->memory.placement, .chunk_bytes = d->chunk_bytes};
+	uint8_t buffer[64];
+	ssize_t bytes = hf_wire_encode_ready(&ready, buffer, sizeof(buffer));
+	if (bytes > 0)
+		send_message(d, HF_WIRE_READY, buffer, (size_t)bytes);
+}
+
+static void send_fail(struct hf_destination *d)
+{
+	uint8_t buffer[HF_ERR_TEXT_BYTES + 64];
+	hf_destination_lock(d);
+	struct hf_err why = d->err;
+	pthread_mutex_unlock(&d->lock);
+	ssize_t bytes = hf_wire_encode_fail(&why, buffer, sizeof(buffer));
+	if (bytes > 0)
+		send_message(d, HF_WIRE_FAIL, buffer, (size_t)bytes);
+}
+
+/* ---- failing ----------------------------------------------------------------------------------- */
+
+unsigned hf_destination_fail_locked(struct hf_destination *d, const struct hf_err *why)
+{
+	if (hf_status_is_final(d->status) || d->complete_said)
+		return 0;
+
+	if (d->loaded || d->status == HF_STATUS_POSTCOPY_ACTIVE) {
+		if (d->status != HF_STATUS_POSTCOPY_PAUSED)
+			d->err = *why;
+		move(d, HF_STATUS_POSTCOPY_PAUSED, d->incoming);
+		return ACTION_NOTIFY;
+	}
+	d->err = *why;
+	move(d, why->class == HF_ERR_CANCELLED ? HF_STATUS_CANCELLED : HF_STATUS_FAILED, HF_INCOMING_END);
+	d->end_ns = hf_clock_now_ns(&d->clock);
+	return ACTION_SEND_FAIL | ACTION_NOTIFY;
+}
+
+void hf_destination_fail(struct hf_destination *d, const struct hf_err *why)
+{
+	hf_destination_lock(d);
+	hf_destination_unlock_act(d, hf_destination_fail_locked(d, why));
+}
+
+static unsigned violation(struct hf_destination *d, const struct hf_err *why)
+{
+	struct hf_err err = *why;
+	err.class = HF_ERR_PEER;
+	return hf_destination_fail_locked(d, &err);
+}
+
+static unsigned unexpected(struct hf_destination *d, uint32_t type)
+{
+	struct hf_err err;
+	hf_err_set(&err, HF_ERR_PEER, EPROTO,
+		   "VM '%s': the source sent %s, which is not expected in state %s/%s", d->vm_name,
+		   hf_wire_type_name(type), hf_status_name(d->status), hf_incoming_name(d->incoming));
+	return hf_destination_fail_locked(d, &err);
+}
+
+int hf_destination_cancel(struct hf_destination *d, struct hf_err *err)
+{
+	struct hf_err why;
+	int result = 0;
+	hf_err_set(&why, HF_ERR_CANCELLED, ECANCELED, "VM '%s': cancelled on the destination", d->vm_name);
+
+	hf_destination_lock(d);
+	unsigned actions = 0;
+	if (hf_status_is_final(d->status))
+		result = hf_err_set(err, HF_ERR_LOCAL, EPERM, "VM '%s': the migration has ended already (%s)",
+				    d->vm_name, hf_status_name(d->status));
+	else if (d->loaded)
+		result = hf_err_set(err, HF_ERR_LOCAL, EPERM,
+				    "VM '%s': too late to cancel: the source has been told that this side is "
+				    "ready and may have given the VM up",
+				    d->vm_name);
+	else
+		actions = hf_destination_fail_locked(d, &why);
+	hf_destination_unlock_act(d, actions);
+	return result;
+}
+
+/* ---- end --------------------------------------------------------------------------------------- */
+
+unsigned hf_destination_check_end(struct hf_destination *d)
+{
+	if (!d->resumed || d->releasing || d->pages_received != d->blocks.pages_total)
+		return 0;
+	d->releasing = true;
+	return ACTION_RELEASE;
+}
+
+static void release(struct hf_destination *d)
+{
+	struct hf_err err = HF_ERR_INIT;
+	int result = d->memory.ops->release(d->memory.self, &err);
+
+	hf_destination_lock(d);
+	unsigned actions;
+	if (result < 0) {
+		actions = hf_destination_fail_locked(d, &err);
+	} else {
+		d->complete_said = true;
+		d->end_ns = hf_clock_now_ns(&d->clock);
+		move(d, d->status, HF_INCOMING_END);
+		actions = ACTION_NOTIFY | ACTION_SEND_COMPLETE;
+		/* Nothing is needed from the source any more; with the link gone there is no FINISH to wait
+		 * for. */
+		if (d->epoch == 0)
+			move(d, HF_STATUS_COMPLETED, HF_INCOMING_END);
+	}
+	hf_destination_unlock_act(d, actions);
+}
+
+/* ---- acting ------------------------------------------------------------------------------------ */
+
+static void request_vm(struct hf_destination *d, enum hf_vm_op op, const void *data, size_t bytes)
+{
+	int result = d->vm.ops->request(d->vm.self, op, data, bytes);
+	if (result == 0)
+		return;
+	struct hf_err err;
+	hf_err_set(&err, HF_ERR_LOCAL, -result, "VM '%s': could not ask the VMM to %s", d->vm_name,
+		   hf_vm_op_name(op));
+	hf_destination_fail(d, &err);
+}
+
+static void prepare(struct hf_destination *d)
+{
+	int result = d->memory.ops->prepare(d->memory.self);
+	if (result == 0)
+		return;
+	struct hf_err err;
+	hf_err_set(&err, HF_ERR_LOCAL, -result, "VM '%s': could not start to prepare its memory", d->vm_name);
+	hf_destination_fail(d, &err);
+}
+
+static void said_resumed(struct hf_destination *d)
+{
+	send_message(d, HF_WIRE_RESUMED, NULL, 0);
+	hf_destination_lock(d);
+	d->resumed = true;
+	unsigned actions = ACTION_PUMP | ACTION_KICK_BACKGROUND | hf_destination_check_end(d);
+	hf_destination_unlock_act(d, actions);
+}
+
+void hf_destination_unlock_act(struct hf_destination *d, unsigned actions)
+{
+	pthread_mutex_unlock(&d->lock);
+
+	if (actions & ACTION_PREPARE)
+		prepare(d);
+	if (actions & ACTION_SEND_READY)
+		send_ready(d);
+	if (actions & ACTION_LOAD)
+		request_vm(d, HF_VM_LOAD, d->device_state, d->device_state_bytes);
+	if (actions & ACTION_SEND_LOADED)
+		send_message(d, HF_WIRE_LOADED, NULL, 0);
+	if (actions & ACTION_RUN)
+		request_vm(d, HF_VM_RUN, NULL, 0);
+	if (actions & ACTION_KICK_URGENT)
+		d->memory.ops->kick(d->memory.self, HF_WORK_URGENT);
+	if (actions & ACTION_KICK_BACKGROUND)
+		d->memory.ops->kick(d->memory.self, HF_WORK_BACKGROUND);
+	if (actions & ACTION_SEND_RESUMED)
+		said_resumed(d);
+	if (actions & ACTION_PUMP)
+		hf_destination_pump(d);
+	if (actions & ACTION_RELEASE)
+		release(d);
+	if (actions & ACTION_SEND_COMPLETE)
+		send_message(d, HF_WIRE_COMPLETE, NULL, 0);
+	if (actions & ACTION_SEND_FAIL)
+		send_fail(d);
+	if ((actions & ACTION_NOTIFY) && d->notify)
+		d->notify(d->opaque);
+}
+
+/* ---- link -------------------------------------------------------------------------------------- */
+
+static void event_link_up(void *engine, const struct hf_link_info *info)
+{
+	struct hf_destination *d = engine;
+	unsigned actions = ACTION_NOTIFY;
+	struct hf_err err;
+
+	hf_destination_lock(d);
+	if (d->status != HF_STATUS_NONE) {
+		hf_err_set(&err, HF_ERR_LOCAL, EISCONN, "VM '%s': a second link came up", d->vm_name);
+		actions = hf_destination_fail_locked(d, &err);
+	} else if (hf_destination_pages_link_up(d, info) < 0) {
+		hf_err_set(&err, HF_ERR_LOCAL, ENOMEM, "VM '%s': no memory for the link's fetches",
+			   d->vm_name);
+		d->epoch = info->epoch;
+		move(d, HF_STATUS_SETUP, d->incoming);
+		actions = hf_destination_fail_locked(d, &err);
+	} else {
+		d->epoch = info->epoch;
+		d->link = *info;
+		d->link_up_ns = hf_clock_now_ns(&d->clock);
+		move(d, HF_STATUS_SETUP, d->incoming);
+	}
+	hf_destination_unlock_act(d, actions);
+}
+
+static void event_link_down(void *engine, uint64_t epoch, const struct hf_err *why)
+{
+	struct hf_destination *d = engine;
+	struct hf_err err = why ? *why : HF_ERR_INIT;
+	if (err.class == HF_ERR_NONE)
+		hf_err_set(&err, HF_ERR_LINK, ECONNRESET, "VM '%s': the source closed the link", d->vm_name);
+
+	hf_destination_lock(d);
+	if (epoch != d->epoch) {
+		pthread_mutex_unlock(&d->lock);
+		return;
+	}
+	hf_destination_pages_link_down(d);
+	d->epoch = 0;
+	unsigned actions = ACTION_NOTIFY;
+	if (d->complete_said)
+		move(d, HF_STATUS_COMPLETED, HF_INCOMING_END);
+	else
+		actions |= hf_destination_fail_locked(d, &err);
+	hf_destination_unlock_act(d, actions);
+}
+
+/* ---- messages ---------------------------------------------------------------------------------- */
+
+static int take_source_blocks(struct hf_destination *d, const struct hf_ramblocks *source, struct hf_err *err)
+{
+	uint32_t *block_of_source = calloc(source->count, sizeof(*block_of_source));
+	uint32_t *source_of_block = calloc(d->blocks.count, sizeof(*source_of_block));
+	int result;
+	if (!block_of_source || !source_of_block)
+		result = hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the list of blocks");
+	else
+		result = hf_ramblocks_match(source, &d->blocks, block_of_source, err);
+	if (result < 0) {
+		free(block_of_source);
+		free(source_of_block);
+		return result;
+	}
+	for (uint32_t i = 0; i < source->count; i++)
+		source_of_block[block_of_source[i]] = i;
+	d->block_of_source = block_of_source;
+	d->source_of_block = source_of_block;
+	return 0;
+}
+
+static unsigned on_advise(struct hf_destination *d, const uint8_t *payload, size_t bytes)
+{
+	if (d->status != HF_STATUS_SETUP || d->incoming != HF_INCOMING_NONE)
+		return unexpected(d, HF_WIRE_ADVISE);
+
+	struct hf_ramblocks source;
+	struct hf_err err = HF_ERR_INIT;
+	hf_ramblocks_init(&source);
+	int result = hf_wire_decode_advise(payload, bytes, d->source_vm_name, &source, &err);
+	if (result == 0)
+		result = take_source_blocks(d, &source, &err);
+	hf_ramblocks_destroy(&source);
+	if (result < 0) {
+		hf_err_prefix(&err, "VM '%s'", d->vm_name);
+		return hf_destination_fail_locked(d, &err);
+	}
+	d->advise_ns = hf_clock_now_ns(&d->clock);
+	move(d, d->status, HF_INCOMING_ADVISE);
+	return ACTION_PREPARE | ACTION_NOTIFY;
+}
+
+void hf_destination_memory_ready(struct hf_destination *d, int result, const struct hf_err *why)
+{
+	hf_destination_lock(d);
+	unsigned actions = 0;
+	if (d->status == HF_STATUS_SETUP && result == 0) {
+		move(d, HF_STATUS_ACTIVE, d->incoming);
+		d->setup_time_ns = hf_clock_now_ns(&d->clock) - d->advise_ns;
+		actions = ACTION_SEND_READY | ACTION_NOTIFY;
+	} else if (d->status == HF_STATUS_SETUP) {
+		struct hf_err err;
+		hf_err_set(&err, HF_ERR_LOCAL, -result,
+			   "VM '%s': destination memory could not be made ready: %s", d->vm_name,
+			   why ? why->text : "no reason given");
+		actions = hf_destination_fail_locked(d, &err);
+	}
+	hf_destination_unlock_act(d, actions);
+}
+
+/* Moves the place where the next PRESENCE must go on; true when all blocks are described. */
+static bool presence_advance(struct hf_destination *d, uint32_t pages)
+{
+	d->presence_page += pages;
+	if (d->presence_page < d->blocks.blocks[d->block_of_source[d->presence_block]].pages)
+		return false;
+	d->presence_page = 0;
+	return ++d->presence_block == d->blocks.count;
+}
+
+static unsigned on_presence(struct hf_destination *d, const uint8_t *payload, size_t bytes)
+{
+	if (d->status != HF_STATUS_ACTIVE || d->presence_complete)
+		return unexpected(d, HF_WIRE_PRESENCE);
+
+	struct hf_wire_presence presence;
+	struct hf_err err = HF_ERR_INIT;
+	if (hf_wire_decode_presence(payload, bytes, &presence, &err) < 0)
+		return violation(d, &err);
+
+	const struct hf_ramblock *block = &d->blocks.blocks[d->block_of_source[d->presence_block]];
+	if (presence.block != d->presence_block || presence.first_page != d->presence_page ||
+	    presence.pages == 0 || presence.pages > block->pages - d->presence_page ||
+	    hf_pagemap_import(&d->present, block->first_page + presence.first_page, presence.pages,
+			      presence.bits, presence.bits_bytes) < 0) {
+		hf_err_set(
+		    &err, HF_ERR_PEER, EPROTO,
+		    "VM '%s': the source's presence map is out of order: block %u page %u, %u pages, where "
+		    "block %u page %u was due",
+		    d->vm_name, presence.block, presence.first_page, presence.pages, d->presence_block,
+		    d->presence_page);
+		return hf_destination_fail_locked(d, &err);
+	}
+	if (presence_advance(d, presence.pages)) {
+		d->presence_complete = true;
+		hf_destination_pages_presence(d);
+	}
+	return 0;
+}
+
+static int device_room(struct hf_destination *d, uint64_t bytes)
+{
+	if (bytes <= d->device_state_room_bytes)
+		return 0;
+	uint64_t room =
+	    d->device_state_room_bytes ? d->device_state_room_bytes : DEVICE_STATE_ROOM_FIRST_BYTES;
+	while (room < bytes)
+		room *= 2;
+	uint8_t *state = realloc(d->device_state, room);
+	if (!state)
+		return -ENOMEM;
+	d->device_state = state;
+	d->device_state_room_bytes = room;
+	return 0;
+}
+
+static unsigned on_device(struct hf_destination *d, const uint8_t *payload, size_t bytes)
+{
+	if (d->status != HF_STATUS_ACTIVE || !d->presence_complete)
+		return unexpected(d, HF_WIRE_DEVICE);
+
+	struct hf_err err;
+	if (bytes > HF_WIRE_DEVICE_STATE_MAX_BYTES - d->device_state_bytes) {
+		hf_err_set(&err, HF_ERR_PEER, EMSGSIZE, "VM '%s': device state is larger than %u MiB",
+			   d->vm_name, HF_WIRE_DEVICE_STATE_MAX_BYTES >> 20);
+		return hf_destination_fail_locked(d, &err);
+	}
+	if (device_room(d, d->device_state_bytes + bytes) < 0) {
+		hf_err_set(&err, HF_ERR_LOCAL, ENOMEM, "VM '%s': no memory for its device state", d->vm_name);
+		return hf_destination_fail_locked(d, &err);
+	}
+	memcpy(d->device_state + d->device_state_bytes, payload, bytes);
+	d->device_state_bytes += bytes;
+	return 0;
+}
+
+static unsigned on_device_end(struct hf_destination *d, const uint8_t *payload, size_t bytes)
+{
+	if (d->status != HF_STATUS_ACTIVE || !d->presence_complete)
+		return unexpected(d, HF_WIRE_DEVICE_END);
+
+	struct hf_wire_device_end end;
+	struct hf_err err = HF_ERR_INIT;
+	if (hf_wire_decode_device_end(payload, bytes, &end, &err) < 0)
+		return violation(d, &err);
+	if (end.total_bytes != d->device_state_bytes || d->device_state_bytes == 0) {
+		hf_err_set(&err, HF_ERR_PEER, EPROTO,
+			   "VM '%s': device state is not whole: %llu bytes came, the source says %llu",
+			   d->vm_name, (unsigned long long)d->device_state_bytes,
+			   (unsigned long long)end.total_bytes);
+		return hf_destination_fail_locked(d, &err);
+	}
+	d->device_end_ns = hf_clock_now_ns(&d->clock);
+	move(d, HF_STATUS_DEVICE, HF_INCOMING_LISTEN);
+	return ACTION_LOAD | ACTION_NOTIFY | ACTION_PUMP | ACTION_KICK_URGENT;
+}
+
+static unsigned on_run(struct hf_destination *d)
+{
+	if (d->status != HF_STATUS_DEVICE || !d->loaded)
+		return unexpected(d, HF_WIRE_RUN);
+	d->run_ns = hf_clock_now_ns(&d->clock);
+	move(d, HF_STATUS_POSTCOPY_ACTIVE, HF_INCOMING_RUNNING);
+	return ACTION_RUN | ACTION_NOTIFY;
+}
+
+static unsigned on_finish(struct hf_destination *d, const uint8_t *payload, size_t bytes)
+{
+	if (!d->complete_said || d->status != HF_STATUS_POSTCOPY_ACTIVE)
+		return unexpected(d, HF_WIRE_FINISH);
+	struct hf_wire_finish finish;
+	struct hf_err err = HF_ERR_INIT;
+	if (hf_wire_decode_finish(payload, bytes, &finish, &err) == 0)
+		d->downtime_ns = finish.downtime_ns;
+	move(d, HF_STATUS_COMPLETED, HF_INCOMING_END);
+	return ACTION_NOTIFY;
+}
+
+static unsigned on_fail(struct hf_destination *d, const uint8_t *payload, size_t bytes)
+{
+	struct hf_err why, err = HF_ERR_INIT;
+	if (hf_wire_decode_fail(payload, bytes, &why, &err) < 0)
+		return violation(d, &err);
+	/* The source saying so before RUN means that it keeps the VM, even if LOADED has been said. */
+	if (d->status == HF_STATUS_DEVICE)
+		d->loaded = false;
+	hf_err_prefix(&why, "the source says");
+	unsigned actions = hf_destination_fail_locked(d, &why);
+	return actions & ~(unsigned)ACTION_SEND_FAIL;
+}
+
+static void event_message(void *engine, uint64_t epoch, uint32_t type, const void *payload, size_t bytes)
+{
+	struct hf_destination *d = engine;
+	unsigned actions;
+
+	hf_destination_lock(d);
+	if (epoch != d->epoch || hf_status_is_final(d->status)) {
+		pthread_mutex_unlock(&d->lock);
+		return;
+	}
+	switch (type) {
+	case HF_WIRE_ADVISE:
+		actions = on_advise(d, payload, bytes);
+		break;
+	case HF_WIRE_PRESENCE:
+		actions = on_presence(d, payload, bytes);
+		break;
+	case HF_WIRE_DEVICE:
+		actions = on_device(d, payload, bytes);
+		break;
+	case HF_WIRE_DEVICE_END:
+		actions = on_device_end(d, payload, bytes);
+		break;
+	case HF_WIRE_RUN:
+		actions = on_run(d);
+		break;
+	case HF_WIRE_FINISH:
+		actions = on_finish(d, payload, bytes);
+		break;
+	case HF_WIRE_FAIL:
+		actions = on_fail(d, payload, bytes);
+		break;
+	default:
+		actions = unexpected(d, type);
+		break;
+	}
+	hf_destination_unlock_act(d, actions);
+}
+
+const struct hf_transport_events hf_destination_events = {
+    .link_up = event_link_up,
+    .link_down = event_link_down,
+    .message = event_message,
+    .fetch_done = hf_destination_event_fetch_done,
+};
+
+/* ---- VM ---------------------------------------------------------------------------------------- */
+
+static unsigned on_loaded(struct hf_destination *d)
+{
+	if (d->status != HF_STATUS_DEVICE || d->loaded)
+		return 0; /* the migration failed while the VMM was loading */
+	d->loaded = true;
+	d->load_time_ns = hf_clock_now_ns(&d->clock) - d->device_end_ns;
+	return ACTION_SEND_LOADED | ACTION_NOTIFY;
+}
+
+void hf_destination_vm_done(struct hf_destination *d, const struct hf_vm_result *result)
+{
+	hf_destination_lock(d);
+	unsigned actions = 0;
+	if (result->result < 0) {
+		struct hf_err err;
+		hf_err_set(&err, HF_ERR_LOCAL, -result->result, "VM '%s': %s failed on the destination: %s",
+			   d->vm_name, hf_vm_op_name(result->op),
+			   result->err ? result->err->text : "no reason given");
+		actions = hf_destination_fail_locked(d, &err);
+	} else if (result->op == HF_VM_LOAD) {
+		actions = on_loaded(d);
+	} else if (result->op == HF_VM_RUN) {
+		actions = ACTION_SEND_RESUMED | ACTION_NOTIFY;
+	}
+	hf_destination_unlock_act(d, actions);
+}
+
+/* ---- operator ---------------------------------------------------------------------------------- */
+
+void hf_destination_hold_background(struct hf_destination *d, bool hold)
+{
+	hf_destination_lock(d);
+	d->background_held = hold;
+	hf_destination_unlock_act(d, hold ? 0 : ACTION_PUMP | ACTION_KICK_BACKGROUND);
+}
+
+static uint64_t since(uint64_t start_ns, uint64_t end_ns)
+{
+	return start_ns && end_ns > start_ns ? end_ns - start_ns : 0;
+}
+
+void hf_destination_snapshot(struct hf_destination *d, struct hf_destination_snapshot *out)
+{
+	hf_destination_lock(d);
+	uint64_t now_ns = d->end_ns ? d->end_ns : hf_clock_now_ns(&d->clock);
+	*out = (struct hf_destination_snapshot){
+	    .status = d->status,
+	    .incoming = d->incoming,
+	    .err = d->err,
+	    .placement = d->memory.placement,
+	    .chunk_bytes = d->chunk_bytes,
+	    .pages_total = d->blocks.pages_total,
+	    .pages_received = d->pages_received,
+	    .pages_fetched = d->pages_fetched,
+	    .pages_zero = d->pages_zero,
+	    .transferred_bytes = d->transferred_bytes,
+	    .pages_stalled = d->pages_stalled,
+	    .setup_time_ns = d->setup_time_ns,
+	    .load_time_ns = d->load_time_ns,
+	    .postcopy_time_ns =
+		since(d->run_ns, d->pages_received == d->blocks.pages_total ? d->placed_last_ns : now_ns),
+	    .total_time_ns = since(d->link_up_ns, now_ns),
+	    .downtime_ns = d->downtime_ns,
+	    .fault_latency = d->fault_latency,
+	};
+	memcpy(out->source_vm_name, d->source_vm_name, sizeof(out->source_vm_name));
+	hf_blocktime_totals(d->blocktime, now_ns, &out->blocktime);
+	pthread_mutex_unlock(&d->lock);
+}
+
+int hf_destination_blocktime_vcpu(struct hf_destination *d, uint32_t vcpu, struct hf_blocktime_vcpu *out)
+{
+	hf_destination_lock(d);
+	uint64_t now_ns = d->end_ns ? d->end_ns : hf_clock_now_ns(&d->clock);
+	int result = hf_blocktime_vcpu(d->blocktime, vcpu, now_ns, out);
+	pthread_mutex_unlock(&d->lock);
+	return result;
+}
+
+/* ---- creation ---------------------------------------------------------------------------------- */
+
+static int check_config(const struct hf_destination_config *config, struct hf_err *err)
+{
+	uint32_t chunk = config->chunk_bytes;
+	if (chunk &&
+	    (chunk < HF_WIRE_CHUNK_MIN_BYTES || chunk > HF_WIRE_CHUNK_MAX_BYTES || (chunk & (chunk - 1))))
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
+				  "chunk size %u is not a power of two from 4 KiB to 64 MiB", chunk);
+	if (config->background_share_percent > HF_SCHEDULE_SHARE_MAX_PERCENT)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "background share %u%% is above %u%%",
+				  config->background_share_percent, HF_SCHEDULE_SHARE_MAX_PERCENT);
+	if (config->blocks->count == 0)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "VM '%s' has no RAM block", config->vm_name);
+	return 0;
+}
+
+int hf_destination_create(struct hf_destination **out, const struct hf_destination_config *config,
+			  struct hf_err *err)
+{
+	int result = check_config(config, err);
+	if (result < 0)
+		return result;
+	struct hf_destination *d = calloc(1, sizeof(*d));
+	if (!d)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the destination engine");
+
+	d->clock = config->clock;
+	d->memory = config->memory;
+	d->transport = config->transport;
+	d->vm = config->vm;
+	d->notify = config->notify;
+	d->opaque = config->opaque;
+	d->chunk_bytes = config->chunk_bytes ? config->chunk_bytes : HF_CHUNK_DEFAULT_BYTES;
+	d->background_held = config->background_held;
+	snprintf(d->vm_name, sizeof(d->vm_name), "%s", config->vm_name);
+	pthread_mutex_init(&d->lock, NULL);
+	hf_ramblocks_init(&d->blocks);
+
+	result = hf_ramblocks_copy(&d->blocks, config->blocks, err);
+	if (result == 0)
+		result = hf_destination_pages_create(d, config, err);
+	if (result < 0) {
+		hf_destination_destroy(d);
+		return result;
+	}
+	*out = d;
+	return 0;
+}
+
+void hf_destination_destroy(struct hf_destination *d)
+{
+	if (!d)
+		return;
+	hf_destination_pages_destroy(d);
+	hf_ramblocks_destroy(&d->blocks);
+	free(d->block_of_source);
+	free(d->source_of_block);
+	free(d->device_state);
+	pthread_mutex_destroy(&d->lock);
+	free(d);
+}

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * destination_internal.h - what the two halves of the destination engine share. Not a public header.
+ *
+ * Purpose: destination.c holds the life of a migration, destination_pages.c the way of a page; both work on
+ * this struct. Ownership, threads, units, errors: as in destination.h; "locked" in a comment means that the
+ * caller holds destination->lock.
+ */
+#ifndef HF_CORE_DESTINATION_INTERNAL_H
+#define HF_CORE_DESTINATION_INTERNAL_H
+
+#include <pthread.h>
+
+#include "core/destination.h"
+#include "core/pagemap.h"
+#include "core/schedule.h"
+
+#define HF_CHUNK_DEFAULT_BYTES (256u << 10)
+#define HF_TRANSFERS_MAX       256u /* pages in flight at once under `continue` */
+#define HF_TRANSFER_NONE       UINT16_MAX
+#define HF_FETCH_SLOT_NONE     UINT32_MAX
+
+/* Where a page is on its way. */
+enum page_state {
+	PAGE_MISSING = 0,   /* nothing under way; the background will come to it */
+	PAGE_URGENT_WAIT,   /* a thread waits; in the urgent queue until a transfer is free */
+	PAGE_FETCHING,	    /* has a transfer; chunks to post or on their way */
+	PAGE_PLACING,	    /* all chunks landed; a thread is making it visible */
+	PAGE_LOCAL_WAIT,    /* in the local queue: work without a transfer of bytes */
+	PAGE_LOCAL_PLACING, /* a worker does that work now */
+	PAGE_RECEIVED,	    /* visible to the guest */
+};
+
+struct page_entry {
+	uint32_t next;	   /* in the queue the state names */
+	uint16_t transfer; /* FETCHING, PLACING; LOCAL_WAIT when the bytes have landed already */
+	uint8_t state;	   /* enum page_state */
+	bool awaited : 1;  /* a thread waits: counted in schedule.urgent_pages until the bytes have landed */
+	bool refault : 1;  /* faulted while it was being placed: place again afterwards */
+	bool counted : 1;  /* in pages_received: it was visible once */
+	bool landed : 1;   /* bytes landed here before: the landing is no longer zeros */
+};
+
+/* A page whose chunks are being fetched. */
+struct transfer {
+	uint32_t page;
+	uint32_t chunks;	/* of the page */
+	uint32_t chunks_posted; /* in order: 0 .. chunks_posted - 1 */
+	uint32_t chunks_done;	/* landed, failed or cancelled */
+	uint32_t chunks_zero;
+	uint16_t next;		   /* in the class's list or the free list */
+	enum hf_fetch_class class; /* of the chunks still to be posted */
+	bool failed;
+	bool background_slot; /* counted against the background's share of transfers */
+};
+
+struct transfer_list {
+	uint16_t head, tail;
+};
+
+struct page_queue {
+	uint32_t head, tail;
+};
+
+/* A fetch the transport holds. Its index and generation make the id, so that a stale done is noticed. */
+struct fetch_slot {
+	uint64_t posted_ns;
+	uint64_t offset_bytes; /* in the page */
+	uint32_t generation;
+	uint32_t length_bytes;
+	uint32_t next_free;
+	uint16_t transfer;
+	enum hf_fetch_class class;
+	bool busy;
+};
+
+/* What to do once the lock is released (rule b). */
+enum {
+	ACTION_NOTIFY = 1 << 0,
+	ACTION_PREPARE = 1 << 1,
+	ACTION_SEND_READY = 1 << 2,
+	ACTION_LOAD = 1 << 3,
+	ACTION_SEND_LOADED = 1 << 4,
+	ACTION_RUN = 1 << 5,
+	ACTION_SEND_RESUMED = 1 << 6,
+	ACTION_KICK_URGENT = 1 << 7,
+	ACTION_KICK_BACKGROUND = 1 << 8,
+	ACTION_PUMP = 1 << 9,
+	ACTION_RELEASE = 1 << 10,
+	ACTION_SEND_COMPLETE = 1 << 11,
+	ACTION_SEND_FAIL = 1 << 12,
+};
+
+struct hf_destination {
+	/* Set at creation. */
+	struct hf_clock clock;
+	struct hf_memory memory;
+	struct hf_transport transport;
+	struct hf_vm vm;
+	struct hf_ramblocks blocks;
+	char vm_name[256];
+	uint32_t chunk_bytes;
+	uint32_t background_transfers_max;
+	void (*notify)(void *opaque);
+	void *opaque;
+
+	pthread_mutex_t lock;
+
+	/* Under the lock: life. */
+	enum hf_status status;
+	enum hf_incoming incoming;
+	struct hf_err err;
+	uint64_t epoch; /* of the link that is up; 0 = none */
+	struct hf_link_info link;
+	char source_vm_name[256];
+	uint32_t *block_of_source; /* local index of each source block; NULL before ADVISE */
+	uint32_t *source_of_block;
+	uint32_t presence_block, presence_page; /* next the source must describe, its numbering */
+	bool presence_started, presence_complete;
+	uint8_t *device_state;
+	uint64_t device_state_bytes, device_state_room_bytes;
+	bool loaded;	/* LOADED was said: nothing is abandoned from here on without the source */
+	bool resumed;	/* RESUMED has left: the end may be said */
+	bool releasing; /* every page is placed, ranges are being unregistered */
+	bool complete_said;
+	bool background_held;
+	uint64_t link_up_ns, advise_ns, device_end_ns, run_ns, placed_last_ns, end_ns;
+	uint64_t setup_time_ns, load_time_ns, downtime_ns;
+
+	/* Under the lock: pages. Allocated at creation; nothing is allocated per page. */
+	struct page_entry *pages;
+	struct hf_pagemap received;   /* content is valid; the one truth about it */
+	struct hf_pagemap present;    /* exists on the source */
+	struct hf_pagemap todo_fetch; /* exists, PAGE_MISSING */
+	struct hf_pagemap todo_zero;  /* does not exist, PAGE_MISSING */
+	uint32_t todo_zero_cursor;
+	struct page_queue urgent_wait;
+	struct page_queue local_wait;
+	struct transfer *transfers;
+	uint16_t transfers_count, transfers_free, transfers_background;
+	struct transfer_list active[HF_FETCH_CLASSES]; /* with chunks to post */
+	struct fetch_slot *slots;		       /* allocated at link_up for the capacity of the link */
+	uint32_t slots_count, slots_free;
+	uint32_t outstanding[HF_FETCH_CLASSES];
+	bool fetch_broken; /* a fetch failed: none is posted until the next link_up */
+	struct hf_schedule schedule;
+	struct hf_blocktime *blocktime;
+	struct hf_latency fault_latency;
+	uint32_t pages_received, pages_fetched, pages_zero;
+	uint64_t transferred_bytes, pages_stalled;
+};
+
+/* ---- destination.c ---- */
+
+void hf_destination_lock(struct hf_destination *destination);
+/* Releases the lock and does what was decided. */
+void hf_destination_unlock_act(struct hf_destination *destination, unsigned actions);
+/* Locked. Ends the migration (or pauses it, after the hand-over); why's text is kept. Returns actions. */
+unsigned hf_destination_fail_locked(struct hf_destination *destination, const struct hf_err *why);
+/* Locked. If every page is placed and the VM runs: the actions that end the migration. */
+unsigned hf_destination_check_end(struct hf_destination *destination);
+
+/* ---- destination_pages.c ---- */
+
+int hf_destination_pages_create(struct hf_destination *destination,
+				const struct hf_destination_config *config, struct hf_err *err);
+void hf_destination_pages_destroy(struct hf_destination *destination);
+/* Locked. Sizes the fetch slots for a new link. */
+int hf_destination_pages_link_up(struct hf_destination *destination, const struct hf_link_info *info);
+/* Locked. No fetch is on its way any more. */
+void hf_destination_pages_link_down(struct hf_destination *destination);
+/* Locked. The presence map is whole: sorts the pages into those to fetch and those that are zeros. */
+void hf_destination_pages_presence(struct hf_destination *destination);
+/* Without the lock: posts fetches until there is nothing to post or no room. */
+void hf_destination_pump(struct hf_destination *destination);
+void hf_destination_event_fetch_done(void *engine, const struct hf_fetch_done *done);
+/* Locked. Faults are served from LISTEN on. */
+bool hf_destination_serving(const struct hf_destination *destination);
+
+#endif

@@ -1,0 +1,666 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation
+ *
+ * The source decides two things only: when its VM stops, and that it is given up. All else is the
+ * destination's (see destination.c for the order of messages). Pages are served from serve(), which takes no
+ * lock: the blocks are fixed at creation, and the presence map is complete before `serving` is set and does
+ * not change after it. A hole is answered as zeros and never touched, since touching would allocate it.
+ *
+ * Who owns the VM:
+ *
+ *     SOURCE ---- LOADED heard, status postcopy-active under the lock, then RUN sent ----> DESTINATION
+ *        |
+ *        |  any failure before: FAIL to the peer, then HF_VM_RESUME if the VM was stopped
+ *        v
+ *     RESUMING --> SOURCE (runs again), or STUCK (the VMM would not; the operator must look)
+ *
+ * The decision to give the VM up is one transition under the lock: a failure that comes first finds the state
+ * before it and resumes the VM, and LOADED is then ignored; one that comes later finds the state after it and
+ * pauses. There is no way back from DESTINATION, even if RUN could not be sent: a VM that stands still can
+ * be helped, a VM that runs twice can not.
+ *
+ * A failure may come while the VMM is busy with STOP or SAVE. The VM is then resumed when that operation
+ * ends, so that the VMM never has two at once.
+ */
+#include "core/source.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/pagemap.h"
+#include "core/wire.h"
+
+enum {
+	ACTION_NOTIFY = 1 << 0,
+	ACTION_SEND_ADVISE = 1 << 1,
+	ACTION_STOP = 1 << 2,
+	ACTION_SAVE = 1 << 3,
+	ACTION_SEND_RUN = 1 << 4,
+	ACTION_SEND_FINISH = 1 << 5,
+	ACTION_SEND_FAIL = 1 << 6,
+	ACTION_RESUME = 1 << 7,
+};
+
+struct hf_source {
+	/* Set at creation. */
+	char vm_name[256];
+	struct hf_ramblocks blocks;
+	struct hf_clock clock;
+	struct hf_source_memory memory;
+	struct hf_transport transport;
+	struct hf_vm vm;
+	void (*notify)(void *opaque);
+	void *opaque;
+
+	/* Written before `serving` is set, constant while it is. */
+	struct hf_pagemap present;
+
+	/* Atomic: the page path takes no lock. */
+	atomic_bool serving;
+	atomic_uint_least64_t sent_bytes, sent_chunks, zero_chunks;
+
+	pthread_mutex_t lock;
+
+	/* Under the lock. */
+	enum hf_status status;
+	enum hf_vm_owner owner;
+	struct hf_err err;
+	uint64_t epoch;
+	bool advised, vm_stopping, vm_busy;
+	uint32_t pages_present;
+	struct hf_wire_ready ready;
+	uint64_t link_up_ns, stop_ns, saving_ns, run_ns, end_ns;
+	uint64_t device_state_bytes, stop_time_ns, save_time_ns, downtime_ns;
+};
+
+/* Locked, with the caller having checked that the table has the transition. */
+static void move(struct hf_source *s, enum hf_status status)
+{
+	if (status != s->status)
+		hf_status_move(&s->status, status);
+}
+
+/* ---- failing ----------------------------------------------------------------------------------- */
+
+/* Locked. */
+static unsigned fail_locked(struct hf_source *s, const struct hf_err *why)
+{
+	if (hf_status_is_final(s->status))
+		return 0;
+	if (s->owner == HF_VM_OWNER_DESTINATION) {
+		if (s->status != HF_STATUS_POSTCOPY_PAUSED)
+			s->err = *why;
+		move(s, HF_STATUS_POSTCOPY_PAUSED);
+		return ACTION_NOTIFY;
+	}
+
+	s->err = *why;
+	move(s, why->class == HF_ERR_CANCELLED ? HF_STATUS_CANCELLED : HF_STATUS_FAILED);
+	atomic_store(&s->serving, false);
+	s->end_ns = hf_clock_now_ns(&s->clock);
+	unsigned actions = ACTION_SEND_FAIL | ACTION_NOTIFY;
+	if (s->vm_stopping) {
+		s->owner = HF_VM_OWNER_RESUMING;
+		if (!s->vm_busy)
+			actions |= ACTION_RESUME;
+	}
+	return actions;
+}
+
+static unsigned unexpected(struct hf_source *s, uint32_t type)
+{
+	struct hf_err err;
+	hf_err_set(&err, HF_ERR_PEER, EPROTO,
+		   "VM '%s': the destination sent %s, which is not expected in state %s", s->vm_name,
+		   hf_wire_type_name(type), hf_status_name(s->status));
+	return fail_locked(s, &err);
+}
+
+static void unlock_act(struct hf_source *s, unsigned actions);
+
+void hf_source_fail(struct hf_source *s, const struct hf_err *why)
+{
+	pthread_mutex_lock(&s->lock);
+	unlock_act(s, fail_locked(s, why));
+}
+
+int hf_source_cancel(struct hf_source *s, struct hf_err *err)
+{
+	struct hf_err why;
+	int result = 0;
+	unsigned actions = 0;
+	hf_err_set(&why, HF_ERR_CANCELLED, ECANCELED, "VM '%s': cancelled on the source", s->vm_name);
+
+	pthread_mutex_lock(&s->lock);
+	if (hf_status_is_final(s->status))
+		result = hf_err_set(err, HF_ERR_LOCAL, EPERM, "VM '%s': the migration has ended already (%s)",
+				    s->vm_name, hf_status_name(s->status));
+	else if (s->owner == HF_VM_OWNER_DESTINATION)
+		result =
+		    hf_err_set(err, HF_ERR_LOCAL, EPERM,
+			       "VM '%s': too late to cancel: the destination runs the VM, and its memory is "
+			       "still here",
+			       s->vm_name);
+	else
+		actions = fail_locked(s, &why);
+	unlock_act(s, actions);
+	return result;
+}
+
+/* ---- sending ----------------------------------------------------------------------------------- */
+
+/* A failure to send means that the link goes down, which is told as link_down. */
+static void send_message(struct hf_source *s, uint32_t type, const void *payload, size_t bytes)
+{
+	pthread_mutex_lock(&s->lock);
+	uint64_t epoch = s->epoch;
+	pthread_mutex_unlock(&s->lock);
+	if (epoch != 0)
+		s->transport.ops->send(s->transport.self, epoch, type, payload, bytes);
+}
+
+static void send_advise(struct hf_source *s)
+{
+	size_t room = 1024 + (size_t)s->blocks.count * (HF_RAMBLOCK_IDSTR_MAX + 64);
+	uint8_t *buffer = malloc(room);
+	ssize_t bytes = buffer ? hf_wire_encode_advise(s->vm_name, &s->blocks, buffer, room) : -ENOMEM;
+	if (bytes > 0) {
+		send_message(s, HF_WIRE_ADVISE, buffer, (size_t)bytes);
+	} else {
+		struct hf_err err;
+		hf_err_set(&err, HF_ERR_LOCAL, (int)-bytes, "VM '%s': its list of RAM blocks cannot be sent",
+			   s->vm_name);
+		hf_source_fail(s, &err);
+	}
+	free(buffer);
+}
+
+static void send_finish(struct hf_source *s)
+{
+	struct hf_source_snapshot snapshot;
+	uint8_t buffer[64];
+	hf_source_snapshot(s, &snapshot);
+	struct hf_wire_finish finish = {
+	    .downtime_ns = snapshot.downtime_ns,
+	    .total_time_ns = snapshot.total_time_ns,
+	    .sent_bytes = snapshot.sent_bytes,
+	};
+	ssize_t bytes = hf_wire_encode_finish(&finish, buffer, sizeof(buffer));
+	if (bytes > 0)
+		send_message(s, HF_WIRE_FINISH, buffer, (size_t)bytes);
+}
+
+static void send_fail(struct hf_source *s)
+{
+	uint8_t buffer[HF_ERR_TEXT_BYTES + 64];
+	pthread_mutex_lock(&s->lock);
+	struct hf_err why = s->err;
+	pthread_mutex_unlock(&s->lock);
+	ssize_t bytes = hf_wire_encode_fail(&why, buffer, sizeof(buffer));
+	if (bytes > 0)
+		send_message(s, HF_WIRE_FAIL, buffer, (size_t)bytes);
+}
+
+/* ---- acting ------------------------------------------------------------------------------------ */
+
+static void request_vm(struct hf_source *s, enum hf_vm_op op)
+{
+	int result = s->vm.ops->request(s->vm.self, op, NULL, 0);
+	if (result == 0)
+		return;
+	struct hf_err err;
+	hf_err_set(&err, HF_ERR_LOCAL, -result, "VM '%s': could not ask the VMM to %s", s->vm_name,
+		   hf_vm_op_name(op));
+	struct hf_vm_result end = {.op = op, .result = result, .err = &err};
+	hf_source_vm_done(s, &end);
+}
+
+static void unlock_act(struct hf_source *s, unsigned actions)
+{
+	pthread_mutex_unlock(&s->lock);
+
+	if (actions & ACTION_SEND_ADVISE)
+		send_advise(s);
+	if (actions & ACTION_SEND_FAIL)
+		send_fail(s);
+	if (actions & ACTION_STOP)
+		request_vm(s, HF_VM_STOP);
+	if (actions & ACTION_SAVE)
+		request_vm(s, HF_VM_SAVE);
+	if (actions & ACTION_RESUME)
+		request_vm(s, HF_VM_RESUME);
+	if (actions & ACTION_SEND_RUN)
+		send_message(s, HF_WIRE_RUN, NULL, 0);
+	if (actions & ACTION_SEND_FINISH)
+		send_finish(s);
+	if ((actions & ACTION_NOTIFY) && s->notify)
+		s->notify(s->opaque);
+}
+
+/* ---- link -------------------------------------------------------------------------------------- */
+
+static void event_link_up(void *engine, const struct hf_link_info *info)
+{
+	struct hf_source *s = engine;
+	unsigned actions = 0;
+
+	pthread_mutex_lock(&s->lock);
+	if (s->status == HF_STATUS_NONE) {
+		s->epoch = info->epoch;
+		s->link_up_ns = hf_clock_now_ns(&s->clock);
+		move(s, HF_STATUS_SETUP);
+		actions = ACTION_SEND_ADVISE | ACTION_NOTIFY;
+	}
+	unlock_act(s, actions);
+}
+
+static void event_link_down(void *engine, uint64_t epoch, const struct hf_err *why)
+{
+	struct hf_source *s = engine;
+	struct hf_err err = why ? *why : HF_ERR_INIT;
+	if (err.class == HF_ERR_NONE)
+		hf_err_set(&err, HF_ERR_LINK, ECONNRESET, "VM '%s': the destination closed the link",
+			   s->vm_name);
+
+	pthread_mutex_lock(&s->lock);
+	unsigned actions = 0;
+	if (epoch == s->epoch) {
+		s->epoch = 0;
+		actions = fail_locked(s, &err);
+	}
+	unlock_act(s, actions);
+}
+
+/* ---- hand-over --------------------------------------------------------------------------------- */
+
+static unsigned on_ready(struct hf_source *s, const uint8_t *payload, size_t bytes)
+{
+	if (s->status != HF_STATUS_SETUP)
+		return unexpected(s, HF_WIRE_READY);
+	struct hf_err err = HF_ERR_INIT;
+	if (hf_wire_decode_ready(payload, bytes, &s->ready, &err) < 0)
+		return fail_locked(s, &err);
+	move(s, HF_STATUS_ACTIVE);
+	s->vm_stopping = true;
+	s->vm_busy = true;
+	s->stop_ns = hf_clock_now_ns(&s->clock);
+	return ACTION_STOP | ACTION_NOTIFY;
+}
+
+static unsigned on_loaded(struct hf_source *s)
+{
+	if (s->status != HF_STATUS_DEVICE)
+		return unexpected(s, HF_WIRE_LOADED);
+	s->owner = HF_VM_OWNER_DESTINATION;
+	s->run_ns = hf_clock_now_ns(&s->clock);
+	move(s, HF_STATUS_POSTCOPY_ACTIVE);
+	return ACTION_SEND_RUN | ACTION_NOTIFY;
+}
+
+static unsigned on_resumed(struct hf_source *s)
+{
+	if (s->owner != HF_VM_OWNER_DESTINATION || s->downtime_ns != 0)
+		return unexpected(s, HF_WIRE_RESUMED);
+	s->downtime_ns = hf_clock_now_ns(&s->clock) - s->stop_ns;
+	return ACTION_NOTIFY;
+}
+
+static unsigned on_complete(struct hf_source *s)
+{
+	if (s->status != HF_STATUS_POSTCOPY_ACTIVE || s->downtime_ns == 0)
+		return unexpected(s, HF_WIRE_COMPLETE);
+	atomic_store(&s->serving, false);
+	s->end_ns = hf_clock_now_ns(&s->clock);
+	move(s, HF_STATUS_COMPLETED);
+	return ACTION_SEND_FINISH | ACTION_NOTIFY;
+}
+
+static unsigned on_fail(struct hf_source *s, const uint8_t *payload, size_t bytes)
+{
+	struct hf_err why, err = HF_ERR_INIT;
+	if (hf_wire_decode_fail(payload, bytes, &why, &err) < 0)
+		return fail_locked(s, &err);
+	hf_err_prefix(&why, "the destination says");
+	return fail_locked(s, &why) & ~(unsigned)ACTION_SEND_FAIL;
+}
+
+static void event_message(void *engine, uint64_t epoch, uint32_t type, const void *payload, size_t bytes)
+{
+	struct hf_source *s = engine;
+	unsigned actions;
+
+	pthread_mutex_lock(&s->lock);
+	if (epoch != s->epoch || hf_status_is_final(s->status)) {
+		pthread_mutex_unlock(&s->lock);
+		return;
+	}
+	switch (type) {
+	case HF_WIRE_READY:
+		actions = on_ready(s, payload, bytes);
+		break;
+	case HF_WIRE_LOADED:
+		actions = on_loaded(s);
+		break;
+	case HF_WIRE_RESUMED:
+		actions = on_resumed(s);
+		break;
+	case HF_WIRE_COMPLETE:
+		actions = on_complete(s);
+		break;
+	case HF_WIRE_FAIL:
+		actions = on_fail(s, payload, bytes);
+		break;
+	default:
+		actions = unexpected(s, type);
+		break;
+	}
+	unlock_act(s, actions);
+}
+
+/* ---- VM ---------------------------------------------------------------------------------------- */
+
+/* Without the lock; the VM stands still and `serving` is not set, so nobody reads the map. */
+static int read_presence(struct hf_source *s, struct hf_err *err)
+{
+	int result = 0;
+	for (uint32_t i = 0; i < s->blocks.count && result == 0; i++) {
+		const struct hf_ramblock *block = &s->blocks.blocks[i];
+		size_t bytes = hf_pagemap_bytes(block->pages);
+		uint8_t *bits = calloc(1, bytes);
+		if (!bits)
+			return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the presence map");
+		result = s->memory.ops->presence(s->memory.self, i, bits, bytes, err);
+		if (result == 0)
+			result = hf_pagemap_import(&s->present, block->first_page, block->pages, bits, bytes);
+		free(bits);
+	}
+	return result;
+}
+
+/* The bits of one block, in frames of a bounded number of pages. */
+static int send_presence_of(struct hf_source *s, uint32_t index, uint8_t *buffer, uint8_t *bits)
+{
+	const struct hf_ramblock *block = &s->blocks.blocks[index];
+	for (uint32_t first = 0; first < block->pages;) {
+		uint32_t pages = block->pages - first;
+		if (pages > HF_WIRE_PRESENCE_PAGES_MAX)
+			pages = HF_WIRE_PRESENCE_PAGES_MAX;
+
+		memset(bits, 0, hf_pagemap_bytes(pages));
+		for (uint32_t i = 0; i < pages; i++)
+			if (hf_pagemap_test(&s->present, block->first_page + first + i))
+				bits[i / 8] |= (uint8_t)(1u << i % 8);
+
+		struct hf_wire_presence presence = {
+		    .block = index,
+		    .first_page = first,
+		    .pages = pages,
+		    .bits = bits,
+		    .bits_bytes = hf_pagemap_bytes(pages),
+		};
+		ssize_t bytes = hf_wire_encode_presence(&presence, buffer, HF_WIRE_FRAME_MAX_BYTES);
+		if (bytes < 0)
+			return (int)bytes;
+		send_message(s, HF_WIRE_PRESENCE, buffer, (size_t)bytes);
+		first += pages;
+	}
+	return 0;
+}
+
+static int send_presence(struct hf_source *s)
+{
+	uint8_t *buffer = malloc(HF_WIRE_FRAME_MAX_BYTES);
+	uint8_t *bits = malloc(hf_pagemap_bytes(HF_WIRE_PRESENCE_PAGES_MAX));
+	int result = buffer && bits ? 0 : -ENOMEM;
+	for (uint32_t i = 0; i < s->blocks.count && result == 0; i++)
+		result = send_presence_of(s, i, buffer, bits);
+	free(bits);
+	free(buffer);
+	return result;
+}
+
+static int send_device(struct hf_source *s, const uint8_t *state, size_t total)
+{
+	for (size_t sent = 0; sent < total;) {
+		size_t piece =
+		    total - sent < HF_WIRE_FRAME_MAX_BYTES ? total - sent : HF_WIRE_FRAME_MAX_BYTES;
+		send_message(s, HF_WIRE_DEVICE, state + sent, piece);
+		sent += piece;
+	}
+	struct hf_wire_device_end end = {.total_bytes = total};
+	uint8_t buffer[64];
+	ssize_t bytes = hf_wire_encode_device_end(&end, buffer, sizeof(buffer));
+	if (bytes < 0)
+		return (int)bytes;
+	send_message(s, HF_WIRE_DEVICE_END, buffer, (size_t)bytes);
+	return 0;
+}
+
+/*
+ * The VM stands still and its device state is whole. The map is read only now: saving a device may have
+ * written memory. Pages may be asked for as soon as DEVICE_END is out, so serving begins before it is sent.
+ */
+static void switch_over(struct hf_source *s, const struct hf_vm_result *saved)
+{
+	struct hf_err err = HF_ERR_INIT;
+	int result = read_presence(s, &err);
+
+	pthread_mutex_lock(&s->lock);
+	bool go_on = s->status == HF_STATUS_ACTIVE;
+	if (go_on && result == 0) {
+		move(s, HF_STATUS_DEVICE);
+		s->pages_present = hf_pagemap_count(&s->present);
+		s->device_state_bytes = saved->length_bytes;
+		s->save_time_ns = hf_clock_now_ns(&s->clock) - s->saving_ns;
+		atomic_store(&s->serving, true);
+	}
+	unlock_act(s, ACTION_NOTIFY);
+	if (!go_on)
+		return;
+
+	if (result == 0)
+		result = send_presence(s);
+	if (result == 0)
+		result = send_device(s, saved->data, saved->length_bytes);
+	if (result < 0) {
+		if (err.class == HF_ERR_NONE)
+			hf_err_set(&err, HF_ERR_LOCAL, -result, "the device state could not be sent");
+		hf_err_prefix(&err, "VM '%s'", s->vm_name);
+		hf_source_fail(s, &err);
+	}
+}
+
+/* Locked. An operation ended after the migration had failed, or the resume itself has ended. */
+static unsigned vm_done_failed(struct hf_source *s, const struct hf_vm_result *result)
+{
+	if (s->owner != HF_VM_OWNER_RESUMING)
+		return 0;
+	if (result->op != HF_VM_RESUME)
+		return ACTION_RESUME;
+	s->owner = result->result == 0 ? HF_VM_OWNER_SOURCE : HF_VM_OWNER_STUCK;
+	if (result->result < 0) {
+		hf_err_prefix(&s->err, "the VM could NOT be resumed (%s) after",
+			      result->err ? result->err->text : "no reason given");
+	}
+	return ACTION_NOTIFY;
+}
+
+static unsigned vm_done_well(struct hf_source *s, const struct hf_vm_result *result)
+{
+	uint64_t now_ns = hf_clock_now_ns(&s->clock);
+	if (result->op == HF_VM_STOP) {
+		s->stop_time_ns = now_ns - s->stop_ns;
+		s->saving_ns = now_ns;
+		s->vm_busy = true;
+		return ACTION_SAVE;
+	}
+	return 0;
+}
+
+void hf_source_vm_done(struct hf_source *s, const struct hf_vm_result *result)
+{
+	pthread_mutex_lock(&s->lock);
+	unsigned actions;
+	bool saved = false;
+	s->vm_busy = false;
+	if (hf_status_is_final(s->status)) {
+		actions = vm_done_failed(s, result);
+	} else if (result->result < 0) {
+		struct hf_err err;
+		hf_err_set(&err, HF_ERR_LOCAL, -result->result, "VM '%s': %s failed on the source: %s",
+			   s->vm_name, hf_vm_op_name(result->op),
+			   result->err ? result->err->text : "no reason given");
+		actions = fail_locked(s, &err);
+	} else {
+		saved = result->op == HF_VM_SAVE;
+		actions = vm_done_well(s, result);
+	}
+	unlock_act(s, actions);
+	if (saved)
+		switch_over(s, result);
+}
+
+/* ---- serving ----------------------------------------------------------------------------------- */
+
+static bool is_zero(const uint8_t *bytes, size_t length)
+{
+	/* If the first 16 bytes are zero and each byte equals the one 16 before it, all are. */
+	static const uint8_t zeros[16];
+	if (length < sizeof(zeros))
+		return memcmp(bytes, zeros, length) == 0;
+	return memcmp(bytes, zeros, sizeof(zeros)) == 0 &&
+	       memcmp(bytes, bytes + sizeof(zeros), length - sizeof(zeros)) == 0;
+}
+
+/* The block of a request whose range lies inside one of its pages, else NULL. */
+static const struct hf_ramblock *checked_block(const struct hf_source *s,
+					       const struct hf_serve_request *request)
+{
+	if (request->block >= s->blocks.count || request->length_bytes == 0 ||
+	    request->length_bytes > HF_WIRE_CHUNK_MAX_BYTES)
+		return NULL;
+	const struct hf_ramblock *block = &s->blocks.blocks[request->block];
+	if (request->offset_bytes >= block->length_bytes)
+		return NULL;
+	uint64_t in_page = request->offset_bytes & (block->page_size_bytes - 1);
+	return request->length_bytes <= block->page_size_bytes - in_page ? block : NULL;
+}
+
+static int event_serve(void *engine, const struct hf_serve_request *request, struct hf_serve_reply *reply,
+		       struct hf_err *err)
+{
+	struct hf_source *s = engine;
+	if (!atomic_load(&s->serving))
+		return hf_err_set(err, HF_ERR_PEER, EPROTO,
+				  "VM '%s': the destination asked for a page, which is not expected now",
+				  s->vm_name);
+	const struct hf_ramblock *block = checked_block(s, request);
+	if (!block)
+		return hf_err_set(
+		    err, HF_ERR_PEER, EPROTO,
+		    "VM '%s': the destination asked for bytes that are no part of one page: block %u, "
+		    "offset %llu, %u bytes",
+		    s->vm_name, request->block, (unsigned long long)request->offset_bytes,
+		    request->length_bytes);
+
+	uint32_t page = block->first_page + (uint32_t)(request->offset_bytes / block->page_size_bytes);
+	const void *bytes = NULL;
+	if (hf_pagemap_test(&s->present, page)) {
+		bytes = s->memory.ops->address(s->memory.self, request->block, request->offset_bytes);
+		if (is_zero(bytes, request->length_bytes))
+			bytes = NULL;
+	}
+	*reply = (struct hf_serve_reply){.bytes = bytes, .zero = bytes == NULL};
+	if (bytes) {
+		atomic_fetch_add(&s->sent_bytes, request->length_bytes);
+		atomic_fetch_add(&s->sent_chunks, 1);
+	} else {
+		atomic_fetch_add(&s->zero_chunks, 1);
+	}
+	return 0;
+}
+
+const struct hf_transport_events hf_source_events = {
+    .link_up = event_link_up,
+    .link_down = event_link_down,
+    .message = event_message,
+    .serve = event_serve,
+};
+
+/* ---- operator ---------------------------------------------------------------------------------- */
+
+static uint64_t since(uint64_t start_ns, uint64_t end_ns)
+{
+	return start_ns && end_ns > start_ns ? end_ns - start_ns : 0;
+}
+
+void hf_source_snapshot(struct hf_source *s, struct hf_source_snapshot *out)
+{
+	pthread_mutex_lock(&s->lock);
+	uint64_t now_ns = s->end_ns ? s->end_ns : hf_clock_now_ns(&s->clock);
+	*out = (struct hf_source_snapshot){
+	    .status = s->status,
+	    .owner = s->owner,
+	    .err = s->err,
+	    .placement = s->ready.placement,
+	    .chunk_bytes = s->ready.chunk_bytes,
+	    .pages_total = s->blocks.pages_total,
+	    .pages_present = s->pages_present,
+	    .sent_bytes = atomic_load(&s->sent_bytes),
+	    .sent_chunks = atomic_load(&s->sent_chunks),
+	    .zero_chunks = atomic_load(&s->zero_chunks),
+	    .device_state_bytes = s->device_state_bytes,
+	    .stop_time_ns = s->stop_time_ns,
+	    .save_time_ns = s->save_time_ns,
+	    .downtime_ns = s->downtime_ns,
+	    .postcopy_time_ns = since(s->run_ns, now_ns),
+	    .total_time_ns = since(s->link_up_ns, now_ns),
+	};
+	pthread_mutex_unlock(&s->lock);
+}
+
+/* ---- creation ---------------------------------------------------------------------------------- */
+
+int hf_source_create(struct hf_source **out, const struct hf_source_config *config, struct hf_err *err)
+{
+	if (config->blocks->count == 0)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "VM '%s' has no RAM block", config->vm_name);
+	struct hf_source *s = calloc(1, sizeof(*s));
+	if (!s)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the source engine");
+
+	s->clock = config->clock;
+	s->memory = config->memory;
+	s->transport = config->transport;
+	s->vm = config->vm;
+	s->notify = config->notify;
+	s->opaque = config->opaque;
+	snprintf(s->vm_name, sizeof(s->vm_name), "%s", config->vm_name);
+	pthread_mutex_init(&s->lock, NULL);
+	hf_ramblocks_init(&s->blocks);
+
+	int result = hf_ramblocks_copy(&s->blocks, config->blocks, err);
+	if (result == 0 && hf_pagemap_create(&s->present, s->blocks.pages_total) < 0)
+		result = hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the presence map");
+	if (result < 0) {
+		hf_source_destroy(s);
+		return result;
+	}
+	*out = s;
+	return 0;
+}
+
+void hf_source_destroy(struct hf_source *s)
+{
+	if (!s)
+		return;
+	hf_pagemap_destroy(&s->present);
+	hf_ramblocks_destroy(&s->blocks);
+	pthread_mutex_destroy(&s->lock);
+	free(s);
+}

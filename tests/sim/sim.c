@@ -1,0 +1,414 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * simulate [--first SEED] [--seeds N] [--seed SEED]: runs N migrations, one for each seed; --seed runs one
+ * and prints what happens.
+ */
+#include "tests/sim/sim.h"
+
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define NESTED_DEPTH_MAX  3u
+#define NESTED_EVENTS_MAX 4u
+#define EVENTS_MAX	  2000000u
+
+/* ---- randomness, log, failure ---- */
+
+uint64_t sim_random(struct sim *sim, uint64_t below)
+{
+	/* splitmix64 */
+	uint64_t z = (sim->random += 0x9e3779b97f4a7c15ull);
+	z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+	z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+	z ^= z >> 31;
+	return below ? z % below : 0;
+}
+
+bool sim_chance(struct sim *sim, uint32_t percent)
+{
+	return sim_random(sim, 100) < percent;
+}
+
+void sim_log(struct sim *sim, const char *format, ...)
+{
+	if (!sim->verbose)
+		return;
+	va_list args;
+	printf("%12" PRIu64 " ns  ", sim->now_ns);
+	va_start(args, format);
+	vprintf(format, args);
+	va_end(args);
+	printf("\n");
+}
+
+void sim_fail(struct sim *sim, const char *format, ...)
+{
+	va_list args;
+	fprintf(stderr, "seed %" PRIu64 ", %" PRIu64 " ns: ", sim->seed, sim->now_ns);
+	va_start(args, format);
+	vfprintf(stderr, format, args);
+	va_end(args);
+	fprintf(stderr, "\nsee it happen: simulate --seed %" PRIu64 "\n", sim->seed);
+	exit(1);
+}
+
+/* ---- the queue: a heap by time, then by order of arrival ---- */
+
+static bool earlier(const struct sim_queued_event *a, const struct sim_queued_event *b)
+{
+	return a->time_ns != b->time_ns ? a->time_ns < b->time_ns : a->order < b->order;
+}
+
+static void swap(struct sim_queued_event *a, struct sim_queued_event *b)
+{
+	struct sim_queued_event saved = *a;
+	*a = *b;
+	*b = saved;
+}
+
+void sim_at(struct sim *sim, uint64_t delay_ns, sim_event_fn *run, uint64_t argument, void *data)
+{
+	if (sim->queue_count == sim->queue_room) {
+		sim->queue_room = sim->queue_room ? sim->queue_room * 2 : 256;
+		sim->queue = realloc(sim->queue, sim->queue_room * sizeof(*sim->queue));
+		SIM_CHECK(sim, sim->queue, "no memory");
+	}
+	uint32_t i = sim->queue_count++;
+	sim->queue[i] = (struct sim_queued_event){
+	    .time_ns = sim->now_ns + delay_ns,
+	    .order = sim->order++,
+	    .run = run,
+	    .argument = argument,
+	    .data = data,
+	};
+	for (; i > 0 && earlier(&sim->queue[i], &sim->queue[(i - 1) / 2]); i = (i - 1) / 2)
+		swap(&sim->queue[i], &sim->queue[(i - 1) / 2]);
+}
+
+static bool run_next(struct sim *sim)
+{
+	if (sim->queue_count == 0)
+		return false;
+	struct sim_queued_event event = sim->queue[0];
+	sim->queue[0] = sim->queue[--sim->queue_count];
+	for (uint32_t i = 0;;) {
+		uint32_t least = i;
+		for (uint32_t child = 2 * i + 1; child <= 2 * i + 2 && child < sim->queue_count; child++)
+			if (earlier(&sim->queue[child], &sim->queue[least]))
+				least = child;
+		if (least == i)
+			break;
+		swap(&sim->queue[i], &sim->queue[least]);
+		i = least;
+	}
+	if (event.time_ns > sim->now_ns)
+		sim->now_ns = event.time_ns;
+	SIM_CHECK(sim, ++sim->events_run < EVENTS_MAX, "no end after %u events", EVENTS_MAX);
+	event.run(sim, event.argument, event.data);
+	return true;
+}
+
+void sim_others(struct sim *sim)
+{
+	if (sim->depth >= NESTED_DEPTH_MAX || !sim_chance(sim, sim->plan.nested_percent))
+		return;
+	sim->depth++;
+	for (uint64_t events = 1 + sim_random(sim, NESTED_EVENTS_MAX); events > 0; events--)
+		run_next(sim);
+	sim->depth--;
+}
+
+static uint64_t clock_now_ns(void *self)
+{
+	return ((struct sim *)self)->now_ns;
+}
+
+/* ---- one run ---- */
+
+static void draw_plan(struct sim *sim)
+{
+	struct sim_plan *plan = &sim->plan;
+	*plan = (struct sim_plan){
+	    .placement = sim_chance(sim, 50) ? HF_PLACEMENT_CONTINUE : HF_PLACEMENT_COPY,
+	    .vcpus = 1 + (uint32_t)sim_random(sim, 8),
+	    .slots = 2 + (uint32_t)sim_random(sim, 12),
+	    .chunk_bytes = 4096u << sim_random(sim, 2),
+	    .background_held_first = sim_chance(sim, 20),
+	    .cut_link = sim_chance(sim, 25),
+	    .cut_ns = sim_random(sim, 3000000),
+	    .cancel = sim_chance(sim, 10),
+	    .cancel_on_source = sim_chance(sim, 50),
+	    .cancel_ns = sim_random(sim, 500000),
+	    .fail_vm_op = sim_chance(sim, 10) ? (int)sim_random(sim, HF_VM_OPS) : -1,
+	    .fail_prepare = sim_chance(sim, 3),
+	    .mismatch = sim_chance(sim, 3),
+	    .pool_empty_percent = sim_chance(sim, 30) ? 30 : 0,
+	    .discard_percent = sim_chance(sim, 30) ? 10 : 0,
+	    .late_percent = sim_chance(sim, 50) ? 40 : 0,
+	    .nested_percent = sim_chance(sim, 70) ? 30 : 0,
+	    .delay_max_ns = 1000u << sim_random(sim, 8),
+	};
+	for (int class = 0; class < HF_FETCH_CLASSES; class ++) {
+		plan->channels[class] = 1 + (uint32_t)sim_random(sim, 3);
+		plan->capacity[class] = plan->channels[class] * (1 + (uint32_t)sim_random(sim, 16));
+	}
+}
+
+/* The same blocks on both sides, in another order on the source. */
+static void make_blocks(struct sim *sim)
+{
+	uint32_t count = 1 + (uint32_t)sim_random(sim, 3);
+	struct hf_err err;
+	hf_ramblocks_init(&sim->source_blocks);
+	hf_ramblocks_init(&sim->destination_blocks);
+	uint64_t page_size[3], length[3];
+	char idstr[3][16];
+	for (uint32_t i = 0; i < count; i++) {
+		page_size[i] = 4096ull << sim_random(sim, 4);
+		length[i] = page_size[i] * (1 + sim_random(sim, SIM_PAGES_MAX / 3));
+		snprintf(idstr[i], sizeof(idstr[i]), "ram%u", i);
+	}
+	for (uint32_t i = 0; i < count; i++) {
+		uint32_t from = (i + 1) % count;
+		int result =
+		    hf_ramblocks_add(&sim->destination_blocks, idstr[i], length[i], page_size[i], &err);
+		uint64_t extra = sim->plan.mismatch && from == 0 ? page_size[from] : 0;
+		if (result == 0)
+			result = hf_ramblocks_add(&sim->source_blocks, idstr[from], length[from] + extra,
+						  page_size[from], &err);
+		SIM_CHECK(sim, result == 0, "%s", err.text);
+		sim->destination_of_source[i] = from;
+	}
+}
+
+static void make_threads(struct sim *sim)
+{
+	sim->thread_count = sim->plan.vcpus + (uint32_t)sim_random(sim, SIM_THREADS_MAX - sim->plan.vcpus);
+	for (uint32_t i = 0; i < sim->thread_count; i++)
+		sim->threads[i] = (struct sim_thread){
+		    .id = 1000 + i,
+		    .accesses_left = i < sim->plan.vcpus ? 20 + sim_random(sim, 200) : 3,
+		};
+}
+
+static void notified(void *opaque)
+{
+	((struct sim *)opaque)->notified = true;
+}
+
+static void make_engines(struct sim *sim)
+{
+	uint32_t thread_ids[SIM_THREADS_MAX];
+	for (uint32_t i = 0; i < sim->plan.vcpus; i++)
+		thread_ids[i] = sim->threads[i].id;
+	struct hf_clock clock = {.now_ns = clock_now_ns, .self = sim};
+	struct hf_source_config source = {
+	    .vm_name = "sim-a",
+	    .blocks = &sim->source_blocks,
+	    .clock = clock,
+	    .memory = sim_source_memory_port(sim),
+	    .transport = sim_transport_port(sim, true),
+	    .vm = sim_vm_port(sim, true),
+	    .notify = notified,
+	    .opaque = sim,
+	};
+	struct hf_destination_config destination = {
+	    .vm_name = "sim-b",
+	    .blocks = &sim->destination_blocks,
+	    .vcpu_thread_ids = thread_ids,
+	    .vcpus = sim->plan.vcpus,
+	    .clock = clock,
+	    .memory = sim_memory_port(sim),
+	    .transport = sim_transport_port(sim, false),
+	    .vm = sim_vm_port(sim, false),
+	    .notify = notified,
+	    .opaque = sim,
+	    .chunk_bytes = sim->plan.chunk_bytes,
+	    .background_held = sim->plan.background_held_first,
+	};
+	struct hf_err err;
+	SIM_CHECK(sim, hf_source_create(&sim->source, &source, &err) == 0, "%s", err.text);
+	SIM_CHECK(sim, hf_destination_create(&sim->destination, &destination, &err) == 0, "%s", err.text);
+}
+
+static void cancel(struct sim *sim, uint64_t argument, void *data)
+{
+	(void)argument;
+	(void)data;
+	struct hf_err err = HF_ERR_INIT;
+	int result = sim->plan.cancel_on_source ? hf_source_cancel(sim->source, &err)
+						: hf_destination_cancel(sim->destination, &err);
+	sim_log(sim, "cancel: %d %s", result, err.text);
+	SIM_CHECK(sim, result == 0 || err.text[0], "a cancel is refused without a reason");
+}
+
+static void release_background(struct sim *sim, uint64_t argument, void *data)
+{
+	(void)argument;
+	(void)data;
+	hf_destination_hold_background(sim->destination, false);
+}
+
+/* What must hold after each step. */
+static void check_always(struct sim *sim)
+{
+	SIM_CHECK(sim, !(sim->source_runs && sim->destination_runs), "the VM runs twice");
+}
+
+/* What the program does: it closes a link that is of no use any more. */
+static void operate(struct sim *sim)
+{
+	if (!sim->notified)
+		return;
+	sim->notified = false;
+	struct hf_destination_snapshot destination;
+	struct hf_source_snapshot source;
+	hf_destination_snapshot(sim->destination, &destination);
+	hf_source_snapshot(sim->source, &source);
+	bool useless = destination.status == HF_STATUS_POSTCOPY_PAUSED ||
+		       destination.status == HF_STATUS_FAILED || destination.status == HF_STATUS_CANCELLED ||
+		       source.status == HF_STATUS_FAILED || source.status == HF_STATUS_CANCELLED;
+	if (!useless || sim->closing)
+		return;
+	sim->closing = true;
+	sim_at(sim, sim_random(sim, 50000), sim_link_cut, 0, NULL);
+}
+
+static void check_end(struct sim *sim)
+{
+	struct hf_source_snapshot source;
+	struct hf_destination_snapshot destination;
+	hf_source_snapshot(sim->source, &source);
+	hf_destination_snapshot(sim->destination, &destination);
+	sim_log(sim, "source %s (%s), destination %s/%s (%s)", hf_status_name(source.status), source.err.text,
+		hf_status_name(destination.status), hf_incoming_name(destination.incoming),
+		destination.err.text);
+
+	bool disturbed = sim->plan.cut_link || sim->plan.cancel || sim->plan.fail_vm_op >= 0 ||
+			 sim->plan.fail_prepare || sim->plan.mismatch;
+	SIM_CHECK(sim, disturbed || destination.status == HF_STATUS_COMPLETED,
+		  "nothing went wrong, but the migration ended as %s", hf_status_name(destination.status));
+
+	/* Nobody is left without a VM unless the hand-over was under way or the VMM itself failed. */
+	if (source.owner == HF_VM_OWNER_SOURCE)
+		SIM_CHECK(sim, sim->source_runs, "the source owns the VM, and it stands still");
+	SIM_CHECK(sim, source.owner != HF_VM_OWNER_RESUMING, "the source VM was never resumed");
+	SIM_CHECK(sim, source.owner != HF_VM_OWNER_STUCK || sim->plan.fail_vm_op == HF_VM_RESUME,
+		  "the source VM is stuck");
+
+	if (destination.status == HF_STATUS_COMPLETED) {
+		SIM_CHECK(sim, sim->released && sim->destination_runs,
+			  "completed, but not released and running");
+		SIM_CHECK(sim, destination.pages_received == sim->page_count, "completed with %u of %u pages",
+			  destination.pages_received, sim->page_count);
+		SIM_CHECK(sim, destination.pages_fetched + destination.pages_zero == sim->page_count,
+			  "%u pages fetched and %u zero of %u", destination.pages_fetched,
+			  destination.pages_zero, sim->page_count);
+		for (uint32_t i = 0; i < sim->thread_count; i++)
+			SIM_CHECK(sim, sim->threads[i].state != SIM_BLOCKED, "thread %u still waits", i);
+		for (uint32_t page = 0; page < sim->page_count; page++)
+			sim_check_page(sim, page, "end");
+		SIM_CHECK(sim, destination.transferred_bytes <= source.sent_bytes,
+			  "more bytes came than were sent");
+		for (uint32_t i = 0; i < sim->plan.vcpus; i++) {
+			struct hf_blocktime_vcpu vcpu;
+			hf_destination_blocktime_vcpu(sim->destination, i, &vcpu);
+			SIM_CHECK(sim, destination.blocktime.overlapped_ns <= vcpu.blocktime_ns,
+				  "overlapped blocktime exceeds that of vCPU %u", i);
+			SIM_CHECK(sim, vcpu.blocktime_ns <= destination.total_time_ns,
+				  "vCPU %u was blocked longer than the migration took", i);
+		}
+	} else {
+		SIM_CHECK(sim, destination.err.text[0] || destination.status == HF_STATUS_NONE,
+			  "the destination ended as %s without a reason", hf_status_name(destination.status));
+	}
+	if (source.status != HF_STATUS_COMPLETED)
+		SIM_CHECK(sim, source.err.text[0] || source.status == HF_STATUS_NONE,
+			  "the source ended as %s without a reason", hf_status_name(source.status));
+	if (sim->link_ends == 0 && hf_status_is_final(destination.status))
+		SIM_CHECK(
+		    sim, hf_status_is_final(source.status) || source.status == HF_STATUS_POSTCOPY_ACTIVE,
+		    "the destination has ended and the source hangs in %s", hf_status_name(source.status));
+}
+
+static void run_seed(uint64_t seed, bool verbose, struct sim *totals)
+{
+	struct sim *sim = calloc(1, sizeof(*sim));
+	if (!sim)
+		abort();
+	sim->seed = sim->random = seed;
+	sim->verbose = verbose;
+	sim->now_ns = 1000000;
+	draw_plan(sim);
+	make_blocks(sim);
+	sim_memory_create(sim);
+	make_threads(sim);
+	make_engines(sim);
+	sim->source_runs = true;
+
+	sim_link_start(sim);
+	if (sim->plan.cut_link)
+		sim_at(sim, sim->plan.cut_ns, sim_link_cut, 0, NULL);
+	if (sim->plan.cancel)
+		sim_at(sim, sim->plan.cancel_ns, cancel, 0, NULL);
+	if (sim->plan.background_held_first)
+		sim_at(sim, 5000000, release_background, 0, NULL);
+	while (run_next(sim)) {
+		check_always(sim);
+		operate(sim);
+	}
+	check_end(sim);
+
+	totals->events_run += sim->events_run;
+	totals->discards += sim->discards;
+	totals->released += sim->released;
+	hf_source_destroy(sim->source);
+	hf_destination_destroy(sim->destination);
+	hf_ramblocks_destroy(&sim->source_blocks);
+	hf_ramblocks_destroy(&sim->destination_blocks);
+	sim_memory_destroy(sim);
+	free(sim->queue);
+	free(sim);
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {
+	    {"first", required_argument, NULL, 'f'},
+	    {"seeds", required_argument, NULL, 'n'},
+	    {"seed", required_argument, NULL, 's'},
+	    {0},
+	};
+	uint64_t first = 1, seeds = 1000;
+	bool verbose = false;
+	for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
+		if (option == 'f') {
+			first = strtoull(optarg, NULL, 0);
+		} else if (option == 'n') {
+			seeds = strtoull(optarg, NULL, 0);
+		} else if (option == 's') {
+			first = strtoull(optarg, NULL, 0);
+			seeds = 1;
+			verbose = true;
+		} else {
+			return 2;
+		}
+	}
+
+	static struct sim totals;
+	uint32_t completed = 0;
+	for (uint64_t seed = first; seed < first + seeds; seed++) {
+		totals.released = false;
+		run_seed(seed, verbose, &totals);
+		completed += totals.released;
+	}
+	printf("%" PRIu64 " seeds, %u completed, %" PRIu64 " events, %" PRIu64
+	       " pages discarded: all rules kept\n",
+	       seeds, completed, totals.events_run, totals.discards);
+	/* A simulator in which almost nothing completes proves nothing. */
+	return seeds >= 100 && completed < seeds / 3;
+}

@@ -1,0 +1,401 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The fake memory ports and the threads of the destination VMM. The rules of real memory that matter are
+ * kept: a page is visible or not; a thread that touches a page that is not visible sleeps until the page is
+ * placed, and a message about it is read some time later; a placement wakes every sleeper of the page; the
+ * VMM may discard a page behind everybody's back.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/sim/sim.h"
+
+uint32_t sim_page_of(const struct sim *sim, uint32_t destination_block, uint64_t page)
+{
+	return sim->destination_blocks.blocks[destination_block].first_page + (uint32_t)page;
+}
+
+static uint8_t *guest_view(struct sim *sim, uint32_t page)
+{
+	uint8_t *memory = sim->plan.placement == HF_PLACEMENT_CONTINUE ? sim->alias : sim->guest;
+	return memory + sim->pages[page].base;
+}
+
+/* Compares what the guest sees with what it must see. */
+void sim_check_page(struct sim *sim, uint32_t page, const char *when)
+{
+	const struct sim_page *p = &sim->pages[page];
+	const uint8_t *seen = guest_view(sim, page);
+	size_t start = p->guest_word ? sizeof(p->guest_word) : 0;
+	if (p->guest_word)
+		SIM_CHECK(sim, memcmp(seen, &p->guest_word, start) == 0, "%s: page %u lost a guest's write",
+			  when, page);
+	bool zeros = p->discarded || p->hole;
+	const uint8_t *expected = zeros ? sim->zeros : sim->source_memory + p->base;
+	if (memcmp(seen + start, expected + start, p->size_bytes - start) == 0)
+		return;
+	for (size_t i = start; i < p->size_bytes; i++)
+		SIM_CHECK(sim, seen[i] == expected[i], "%s: page %u byte %zu is %02x, not %02x", when, page,
+			  i, seen[i], expected[i]);
+}
+
+/* ---- threads of the destination VMM ---- */
+
+static void read_message(struct sim *sim, uint64_t thread, void *data)
+{
+	struct sim_thread *t = &sim->threads[thread];
+	uint32_t page = (uint32_t)(uintptr_t)data;
+	/* A thread woken before its message was read has none to be read any more. */
+	if (t->state != SIM_BLOCKED || t->page != page || t->message_sent)
+		return;
+	t->message_sent = true;
+	const struct sim_page *p = &sim->pages[page];
+	uint64_t arrived_ns = sim->now_ns;
+	if (sim_chance(sim, sim->plan.late_percent))
+		sim_others(
+		    sim); /* the reader has the message; the page may be placed before the engine hears */
+	sim_log(sim, "thread %llu faults on page %u", (unsigned long long)thread, page);
+	hf_destination_fault(sim->destination, p->block, p->offset_bytes / p->size_bytes, t->id, arrived_ns);
+}
+
+static void block_thread(struct sim *sim, uint64_t thread, uint32_t page)
+{
+	struct sim_thread *t = &sim->threads[thread];
+	t->state = SIM_BLOCKED;
+	t->page = page;
+	t->message_sent = false;
+	sim_at(sim, sim_random(sim, 2000), read_message, thread, (void *)(uintptr_t)page);
+}
+
+static void discard(struct sim *sim, uint32_t page)
+{
+	struct sim_page *p = &sim->pages[page];
+	sim_log(sim, "VMM discards page %u", page);
+	sim->discards++;
+	p->visible = false;
+	p->discarded = true;
+	p->guest_word = 0;
+	memset(guest_view(sim, page), 0, p->size_bytes);
+}
+
+void sim_thread_access(struct sim *sim, uint64_t thread, void *data)
+{
+	(void)data;
+	struct sim_thread *t = &sim->threads[thread];
+	bool is_vcpu = thread < sim->plan.vcpus;
+	if (t->accesses_left == 0 || t->state == SIM_BLOCKED || (is_vcpu && !sim->destination_runs))
+		return;
+	t->accesses_left--;
+
+	uint32_t page = (uint32_t)sim_random(sim, sim->page_count);
+	struct sim_page *p = &sim->pages[page];
+	if (!p->visible && !sim->released) {
+		block_thread(sim, thread, page);
+		return;
+	}
+	p->visible = true; /* after the release the kernel gives zeros for what the VMM discarded */
+	sim_check_page(sim, page, "access");
+	if (sim_chance(sim, 50)) {
+		p->guest_word = sim_random(sim, UINT64_MAX) | 1;
+		memcpy(guest_view(sim, page), &p->guest_word, sizeof(p->guest_word));
+	}
+	if (!sim->released && sim_chance(sim, sim->plan.discard_percent))
+		discard(sim, page);
+	sim_at(sim, sim_random(sim, 3000), sim_thread_access, thread, NULL);
+}
+
+static void wake(struct sim *sim, uint32_t page)
+{
+	for (uint32_t i = 0; i < sim->thread_count; i++) {
+		struct sim_thread *t = &sim->threads[i];
+		if (t->state != SIM_BLOCKED || t->page != page)
+			continue;
+		t->state = SIM_IDLE;
+		t->accesses_left++;
+		sim_at(sim, sim_random(sim, 500), sim_thread_access, i, NULL);
+	}
+}
+
+/* ---- destination port ---- */
+
+static void prepared(struct sim *sim, uint64_t argument, void *data)
+{
+	(void)argument;
+	(void)data;
+	struct hf_err err;
+	int result = 0;
+	if (sim->plan.fail_prepare)
+		result = hf_err_set(&err, HF_ERR_LOCAL, ENOMEM, "3 huge pages of 2 MiB are missing");
+	hf_destination_memory_ready(sim->destination, result, result ? &err : NULL);
+}
+
+static int port_prepare(void *self)
+{
+	struct sim *sim = self;
+	sim_at(sim, sim_random(sim, sim->plan.delay_max_ns), prepared, 0, NULL);
+	return 0;
+}
+
+static void *port_landing(void *self, uint32_t block, uint64_t page, uint32_t slot)
+{
+	struct sim *sim = self;
+	uint32_t index = sim_page_of(sim, block, page);
+	sim_others(sim);
+	if (sim->plan.placement == HF_PLACEMENT_CONTINUE)
+		return sim->alias + sim->pages[index].base;
+	SIM_CHECK(sim, slot < sim->plan.slots, "staging slot %u of %u", slot, sim->plan.slots);
+	return sim->staging + slot * sim->page_max_bytes;
+}
+
+/* Before a page becomes visible the whole of it must be what the source has. */
+static void check_landing(struct sim *sim, uint32_t page, uint32_t slot)
+{
+	const struct sim_page *p = &sim->pages[page];
+	const uint8_t *landing = sim->plan.placement == HF_PLACEMENT_CONTINUE
+				     ? sim->alias + p->base
+				     : sim->staging + slot * sim->page_max_bytes;
+	SIM_CHECK(sim, p->fetches == 0, "page %u is placed with %u fetches on their way", page, p->fetches);
+	SIM_CHECK(sim, !p->was_visible, "page %u is placed a second time from a landing", page);
+	SIM_CHECK(sim, sim->memory_final, "page %u is placed before the source VM has stopped", page);
+	if (memcmp(landing, sim->source_memory + p->base, p->size_bytes) == 0)
+		return;
+	for (size_t i = 0; i < p->size_bytes; i++)
+		SIM_CHECK(sim, landing[i] == sim->source_memory[p->base + i],
+			  "page %u lands wrong at byte %zu", page, i);
+}
+
+static void make_visible(struct sim *sim, uint32_t page)
+{
+	sim->pages[page].visible = true;
+	sim->pages[page].was_visible = true;
+	wake(sim, page);
+}
+
+static int no_huge_page(struct hf_err *err)
+{
+	return hf_err_set(err, HF_ERR_LOCAL, EAGAIN, "no huge page to be had");
+}
+
+static bool pool_is_empty(struct sim *sim)
+{
+	return sim->plan.placement == HF_PLACEMENT_COPY && sim_chance(sim, sim->plan.pool_empty_percent);
+}
+
+static int port_place(void *self, uint32_t block, uint64_t page_in_block, uint32_t slot, struct hf_err *err)
+{
+	struct sim *sim = self;
+	uint32_t page = sim_page_of(sim, block, page_in_block);
+	sim_others(sim);
+	check_landing(sim, page, slot);
+	if (pool_is_empty(sim))
+		return no_huge_page(err);
+	if (sim->plan.placement == HF_PLACEMENT_COPY)
+		memcpy(guest_view(sim, page), sim->staging + slot * sim->page_max_bytes,
+		       sim->pages[page].size_bytes);
+	sim_log(sim, "page %u is placed", page);
+	make_visible(sim, page);
+	sim_others(sim);
+	return 0;
+}
+
+static int port_place_zero(void *self, uint32_t block, uint64_t page_in_block, struct hf_err *err)
+{
+	struct sim *sim = self;
+	uint32_t page = sim_page_of(sim, block, page_in_block);
+	sim_others(sim);
+	SIM_CHECK(sim, sim->pages[page].hole, "page %u has content and is placed as zeros", page);
+	SIM_CHECK(sim, !sim->pages[page].was_visible, "hole %u is placed a second time", page);
+	if (pool_is_empty(sim))
+		return no_huge_page(err);
+	sim_log(sim, "hole %u is placed", page);
+	make_visible(sim, page);
+	sim_others(sim);
+	return 0;
+}
+
+static int port_place_again(void *self, uint32_t block, uint64_t page_in_block, struct hf_err *err)
+{
+	struct sim *sim = self;
+	uint32_t page = sim_page_of(sim, block, page_in_block);
+	sim_others(sim);
+	SIM_CHECK(sim, sim->pages[page].was_visible, "page %u is placed again before it was placed", page);
+	if (!sim->pages[page].visible && pool_is_empty(sim))
+		return no_huge_page(err);
+	sim_log(sim, "page %u is placed again", page);
+	make_visible(sim, page);
+	return 0;
+}
+
+static void port_clear(void *self, void *landing, size_t length_bytes, bool dirty)
+{
+	struct sim *sim = self;
+	sim_others(sim);
+	if (dirty || sim->plan.placement == HF_PLACEMENT_COPY)
+		memset(landing, 0, length_bytes);
+}
+
+static void worker(struct sim *sim, uint64_t class, void *data)
+{
+	(void)data;
+	sim->kicked[class] = false;
+	switch (hf_destination_work(sim->destination, (enum hf_work_class) class)) {
+	case HF_WORK_MORE:
+		sim_at(sim, sim_random(sim, 300), worker, class, NULL);
+		return;
+	case HF_WORK_LATER:
+		sim_at(sim, 20000, worker, class, NULL);
+		return;
+	case HF_WORK_IDLE:
+		break;
+	}
+	sim->working[class] = false;
+	if (sim->kicked[class]) {
+		sim->working[class] = true;
+		sim_at(sim, 0, worker, class, NULL);
+	}
+}
+
+static void port_kick(void *self, enum hf_work_class class)
+{
+	struct sim *sim = self;
+	sim->kicked[class] = true;
+	if (sim->working[class])
+		return;
+	sim->working[class] = true;
+	sim_at(sim, sim_random(sim, 500), worker, class, NULL);
+}
+
+static int port_release(void *self, struct hf_err *err)
+{
+	(void)err;
+	struct sim *sim = self;
+	SIM_CHECK(sim, !sim->released, "memory is released twice");
+	sim_others(sim);
+	for (uint32_t page = 0; page < sim->page_count; page++)
+		SIM_CHECK(sim, sim->pages[page].was_visible, "memory is released without page %u", page);
+	sim->released = true;
+	for (uint32_t page = 0; page < sim->page_count; page++)
+		wake(sim, page);
+	return 0;
+}
+
+static const struct hf_memory_ops memory_ops = {
+    .prepare = port_prepare,
+    .landing = port_landing,
+    .place = port_place,
+    .place_zero = port_place_zero,
+    .place_again = port_place_again,
+    .clear = port_clear,
+    .kick = port_kick,
+    .release = port_release,
+};
+
+struct hf_memory sim_memory_port(struct sim *sim)
+{
+	return (struct hf_memory){
+	    .ops = &memory_ops,
+	    .self = sim,
+	    .placement = sim->plan.placement,
+	    .slots = sim->plan.placement == HF_PLACEMENT_COPY ? sim->plan.slots : 0,
+	};
+}
+
+/* ---- source port ---- */
+
+/* The source numbers its blocks in another order; the flat memories are laid out as the destination's. */
+static uint32_t first_page_of_source_block(struct sim *sim, uint32_t block)
+{
+	return sim->destination_blocks.blocks[sim->destination_of_source[block]].first_page;
+}
+
+static const void *source_address(void *self, uint32_t block, uint64_t offset_bytes)
+{
+	struct sim *sim = self;
+	uint32_t page = first_page_of_source_block(sim, block) +
+			(uint32_t)(offset_bytes / sim->source_blocks.blocks[block].page_size_bytes);
+	SIM_CHECK(sim, !sim->pages[page].hole, "hole %u of the source is touched", page);
+	return sim->source_memory + sim->pages[first_page_of_source_block(sim, block)].base + offset_bytes;
+}
+
+static int source_presence(void *self, uint32_t block, uint8_t *bitmap, size_t bitmap_bytes,
+			   struct hf_err *err)
+{
+	(void)err;
+	struct sim *sim = self;
+	SIM_CHECK(sim, sim->memory_final, "presence is read while the source VM runs");
+	uint32_t first = first_page_of_source_block(sim, block);
+	uint32_t pages = sim->source_blocks.blocks[block].pages;
+	SIM_CHECK(sim, bitmap_bytes == (pages + 7) / 8, "presence map of %zu bytes", bitmap_bytes);
+	for (uint32_t i = 0; i < pages; i++)
+		if (!sim->pages[first + i].hole)
+			bitmap[i / 8] |= (uint8_t)(1u << i % 8);
+	return 0;
+}
+
+static const struct hf_source_memory_ops source_memory_ops = {
+    .address = source_address,
+    .presence = source_presence,
+};
+
+struct hf_source_memory sim_source_memory_port(struct sim *sim)
+{
+	return (struct hf_source_memory){.ops = &source_memory_ops, .self = sim};
+}
+
+/* ---- making it ---- */
+
+static void fill_page(struct sim *sim, struct sim_page *p)
+{
+	uint8_t *bytes = sim->source_memory + p->base;
+	uint64_t kind = sim_random(sim, 8);
+	p->hole = kind == 0;
+	if (kind <= 1)
+		return; /* a hole, or a page of zeros that exists */
+	for (size_t i = 0; i < p->size_bytes; i += 8) {
+		uint64_t word = sim_random(sim, UINT64_MAX);
+		bool zero_chunk = kind == 2 && (i / sim->plan.chunk_bytes) % 2 == 0;
+		if (!zero_chunk)
+			memcpy(bytes + i, &word, 8);
+	}
+}
+
+void sim_memory_create(struct sim *sim)
+{
+	const struct hf_ramblocks *blocks = &sim->destination_blocks;
+	sim->memory_bytes = blocks->length_total_bytes;
+	sim->page_max_bytes = blocks->page_size_max_bytes;
+	sim->source_memory = calloc(1, sim->memory_bytes);
+	sim->alias = calloc(1, sim->memory_bytes);
+	sim->guest = calloc(1, sim->memory_bytes);
+	sim->staging = malloc(sim->plan.slots * sim->page_max_bytes);
+	sim->zeros = calloc(1, sim->page_max_bytes);
+	SIM_CHECK(sim, sim->source_memory && sim->alias && sim->guest && sim->staging && sim->zeros,
+		  "no memory");
+	memset(sim->staging, 0xee, sim->plan.slots * sim->page_max_bytes);
+
+	uint64_t base = 0;
+	for (uint32_t i = 0; i < blocks->count; i++) {
+		const struct hf_ramblock *block = &blocks->blocks[i];
+		for (uint32_t page = 0; page < block->pages; page++) {
+			struct sim_page *p = &sim->pages[sim->page_count++];
+			*p = (struct sim_page){
+			    .block = i,
+			    .offset_bytes = page * block->page_size_bytes,
+			    .size_bytes = block->page_size_bytes,
+			    .base = base,
+			};
+			base += block->page_size_bytes;
+			fill_page(sim, p);
+		}
+	}
+}
+
+void sim_memory_destroy(struct sim *sim)
+{
+	free(sim->source_memory);
+	free(sim->alias);
+	free(sim->guest);
+	free(sim->staging);
+	free(sim->zeros);
+}
