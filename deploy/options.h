@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * options.h - the command line of every subcommand.
+ *
+ * Purpose: one table of options, each with the subcommands that know it, its kind, its limits and its
+ * help text; parsing, checking and --help all come from that table.
+ * Ownership: strings point into argv.
+ * Threads: one; getopt_long keeps global state.
+ * Units: in the names; sizes are written 4096, 64K, 2M, 1G or 1T.
+ * Errors: -EINVAL with a line that names the option and what it wants.
+ */
+#ifndef HF_DEPLOY_OPTIONS_H
+#define HF_DEPLOY_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/err.h"
+
+enum hf_command {
+	HF_COMMAND_SEND = 1 << 0,
+	HF_COMMAND_RECEIVE = 1 << 1,
+	HF_COMMAND_CHECK = 1 << 2,
+	HF_COMMAND_DEMO = 1 << 3,
+};
+
+enum hf_demo_transport { HF_DEMO_TRANSPORT_TCP = 0, HF_DEMO_TRANSPORT_UNIX };
+
+struct hf_options {
+	const char *vm;
+	const char *to;
+	const char *listen;
+	const char *attach;
+	const char *json;
+	const char *vmm;      /* demo: the reference VMM; NULL = next to this program */
+	uint32_t placement;   /* enum hf_placement_choice */
+	uint32_t channels;    /* page channels per class */
+	uint64_t chunk_bytes; /* 0 = the engine's default */
+	uint32_t timeout_s;   /* 0 = none */
+	bool keep;	      /* send: leave the source VMM alive */
+	bool no_background;   /* serve faults only until SIGUSR1 */
+	uint64_t mem_bytes;   /* demo, as all below */
+	uint64_t page_size_bytes;
+	uint32_t vcpus;
+	uint32_t transport; /* enum hf_demo_transport */
+	uint32_t pattern;   /* enum hf_guest_pattern */
+	uint32_t write_percent;
+	uint32_t fill_percent;
+	uint64_t seed;
+	uint32_t demand_only_s; /* with no_background: how long until the background may start */
+	uint32_t keep_going_s;
+	bool compare;
+};
+
+/*
+ * Parses argv (argv[0] is the subcommand). Returns 0, 1 when --help was asked for and printed, or -EINVAL.
+ */
+int hf_options_parse(enum hf_command command, int argc, char **argv, struct hf_options *options,
+		     struct hf_err *err);
+
+/* "2G" and the like; strict: digits, then at most one of K M G T, nothing else, no overflow. */
+int hf_parse_size(const char *text, uint64_t *bytes);
+/* Decimal digits only, at most `max`. */
+int hf_parse_count(const char *text, uint64_t max, uint64_t *count);
+
+#endif

@@ -1,0 +1,388 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * `hugeferry receive`. Theory of operation: everything that can fail without a peer is done first: the VMM
+ * must wait for a migration (inmigrate), its memory is handed out over the attach socket, the placement is
+ * chosen. Then the listener opens and `listening on URI` goes to stdout. Strangers are reported and
+ * forgotten; the first whole connection closes the listener, gets an engine, and its fate is the program's
+ * fate.
+ *
+ * After the hand-over the VM lives here and nothing is given up: signals are refused by the engine. When the
+ * link is lost the program ends; the VMM keeps its own copy of the userfaultfd, so missing pages stay missing
+ * and never read as zeros.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/destination.h"
+#include "deploy/monotonic.h"
+#include "deploy/options.h"
+#include "deploy/program.h"
+#include "deploy/progress.h"
+#include "deploy/report.h"
+#include "deploy/transports.h"
+#include "deploy/waiter.h"
+#include "hugemem/guest_memory.h"
+#include "kvm/qmp_vm.h"
+
+#define COMMAND		 "receive"
+#define FLUSH_TIMEOUT_MS 2000u
+
+struct receive {
+	struct hf_options options;
+	struct hf_waiter waiter;
+	struct hf_progress progress;
+	const struct hf_scheme *scheme;
+	struct hf_qmp_vm *vm;
+	struct hf_attach_client *attach;
+	struct hf_ramblocks blocks;
+	struct hf_incoming_memory *memory;
+	uint32_t *vcpu_threads;
+	uint32_t vcpus;
+	void *listener;
+	void *link;
+	bool memory_started;
+	bool hold_background;
+	struct hf_destination *engine;
+	struct hf_destination_snapshot snapshot; /* the last one taken */
+	atomic_bool memory_touched;		 /* the VMM must be started afresh after a failure */
+};
+
+/* ---- events of the memory port, passed on to the engine ---- */
+
+static void memory_ready(void *opaque, int result, const struct hf_err *err)
+{
+	struct receive *receive = opaque;
+	atomic_store(&receive->memory_touched, true);
+	hf_destination_memory_ready(receive->engine, result, err);
+}
+
+static void memory_fault(void *opaque, uint32_t block, uint64_t page, uint32_t thread_id, uint64_t arrived_ns)
+{
+	struct receive *receive = opaque;
+	hf_destination_fault(receive->engine, block, page, thread_id, arrived_ns);
+}
+
+static int memory_work(void *opaque, enum hf_work_class class)
+{
+	struct receive *receive = opaque;
+	return hf_destination_work(receive->engine, class);
+}
+
+static void vm_done(void *opaque, const struct hf_vm_result *result)
+{
+	hf_destination_vm_done(opaque, result);
+}
+
+/* ---- before there is a peer ---- */
+
+static int check_waiting(struct receive *receive, struct hf_err *err)
+{
+	char status[64];
+	int result = hf_qmp_vm_status(receive->vm, status, sizeof(status), err);
+	if (result)
+		return result;
+	if (strcmp(status, "inmigrate"))
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
+				  "the VM at %s is '%s', not 'inmigrate'; start its VMM so that it waits for "
+				  "a migration (-incoming defer)",
+				  receive->options.vm, status);
+	return 0;
+}
+
+static int check_same_process(struct receive *receive, struct hf_err *err)
+{
+	pid_t qmp = hf_qmp_vm_pid(receive->vm);
+	pid_t attach = hf_attach_client_pid(receive->attach);
+	if (qmp != attach)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
+				  "--vm %s is process %d, --attach %s is process %d; both must be one VMM",
+				  receive->options.vm, (int)qmp, receive->options.attach, (int)attach);
+	return 0;
+}
+
+static int learn_blocks(struct receive *receive, struct hf_err *err)
+{
+	uint32_t count = 0;
+	const struct hf_attached_region *regions = hf_attach_client_regions(receive->attach, &count);
+	int result = count ? 0
+			   : hf_err_set(err, HF_ERR_LOCAL, ENOENT, "the VMM at %s offers no memory to attach",
+					receive->options.attach);
+	for (uint32_t i = 0; !result && i < count; i++)
+		result = hf_ramblocks_add(&receive->blocks, regions[i].idstr, regions[i].length_bytes,
+					  regions[i].page_size_bytes, err);
+	return result;
+}
+
+static int open_memory(struct receive *receive, struct hf_err *err)
+{
+	struct hf_incoming_memory_config config = {
+	    .attach = receive->attach,
+	    .blocks = &receive->blocks,
+	    .choice = (enum hf_placement_choice)receive->options.placement,
+	    .clock = hf_monotonic_clock(),
+	    .ready = memory_ready,
+	    .fault = memory_fault,
+	    .work = memory_work,
+	};
+	return hf_incoming_memory_create(&receive->memory, &config, err);
+}
+
+static int open_vm(struct receive *receive, struct hf_err *err)
+{
+	int result = hf_qmp_vm_create(&receive->vm, receive->options.vm, err);
+	if (!result)
+		result = hf_waiter_watch(&receive->waiter, hf_qmp_vm_pid(receive->vm), err);
+	if (!result)
+		result = check_waiting(receive, err);
+	if (!result)
+		result = hf_attach_client_connect(&receive->attach, receive->options.attach, err);
+	if (!result)
+		result = check_same_process(receive, err);
+	if (!result)
+		result = learn_blocks(receive, err);
+	if (!result)
+		result = open_memory(receive, err);
+	if (!result)
+		result = hf_qmp_vm_vcpus(receive->vm, &receive->vcpu_threads, &receive->vcpus, err);
+	return result;
+}
+
+static int open_listener(struct receive *receive, struct hf_err *err)
+{
+	struct hf_link_options options = {.channels = receive->options.channels};
+	int result = receive->scheme->listen(&receive->listener, receive->options.listen, &options, err);
+	if (result)
+		return result;
+	printf("listening on %s\n", receive->scheme->listener_uri(receive->listener));
+	fflush(stdout);
+	return 0;
+}
+
+static int set_up(struct receive *receive, struct hf_err *err)
+{
+	int result = hf_waiter_open(&receive->waiter, err);
+	if (!result)
+		result = open_vm(receive, err);
+	if (!result)
+		result = open_listener(receive, err);
+	return result;
+}
+
+/* ---- the peer ---- */
+
+static int vmm_ended(const struct receive *receive, struct hf_err *err)
+{
+	return hf_err_set(err, HF_ERR_LOCAL, ESRCH, "the waiting VMM at %s has ended", receive->options.vm);
+}
+
+static void take_signal(struct receive *receive, int signal)
+{
+	struct hf_err err = HF_ERR_INIT;
+	if (signal == SIGUSR1) {
+		receive->hold_background = false;
+		if (receive->engine)
+			hf_destination_hold_background(receive->engine, false);
+	} else if (signal && receive->engine && hf_destination_cancel(receive->engine, &err)) {
+		hf_complain(COMMAND, "%s", err.text);
+	}
+}
+
+static int accept_peer(struct receive *receive, struct hf_err *err)
+{
+	int fd = receive->scheme->listener_fd(receive->listener);
+	while (!receive->link) {
+		struct hf_woken woken = hf_waiter_wait(&receive->waiter, fd, -1);
+		if (woken.vmm_ended)
+			return vmm_ended(receive, err);
+		take_signal(receive, woken.signal);
+		if (woken.signal == SIGINT || woken.signal == SIGTERM)
+			return hf_err_set(err, HF_ERR_CANCELLED, ECANCELED,
+					  "cancelled while waiting for a peer");
+		struct hf_err refusal = HF_ERR_INIT;
+		if (woken.extra && receive->scheme->accept(receive->listener, &receive->link, &refusal))
+			hf_complain(COMMAND, "a peer was refused: %s", refusal.text);
+	}
+	receive->scheme->listener_close(receive->listener);
+	receive->listener = NULL;
+	return 0;
+}
+
+static int start_engine(struct receive *receive, struct hf_err *err)
+{
+	struct hf_destination_config config = {
+	    .vm_name = hf_attach_client_vm_name(receive->attach),
+	    .blocks = &receive->blocks,
+	    .vcpu_thread_ids = receive->vcpu_threads,
+	    .vcpus = receive->vcpus,
+	    .clock = hf_monotonic_clock(),
+	    .memory = hf_incoming_memory_port(receive->memory),
+	    .transport = receive->scheme->transport(receive->link),
+	    .vm = hf_qmp_vm_port(receive->vm),
+	    .chunk_bytes = (uint32_t)receive->options.chunk_bytes,
+	    .background_held = receive->hold_background,
+	    .notify = hf_waiter_notify,
+	    .opaque = &receive->waiter,
+	};
+	int result = hf_destination_create(&receive->engine, &config, err);
+	if (!result)
+		result = hf_incoming_memory_start(receive->memory, receive, err);
+	receive->memory_started = !result;
+	if (!result)
+		result = hf_qmp_vm_start(receive->vm, vm_done, receive->engine, err);
+	if (!result)
+		result = receive->scheme->start(receive->link, &hf_destination_events, receive->engine, err);
+	return result;
+}
+
+static bool at_end(const struct hf_destination_snapshot *snapshot)
+{
+	return snapshot->status == HF_STATUS_POSTCOPY_PAUSED || hf_status_is_final(snapshot->status);
+}
+
+static void wait_for_end(struct receive *receive)
+{
+	struct hf_err err = HF_ERR_INIT;
+	for (;;) {
+		hf_destination_snapshot(receive->engine, &receive->snapshot);
+		hf_progress_update(&receive->progress, &receive->snapshot);
+		if (at_end(&receive->snapshot))
+			break;
+		struct hf_woken woken =
+		    hf_waiter_wait(&receive->waiter, -1, hf_progress_period_ms(&receive->progress));
+		if (woken.vmm_ended) {
+			vmm_ended(receive, &err);
+			hf_destination_fail(receive->engine, &err);
+		}
+		take_signal(receive, woken.signal);
+	}
+	hf_progress_end(&receive->progress);
+}
+
+/* ---- the end ---- */
+
+/* Threads that call the engine end before it does; the figures are taken when nothing moves any more. */
+static void stop_ports(struct receive *receive)
+{
+	if (receive->link) {
+		receive->scheme->flush(receive->link, FLUSH_TIMEOUT_MS);
+		receive->scheme->close(receive->link);
+	}
+	receive->link = NULL;
+	if (receive->memory_started)
+		hf_incoming_memory_stop(receive->memory);
+	receive->memory_started = false;
+}
+
+static void explain_failure(struct receive *receive)
+{
+	hf_complain(COMMAND, "%s; %s", receive->snapshot.err.text,
+		    atomic_load(&receive->memory_touched)
+			? "start the waiting VMM afresh before the next try, its memory has been touched"
+			: "the waiting VMM is untouched and still in inmigrate");
+}
+
+static enum hf_exit conclude(struct receive *receive)
+{
+	switch (receive->snapshot.status) {
+	case HF_STATUS_COMPLETED:
+		return HF_EXIT_OK;
+	case HF_STATUS_POSTCOPY_PAUSED:
+		hf_complain(
+		    COMMAND,
+		    "the link was lost after the hand-over (%s); the VM runs here on the %u of %u pages "
+		    "it has, and a vCPU that needs another one waits",
+		    receive->snapshot.err.text, receive->snapshot.pages_received,
+		    receive->snapshot.pages_total);
+		return HF_EXIT_LINK_LOST;
+	case HF_STATUS_CANCELLED:
+		explain_failure(receive);
+		return HF_EXIT_CANCELLED;
+	default:
+		explain_failure(receive);
+		return HF_EXIT_FAILED;
+	}
+}
+
+static json_t *make_report(struct receive *receive, const struct hf_err *early)
+{
+	struct hf_report_context context = {
+	    .transport = receive->scheme ? receive->scheme->name : NULL,
+	    .placement_reason = receive->memory ? hf_incoming_memory_reason(receive->memory) : NULL,
+	    .blocks = &receive->blocks,
+	};
+	return early ? hf_report_failure(early)
+		     : hf_report_destination(receive->engine, &receive->snapshot, &context);
+}
+
+static void report(struct receive *receive, const struct hf_err *early)
+{
+	struct hf_err err = HF_ERR_INIT;
+	json_t *report = make_report(receive, early);
+	if (receive->options.json && hf_report_write(report, receive->options.json, &err))
+		hf_complain(COMMAND, "%s", err.text);
+	if (!early && receive->snapshot.status == HF_STATUS_COMPLETED) {
+		hf_report_print(stdout, report);
+		fflush(stdout);
+	}
+	json_decref(report);
+}
+
+static void tear_down(struct receive *receive)
+{
+	if (receive->scheme)
+		receive->scheme->listener_close(receive->listener);
+	stop_ports(receive);
+	hf_qmp_vm_destroy(receive->vm);
+	hf_destination_destroy(receive->engine);
+	hf_incoming_memory_destroy(receive->memory);
+	hf_attach_client_destroy(receive->attach);
+	free(receive->vcpu_threads);
+	hf_ramblocks_destroy(&receive->blocks);
+	hf_waiter_close(&receive->waiter);
+}
+
+static enum hf_exit run(struct receive *receive)
+{
+	struct hf_err err = HF_ERR_INIT;
+	int result = set_up(receive, &err);
+	if (!result)
+		result = accept_peer(receive, &err);
+	if (!result)
+		result = start_engine(receive, &err);
+	if (result) {
+		hf_complain(COMMAND, "%s", err.text);
+		report(receive, &err);
+		return err.class == HF_ERR_CANCELLED ? HF_EXIT_CANCELLED : HF_EXIT_FAILED;
+	}
+	wait_for_end(receive);
+	stop_ports(receive);
+	hf_destination_snapshot(receive->engine, &receive->snapshot);
+	enum hf_exit code = conclude(receive);
+	report(receive, NULL);
+	return code;
+}
+
+int hf_main_receive(int argc, char **argv)
+{
+	struct receive receive = {0};
+	struct hf_err err = HF_ERR_INIT;
+	int result = hf_options_parse(HF_COMMAND_RECEIVE, argc, argv, &receive.options, &err);
+	if (!result)
+		result = hf_scheme_of(receive.options.listen, &receive.scheme, &err);
+	if (!result)
+		result = hf_report_check_path(receive.options.json, &err);
+	if (result < 0)
+		hf_complain(COMMAND, "%s", err.text);
+	if (result)
+		return result < 0 ? HF_EXIT_USAGE : HF_EXIT_OK;
+	receive.hold_background = receive.options.no_background;
+	hf_progress_init(&receive.progress);
+	hf_ramblocks_init(&receive.blocks);
+	enum hf_exit code = run(&receive);
+	tear_down(&receive);
+	return code;
+}

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Reports. Theory of operation: the JSON object is the report; the text for people is made from the object,
+ * so both always say the same. Every member is always there: a number nobody knows is 0, `verified` is null
+ * unless someone checked, `error` is null unless something failed.
+ */
+#include "deploy/report.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static void set_number(json_t *object, const char *name, uint64_t value)
+{
+	json_object_set_new(object, name, json_integer((json_int_t)value));
+}
+
+static void set_text(json_t *object, const char *name, const char *value)
+{
+	json_object_set_new(object, name, value ? json_string(value) : json_null());
+}
+
+static json_t *error_object(const struct hf_err *err)
+{
+	if (err->class == HF_ERR_NONE)
+		return json_null();
+	json_t *object = json_object();
+	set_text(object, "class", hf_err_class_name(err->class));
+	set_text(object, "text", err->text);
+	return object;
+}
+
+static json_t *blocks_array(const struct hf_ramblocks *blocks)
+{
+	json_t *array = json_array();
+	for (uint32_t i = 0; i < blocks->count; i++) {
+		json_t *block = json_object();
+		set_text(block, "idstr", blocks->blocks[i].idstr);
+		set_number(block, "length_bytes", blocks->blocks[i].length_bytes);
+		set_number(block, "page_size_bytes", blocks->blocks[i].page_size_bytes);
+		json_array_append_new(array, block);
+	}
+	return array;
+}
+
+static void set_context(json_t *report, const struct hf_report_context *context)
+{
+	set_text(report, "transport", context->transport);
+	set_number(report, "page_size_bytes", context->blocks->page_size_max_bytes);
+	json_object_set_new(report, "blocks", blocks_array(context->blocks));
+}
+
+static json_t *latency_object(const struct hf_latency *latency)
+{
+	json_t *object = json_object();
+	set_number(object, "count", latency->count);
+	set_number(object, "p50_ns", hf_latency_percentile_ns(latency, 0.5));
+	set_number(object, "p99_ns", hf_latency_percentile_ns(latency, 0.99));
+	set_number(object, "p999_ns", hf_latency_percentile_ns(latency, 0.999));
+	set_number(object, "max_ns", latency->max_ns);
+	json_t *buckets = json_array();
+	for (uint32_t i = 0; i < HF_LATENCY_BUCKETS; i++) {
+		json_t *bucket = json_object();
+		uint64_t bound_ns = hf_latency_bucket_bound_ns(i);
+		if (bound_ns == UINT64_MAX)
+			set_text(bucket, "below_us", NULL); // no upper bound
+		else
+			set_number(bucket, "below_us", bound_ns / 1000);
+		set_number(bucket, "count", hf_latency_bucket_count(latency, i));
+		json_array_append_new(buckets, bucket);
+	}
+	json_object_set_new(object, "buckets", buckets);
+	return object;
+}
+
+static json_t *blocktime_object(struct hf_destination *engine, const struct hf_blocktime_totals *totals)
+{
+	json_t *object = json_object();
+	json_t *vcpus = json_array();
+	set_number(object, "overlapped_ns", totals->overlapped_ns);
+	set_number(object, "other_threads_ns", totals->other_blocktime_ns);
+	for (uint32_t i = 0; i < totals->vcpus; i++) {
+		struct hf_blocktime_vcpu vcpu;
+		if (hf_destination_blocktime_vcpu(engine, i, &vcpu))
+			continue;
+		json_t *entry = json_object();
+		set_number(entry, "vcpu", vcpu.vcpu);
+		set_number(entry, "blocktime_ns", vcpu.blocktime_ns);
+		set_number(entry, "faults", vcpu.faults);
+		json_array_append_new(vcpus, entry);
+	}
+	json_object_set_new(object, "vcpus", vcpus);
+	return object;
+}
+
+json_t *hf_report_destination(struct hf_destination *engine, const struct hf_destination_snapshot *snapshot,
+			      const struct hf_report_context *context)
+{
+	json_t *report = json_object();
+	bool failed = snapshot->status != HF_STATUS_COMPLETED;
+	set_text(report, "side", "destination");
+	set_text(report, "status", hf_status_name(snapshot->status));
+	set_text(report, "verified", NULL);
+	set_context(report, context);
+	set_text(report, "placement", snapshot->placement == HF_PLACEMENT_CONTINUE ? "continue" : "copy");
+	set_text(report, "placement_reason", context->placement_reason);
+	set_text(report, "source_vm", snapshot->source_vm_name);
+	set_number(report, "chunk_bytes", snapshot->chunk_bytes);
+	set_number(report, "pages_total", snapshot->pages_total);
+	set_number(report, "pages_received", snapshot->pages_received);
+	set_number(report, "pages_fetched", snapshot->pages_fetched);
+	set_number(report, "pages_zero", snapshot->pages_zero);
+	set_number(report, "pages_stalled", snapshot->pages_stalled);
+	set_number(report, "transferred_bytes", snapshot->transferred_bytes);
+	set_number(report, "setup_time_ns", snapshot->setup_time_ns);
+	set_number(report, "load_time_ns", snapshot->load_time_ns);
+	set_number(report, "downtime_ns", snapshot->downtime_ns);
+	set_number(report, "postcopy_time_ns", snapshot->postcopy_time_ns);
+	set_number(report, "total_time_ns", snapshot->total_time_ns);
+	json_t *faults = json_object();
+	set_number(faults, "vcpu", snapshot->blocktime.faults_vcpu);
+	set_number(faults, "other", snapshot->blocktime.faults_other);
+	json_object_set_new(report, "faults", faults);
+	json_object_set_new(report, "blocktime", blocktime_object(engine, &snapshot->blocktime));
+	json_object_set_new(report, "fault_latency", latency_object(&snapshot->fault_latency));
+	json_object_set_new(report, "error", failed ? error_object(&snapshot->err) : json_null());
+	return report;
+}
+
+const char *hf_vm_owner_name(enum hf_vm_owner owner)
+{
+	switch (owner) {
+	case HF_VM_OWNER_SOURCE:
+		return "source";
+	case HF_VM_OWNER_RESUMING:
+		return "resuming";
+	case HF_VM_OWNER_STUCK:
+		return "stuck";
+	case HF_VM_OWNER_DESTINATION:
+		return "destination";
+	}
+	return "unknown";
+}
+
+json_t *hf_report_source(const struct hf_source_snapshot *snapshot, const struct hf_report_context *context)
+{
+	json_t *report = json_object();
+	bool failed = snapshot->status != HF_STATUS_COMPLETED;
+	set_text(report, "side", "source");
+	set_text(report, "status", hf_status_name(snapshot->status));
+	set_text(report, "vm_owner", hf_vm_owner_name(snapshot->owner));
+	set_context(report, context);
+	set_text(report, "placement", snapshot->placement == HF_PLACEMENT_CONTINUE ? "continue" : "copy");
+	set_number(report, "chunk_bytes", snapshot->chunk_bytes);
+	set_number(report, "pages_total", snapshot->pages_total);
+	set_number(report, "pages_present", snapshot->pages_present);
+	set_number(report, "sent_bytes", snapshot->sent_bytes);
+	set_number(report, "sent_chunks", snapshot->sent_chunks);
+	set_number(report, "zero_chunks", snapshot->zero_chunks);
+	set_number(report, "device_state_bytes", snapshot->device_state_bytes);
+	set_number(report, "stop_time_ns", snapshot->stop_time_ns);
+	set_number(report, "save_time_ns", snapshot->save_time_ns);
+	set_number(report, "downtime_ns", snapshot->downtime_ns);
+	set_number(report, "postcopy_time_ns", snapshot->postcopy_time_ns);
+	set_number(report, "total_time_ns", snapshot->total_time_ns);
+	json_object_set_new(report, "error", failed ? error_object(&snapshot->err) : json_null());
+	return report;
+}
+
+json_t *hf_report_failure(const struct hf_err *err)
+{
+	json_t *report = json_object();
+	set_text(report, "status", err->class == HF_ERR_CANCELLED ? "cancelled" : "failed");
+	set_text(report, "verified", NULL);
+	json_object_set_new(report, "error", error_object(err));
+	return report;
+}
+
+static int write_failed(struct hf_err *err, const char *path, int errnum)
+{
+	return hf_err_set(err, HF_ERR_LOCAL, errnum, "report '%.300s' cannot be written: %s", path,
+			  strerror(errnum));
+}
+
+int hf_report_check_path(const char *path, struct hf_err *err)
+{
+	struct stat there;
+	if (!path)
+		return 0;
+	// The rename would put a file in the place of a link or a device.
+	if (!lstat(path, &there) && !S_ISREG(there.st_mode))
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
+				  "report '%.300s' is there and is no plain file; give --json another name",
+				  path);
+	char folder[PATH_MAX];
+	if (strlen(path) >= sizeof(folder) - sizeof(".1234567890.tmp"))
+		return write_failed(err, path, ENAMETOOLONG);
+	memcpy(folder, path, strlen(path) + 1);
+	if (access(dirname(folder), W_OK | X_OK))
+		return write_failed(err, path, errno);
+	return 0;
+}
+
+static int write_and_sync(const json_t *report, int fd)
+{
+	errno = 0;
+	if (json_dumpfd(report, fd, JSON_INDENT(2)) || write(fd, "\n", 1) != 1)
+		return errno ? -errno : -EIO;
+	return fsync(fd) ? -errno : 0;
+}
+
+int hf_report_write(const json_t *report, const char *path, struct hf_err *err)
+{
+	char temporary[PATH_MAX + 32];
+	snprintf(temporary, sizeof(temporary), "%s.%d.tmp", path, (int)getpid());
+	int fd = open(temporary, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
+	if (fd < 0)
+		return write_failed(err, path, errno);
+	int result = write_and_sync(report, fd);
+	close(fd);
+	if (!result && rename(temporary, path))
+		result = -errno;
+	if (result) {
+		unlink(temporary);
+		return write_failed(err, path, -result);
+	}
+	return 0;
+}

@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * `hugeferry send`. Theory of operation: wires the VM adapter, the source's memory and a link to the source
+ * engine, then waits. The engine and the ports do everything in their own threads; the main thread reads
+ * the engine's snapshot whenever it is notified, and translates signals, the time limit and the
+ * death of the VMM into engine calls.
+ *
+ * Who owns the VM decides what the end looks like. Before the hand-over every failure leaves it here,
+ * running; the program waits until the engine says that the VM has been resumed or cannot be. After the
+ * hand-over it belongs to the destination: cancelling is refused, the link's loss ends the program but leaves
+ * the VMM stopped with the only copy of the pages that have not been fetched, and only `completed` ends the
+ * VMM.
+ *
+ * Only a running VM is taken. The destination runs what it receives, so a paused VM would be started there
+ * behind its operator's back (QEMU would keep it paused; refusing is the honest subset).
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/source.h"
+#include "deploy/monotonic.h"
+#include "deploy/options.h"
+#include "deploy/program.h"
+#include "deploy/report.h"
+#include "deploy/transports.h"
+#include "deploy/waiter.h"
+#include "hugemem/guest_memory.h"
+#include "kvm/qmp_vm.h"
+
+#define COMMAND		 "send"
+#define FLUSH_TIMEOUT_MS 2000u
+
+struct send {
+	struct hf_options options;
+	struct hf_waiter waiter;
+	const struct hf_scheme *scheme;
+	struct hf_qmp_vm *vm;
+	struct hf_ramblocks blocks;
+	struct hf_outgoing_memory *memory;
+	void *link;
+	struct hf_source *engine;
+	struct hf_source_snapshot snapshot; /* the last one taken */
+	uint64_t deadline_ns;		    /* 0: none */
+};
+
+static int check_running(struct send *send, struct hf_err *err)
+{
+	char status[64];
+	int result = hf_qmp_vm_status(send->vm, status, sizeof(status), err);
+	if (result)
+		return result;
+	if (strcmp(status, "running"))
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
+				  "the VM at %s is '%s'; only a running VM can be moved, since it would be "
+				  "run at the destination",
+				  send->options.vm, status);
+	return 0;
+}
+
+static int map_blocks(struct send *send, const struct hf_qmp_vm_block *found, uint32_t count,
+		      struct hf_err *err)
+{
+	if (!count)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOENT,
+				  "the VM at %s has no memory backend; its memory must be "
+				  "memory-backend-file objects on hugetlbfs",
+				  send->options.vm);
+	struct hf_outgoing_region *regions = calloc(count, sizeof(*regions));
+	if (!regions)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
+	for (uint32_t i = 0; i < count; i++)
+		regions[i] =
+		    (struct hf_outgoing_region){found[i].idstr, found[i].path, found[i].length_bytes};
+	int result = hf_outgoing_memory_create(&send->memory, hf_qmp_vm_pid(send->vm), regions, count,
+					       &send->blocks, err);
+	free(regions);
+	return result;
+}
+
+static int open_memory(struct send *send, struct hf_err *err)
+{
+	struct hf_qmp_vm_block *found = NULL;
+	uint32_t count = 0;
+	int result = hf_qmp_vm_blocks(send->vm, &found, &count, err);
+	if (result)
+		return result;
+	result = map_blocks(send, found, count, err);
+	hf_qmp_vm_blocks_free(found, count);
+	return result;
+}
+
+static int open_link(struct send *send, struct hf_err *err)
+{
+	struct hf_link_options options = {.channels = send->options.channels};
+	if (send->options.timeout_s && send->options.timeout_s < 10)
+		options.timeout_ms = send->options.timeout_s * 1000;
+	return send->scheme->connect(&send->link, send->options.to, &options, err);
+}
+
+static void vm_done(void *opaque, const struct hf_vm_result *result)
+{
+	hf_source_vm_done(opaque, result);
+}
+
+static int start_engine(struct send *send, struct hf_err *err)
+{
+	struct hf_source_config config = {
+	    .vm_name = send->options.vm,
+	    .blocks = &send->blocks,
+	    .clock = hf_monotonic_clock(),
+	    .memory = hf_outgoing_memory_port(send->memory),
+	    .transport = send->scheme->transport(send->link),
+	    .vm = hf_qmp_vm_port(send->vm),
+	    .notify = hf_waiter_notify,
+	    .opaque = &send->waiter,
+	};
+	int result = hf_source_create(&send->engine, &config, err);
+	if (result)
+		return result;
+	result = hf_qmp_vm_start(send->vm, vm_done, send->engine, err);
+	if (result)
+		return result;
+	return send->scheme->start(send->link, &hf_source_events, send->engine, err);
+}
+
+static int set_up(struct send *send, struct hf_err *err)
+{
+	int result = hf_waiter_open(&send->waiter, err);
+	if (!result)
+		result = hf_qmp_vm_create(&send->vm, send->options.vm, err);
+	if (!result)
+		result = hf_waiter_watch(&send->waiter, hf_qmp_vm_pid(send->vm), err);
+	if (!result)
+		result = check_running(send, err);
+	if (!result)
+		result = open_memory(send, err);
+	if (!result)
+		result = open_link(send, err);
+	if (!result)
+		result = start_engine(send, err);
+	return result;
+}
+
+/* The engine refuses after the hand-over and says why. */
+static void cancel(struct send *send)
+{
+	struct hf_err err = HF_ERR_INIT;
+	if (hf_source_cancel(send->engine, &err))
+		hf_complain(COMMAND, "%s", err.text);
+}
+
+static void vmm_ended(struct send *send)
+{
+	if (send->snapshot.owner == HF_VM_OWNER_DESTINATION)
+		return; // the pages are mapped here too: go on serving them
+	struct hf_err why = HF_ERR_INIT;
+	hf_err_set(&why, HF_ERR_LOCAL, ESRCH, "the source's VMM at %s has ended", send->options.vm);
+	hf_source_fail(send->engine, &why);
+}
+
+static bool handed_over_or_ending(const struct hf_source_snapshot *snapshot)
+{
+	return snapshot->owner == HF_VM_OWNER_DESTINATION || hf_status_is_final(snapshot->status);
+}
+
+static int wait_ms(const struct send *send)
+{
+	if (!send->deadline_ns || handed_over_or_ending(&send->snapshot))
+		return -1;
+	uint64_t now_ns = hf_monotonic_ns(NULL);
+	return now_ns >= send->deadline_ns ? 0 : (int)((send->deadline_ns - now_ns) / 1000000 + 1);
+}
+
+static void check_deadline(struct send *send)
+{
+	if (!send->deadline_ns || handed_over_or_ending(&send->snapshot) ||
+	    hf_monotonic_ns(NULL) < send->deadline_ns)
+		return;
+	send->deadline_ns = 0;
+	hf_complain(COMMAND, "the VM could not be handed over within %u s; cancelling",
+		    send->options.timeout_s);
+	cancel(send);
+}
+
+static bool at_end(const struct hf_source_snapshot *snapshot)
+{
+	if (snapshot->status == HF_STATUS_POSTCOPY_PAUSED)
+		return true;
+	return hf_status_is_final(snapshot->status) && snapshot->owner != HF_VM_OWNER_RESUMING;
+}
+
+static void wait_for_end(struct send *send)
+{
+	if (send->options.timeout_s)
+		send->deadline_ns = hf_monotonic_ns(NULL) + send->options.timeout_s * 1000000000ull;
+	for (;;) {
+		hf_source_snapshot(send->engine, &send->snapshot);
+		if (at_end(&send->snapshot))
+			return;
+		struct hf_woken woken = hf_waiter_wait(&send->waiter, -1, wait_ms(send));
+		if (woken.vmm_ended)
+			vmm_ended(send);
+		if (woken.signal == SIGINT || woken.signal == SIGTERM)
+			cancel(send);
+		hf_source_snapshot(send->engine, &send->snapshot);
+		check_deadline(send);
+	}
+}
+
+/* Threads that call the engine end before it does. */
+static void stop_ports(struct send *send)
+{
+	if (send->link) {
+		send->scheme->flush(send->link, FLUSH_TIMEOUT_MS);
+		send->scheme->close(send->link);
+	}
+	send->link = NULL;
+}
+
+static void end_source_vmm(struct send *send)
+{
+	struct hf_err err = HF_ERR_INIT;
+	if (send->options.keep)
+		return;
+	if (hf_qmp_vm_quit(send->vm, &err))
+		hf_complain(COMMAND,
+			    "completed, but the source's VMM could not be ended (%s); end it, never run it",
+			    err.text);
+}
+
+static void explain_failure(const struct send *send)
+{
+	const struct hf_source_snapshot *snapshot = &send->snapshot;
+	const char *who = "";
+	if (snapshot->owner == HF_VM_OWNER_SOURCE)
+		who = "; the source VM runs on";
+	else if (snapshot->owner == HF_VM_OWNER_STUCK)
+		who = "; the source VM is stopped and could not be resumed: `cont` it";
+	else if (snapshot->owner == HF_VM_OWNER_DESTINATION)
+		who = "; the VM belongs to the destination: do not run it here";
+	hf_complain(COMMAND, "%s%s", snapshot->err.text, who);
+}
+
+static enum hf_exit conclude(struct send *send)
+{
+	switch (send->snapshot.status) {
+	case HF_STATUS_COMPLETED:
+		end_source_vmm(send);
+		return HF_EXIT_OK;
+	case HF_STATUS_POSTCOPY_PAUSED:
+		hf_complain(COMMAND,
+			    "the link was lost after the hand-over (%s); the VM belongs to the destination: "
+			    "the source VM is left stopped and must not be run again",
+			    send->snapshot.err.text);
+		return HF_EXIT_LINK_LOST;
+	case HF_STATUS_CANCELLED:
+		explain_failure(send);
+		return HF_EXIT_CANCELLED;
+	default:
+		explain_failure(send);
+		return HF_EXIT_FAILED;
+	}
+}
+
+static void write_report(const struct send *send, const struct hf_err *early)
+{
+	struct hf_err err = HF_ERR_INIT;
+	if (!send->options.json)
+		return;
+	struct hf_report_context context = {.transport = send->scheme ? send->scheme->name : NULL,
+					    .blocks = &send->blocks};
+	json_t *report = early ? hf_report_failure(early) : hf_report_source(&send->snapshot, &context);
+	if (hf_report_write(report, send->options.json, &err))
+		hf_complain(COMMAND, "%s", err.text);
+	json_decref(report);
+}
+
+static void tear_down(struct send *send)
+{
+	stop_ports(send);
+	hf_qmp_vm_destroy(send->vm);
+	hf_source_destroy(send->engine);
+	hf_outgoing_memory_destroy(send->memory);
+	hf_ramblocks_destroy(&send->blocks);
+	hf_waiter_close(&send->waiter);
+}
+
+int hf_main_send(int argc, char **argv)
+{
+	struct send send = {0};
+	struct hf_err err = HF_ERR_INIT;
+	int result = hf_options_parse(HF_COMMAND_SEND, argc, argv, &send.options, &err);
+	if (!result)
+		result = hf_scheme_of(send.options.to, &send.scheme, &err);
+	if (!result)
+		result = hf_report_check_path(send.options.json, &err);
+	if (result < 0)
+		hf_complain(COMMAND, "%s", err.text);
+	if (result)
+		return result < 0 ? HF_EXIT_USAGE : HF_EXIT_OK;
+	hf_ramblocks_init(&send.blocks);
+	enum hf_exit code = HF_EXIT_FAILED;
+	if (set_up(&send, &err)) {
+		hf_complain(COMMAND, "%s", err.text);
+		write_report(&send, &err);
+	} else {
+		wait_for_end(&send);
+		stop_ports(&send);
+		code = conclude(&send);
+		write_report(&send, NULL);
+	}
+	tear_down(&send);
+	return code;
+}

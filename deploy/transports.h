@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * transports.h - which transport serves which URI.
+ *
+ * Purpose: transports.c is the one file that knows transports by name. The subcommands only see this table's
+ * operations, so that a new scheme is one more row there.
+ * Ownership: a link and a listener belong to their creator, as the transport's own header says.
+ * Threads: as the transport's own header says; the table is constant.
+ * Units: milliseconds in _ms.
+ * Errors: 0 or -errno with a line that names the URI.
+ */
+#ifndef HF_DEPLOY_TRANSPORTS_H
+#define HF_DEPLOY_TRANSPORTS_H
+
+#include <stdint.h>
+
+#include "core/err.h"
+#include "core/transport.h"
+
+struct hf_link_options {
+	uint32_t channels;   /* page channels wanted per class */
+	uint32_t timeout_ms; /* for each step of opening; 0 = the transport's default */
+};
+
+struct hf_scheme {
+	const char *name; /* "tcp": what stands before the colon */
+	int (*check_uri)(const char *uri, struct hf_err *err);
+	int (*connect)(void **link, const char *uri, const struct hf_link_options *options,
+		       struct hf_err *err);
+	int (*listen)(void **listener, const char *uri, const struct hf_link_options *options,
+		      struct hf_err *err);
+	const char *(*listener_uri)(const void *listener);
+	int (*listener_fd)(const void *listener);
+	int (*accept)(void *listener, void **link, struct hf_err *err);
+	void (*listener_close)(void *listener); /* NULL is fine */
+	struct hf_transport (*transport)(void *link);
+	int (*start)(void *link, const struct hf_transport_events *events, void *engine, struct hf_err *err);
+	int (*flush)(void *link, uint32_t timeout_ms);
+	void (*close)(void *link); /* joins its threads; NULL is fine */
+};
+
+/* The transport of a URI whose form has been checked. -EINVAL with the schemes there are. */
+int hf_scheme_of(const char *uri, const struct hf_scheme **scheme, struct hf_err *err);
+
+#endif

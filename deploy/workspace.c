@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The workspace. Theory of operation: taken in the order namespace, folder, mount, pages; given back in the
+ * reverse order. Only the raised pool of huge pages would survive a kill -9 of the demo: the kernel ties it
+ * to no process. Without the right to make a mount namespace a mount that exists is used.
+ */
+#include "deploy/workspace.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "hugemem/hugepool.h"
+
+static int failed(struct hf_err *err, const char *what, const char *path)
+{
+	int errnum = errno;
+	return hf_err_set(err, HF_ERR_LOCAL, errnum, "%s %s: %s", what, path, strerror(errnum));
+}
+
+static int make_folder(struct hf_workspace *workspace, struct hf_err *err)
+{
+	snprintf(workspace->folder, sizeof(workspace->folder), "/tmp/hugeferry-demo-XXXXXX");
+	if (!mkdtemp(workspace->folder))
+		return failed(err, "cannot make the folder", workspace->folder);
+	workspace->has_folder = true;
+	return 0;
+}
+
+static int mount_private(struct hf_workspace *workspace)
+{
+	char options[64];
+	snprintf(workspace->huge, sizeof(workspace->huge), "%s/huge", workspace->folder);
+	snprintf(options, sizeof(options), "pagesize=%" PRIu64 "K,mode=0700",
+		 workspace->page_size_bytes >> 10);
+	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
+		return -errno;
+	if (mkdir(workspace->huge, 0700))
+		return -errno;
+	if (mount("hugeferry-demo", workspace->huge, "hugetlbfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options))
+		return -errno;
+	workspace->mounted = true;
+	return 0;
+}
+
+static int find_hugetlbfs(struct hf_workspace *workspace, struct hf_err *err)
+{
+	int result = mount_private(workspace);
+	if (!result)
+		return 0;
+	if (result != -EPERM)
+		return hf_err_set(err, HF_ERR_LOCAL, -result, "cannot mount a hugetlbfs on %s: %s",
+				  workspace->huge, strerror(-result));
+	return hf_hugetlbfs_mount_point(workspace->page_size_bytes, workspace->huge, sizeof(workspace->huge),
+					err);
+}
+
+static void name_ram_files(struct hf_workspace *workspace)
+{
+	for (int i = 0; i < 2; i++)
+		snprintf(workspace->ram[i], sizeof(workspace->ram[i]), "%s/hugeferry-demo-%d-%d.ram",
+			 workspace->huge, (int)getpid(), i);
+}
+
+int hf_workspace_open(struct hf_workspace *workspace, uint64_t page_size_bytes, uint64_t pages,
+		      struct hf_err *err)
+{
+	struct hf_err ignored;
+	*workspace = (struct hf_workspace){.page_size_bytes = page_size_bytes};
+	int result = make_folder(workspace, err);
+	if (!result)
+		result = find_hugetlbfs(workspace, err);
+	if (!result)
+		name_ram_files(workspace);
+	if (!result)
+		result = hf_hugepages_reserve(page_size_bytes, pages, &workspace->pages_added, err);
+	if (result)
+		hf_workspace_close(workspace, &ignored);
+	return result;
+}
+
+static void empty_folder(const char *folder)
+{
+	DIR *directory = opendir(folder);
+	const struct dirent *entry;
+	if (!directory)
+		return;
+	while ((entry = readdir(directory))) {
+		if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, ".."))
+			continue;
+		// AT_REMOVEDIR for the mount point, which is empty by now.
+		if (unlinkat(dirfd(directory), entry->d_name, 0) && errno == EISDIR)
+			unlinkat(dirfd(directory), entry->d_name, AT_REMOVEDIR);
+	}
+	closedir(directory);
+}
+
+int hf_workspace_close(struct hf_workspace *workspace, struct hf_err *err)
+{
+	int result = 0;
+	for (int i = 0; i < 2 && workspace->ram[i][0]; i++)
+		unlink(workspace->ram[i]); // a killed VMM leaves it
+	if (workspace->mounted && umount2(workspace->huge, MNT_DETACH))
+		result = failed(err, "cannot unmount", workspace->huge);
+	workspace->mounted = false;
+	if (workspace->has_folder) {
+		empty_folder(workspace->folder);
+		if (rmdir(workspace->folder) && !result)
+			result = failed(err, "cannot remove", workspace->folder);
+	}
+	workspace->has_folder = false;
+	if (workspace->pages_added) {
+		int given = hf_hugepages_give_back(workspace->page_size_bytes, workspace->pages_added, err);
+		result = result ? result : given;
+	}
+	workspace->pages_added = 0;
+	return result;
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * workspace.h - a place for a demo: a folder, a hugetlbfs, huge pages.
+ *
+ * Purpose: takes from the host what a demo needs and gives all of it back. The hugetlbfs is mounted in a
+ * mount namespace of this process, so it vanishes, with the RAM files on it, even when the process is killed.
+ * Ownership: open/close; a zeroed struct may be closed.
+ * Threads: one; open before any other thread exists.
+ * Units: bytes, pages of the named size.
+ * Errors: 0 or -errno with text.
+ */
+#ifndef HF_DEPLOY_WORKSPACE_H
+#define HF_DEPLOY_WORKSPACE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/err.h"
+
+struct hf_workspace {
+	char folder[64];  /* sockets, reports */
+	char huge[160];	  /* a hugetlbfs */
+	char ram[2][192]; /* names for RAM files there */
+	bool mounted;
+	bool has_folder;
+	uint64_t page_size_bytes;
+	uint64_t pages_added; /* to the host's pool */
+};
+
+/* Makes `pages` huge pages available, reserving those that are missing. */
+int hf_workspace_open(struct hf_workspace *workspace, uint64_t page_size_bytes, uint64_t pages,
+		      struct hf_err *err);
+/* Call when no process uses it any more. An error says what is left behind. */
+int hf_workspace_close(struct hf_workspace *workspace, struct hf_err *err);
+
+#endif

@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What end-to-end tests need: a private hugetlbfs, huge pages, VMMs, the hugeferry program.
+
+Everything taken from the host is given back by Host.close(); processes die with this one, and the mounts live in
+a mount namespace of this process, so a killed run leaves only a raised pool of huge pages.
+"""
+import ctypes
+import json
+import mmap
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+
+LIMIT_S = 180
+M = 1 << 20
+G = 1 << 30
+LIBC = ctypes.CDLL(None, use_errno=True)
+CLONE_NEWNS = 0x00020000
+MS_PRIVATE_REC = 0x4000 | 0x40000
+PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent():
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.setpgid(0, 0)
+
+
+def wait_until(condition, what, limit_s=LIMIT_S):
+    """Looks again and again until the condition gives something true."""
+    end = time.monotonic() + limit_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {limit_s} s: {what}")
+        time.sleep(0.01)  # between two looks, not instead of one
+
+
+class Host:
+    def __init__(self, build):
+        self.hugeferry = os.path.join(build, "deploy/hugeferry")
+        self.vmm = os.path.join(build, "kvm/hugeferry-vmm")
+        self.folder = tempfile.mkdtemp(prefix="hugeferry-e2e-", dir="/tmp")
+        self.pools = {}
+        self.mounts = {}
+        self.running = []
+        self.number = 0
+        if LIBC.unshare(CLONE_NEWNS) or LIBC.mount(None, b"/", None, MS_PRIVATE_REC, None):
+            raise OSError(ctypes.get_errno(), "the end-to-end tests need root")
+
+    def name(self, what):
+        self.number += 1
+        return os.path.join(self.folder, f"{self.number}-{what}")
+
+    def mount(self, page_size):
+        if page_size not in self.mounts:
+            path = os.path.join(self.folder, f"huge-{page_size >> 20}M")
+            os.mkdir(path)
+            if LIBC.mount(b"hugeferry-e2e", path.encode(), b"hugetlbfs", 0,
+                          f"pagesize={page_size >> 10}K".encode()):
+                raise OSError(ctypes.get_errno(), f"mount of {path}")
+            self.mounts[page_size] = path
+        return self.mounts[page_size]
+
+    @staticmethod
+    def counter(page_size, name):
+        return f"/sys/kernel/mm/hugepages/hugepages-{page_size >> 10}kB/{name}"
+
+    def read_counter(self, page_size, name):
+        with open(self.counter(page_size, name), encoding="ascii") as file:
+            return int(file.read())
+
+    def available(self, page_size):
+        return self.read_counter(page_size, "free_hugepages") - self.read_counter(page_size, "resv_hugepages")
+
+    def set_pool(self, page_size, pages):
+        with open(self.counter(page_size, "nr_hugepages"), "w", encoding="ascii") as file:
+            file.write(str(pages))
+
+    def make_available(self, page_size, pages):
+        """Exactly so many pages can be had afterwards."""
+        total = self.read_counter(page_size, "nr_hugepages")
+        self.pools.setdefault(page_size, total)
+        self.set_pool(page_size, total + pages - self.available(page_size))
+        if self.available(page_size) != pages:
+            raise AssertionError(f"{pages} huge pages of {page_size} bytes cannot be had")
+
+    def end_processes(self):
+        for process in reversed(self.running):
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        self.running.clear()
+        for path in self.mounts.values():
+            for name in os.listdir(path):
+                os.unlink(os.path.join(path, name))
+        for page_size, pages in self.pools.items():
+            self.set_pool(page_size, pages)
+        self.pools.clear()
+
+    def close(self):
+        self.end_processes()
+        for path in self.mounts.values():
+            LIBC.umount2(path.encode(), 0)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start(self, *arguments):
+        out_path, err_path = self.name("out"), self.name("err")
+        with open(out_path, "w", encoding="utf-8") as out, open(err_path, "w", encoding="utf-8") as err:
+            process = subprocess.Popen([str(a) for a in arguments], stdin=subprocess.DEVNULL, stdout=out,
+                                       stderr=err, preexec_fn=die_with_parent)
+        process.out_path, process.err_path = out_path, err_path
+        self.running.append(process)
+        return process
+
+
+def out_of(process):
+    with open(process.out_path, encoding="utf-8") as file:
+        return file.read()
+
+
+def err_of(process):
+    with open(process.err_path, encoding="utf-8") as file:
+        return file.read()
+
+
+def finish(process, limit_s=LIMIT_S):
+    """Waits for its end; returns exit code and what it said on stderr."""
+    try:
+        code = process.wait(limit_s)
+    except subprocess.TimeoutExpired as late:
+        raise AssertionError(f"{process.args[:2]} did not end; it said: {err_of(process)}") from late
+    return code, err_of(process)
+
+
+def one_line(text, *parts):
+    """Exactly one line on stderr, and it names all of these."""
+    lines = text.splitlines()
+    assert len(lines) == 1, f"one line was expected on stderr, not: {lines}"
+    for part in parts:
+        assert part in lines[0], f"'{part}' is not named in: {lines[0]}"
+
+
+class Qmp:
+    """Enough of a QMP client to ask and to stop."""
+
+    def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(60)
+        self.socket.connect(path)
+        self.file = self.socket.makefile("rw", encoding="utf-8")
+        self.file.readline()
+        self.execute("qmp_capabilities")
+
+    def execute(self, command):
+        self.file.write(json.dumps({"execute": command}) + "\n")
+        self.file.flush()
+        while True:
+            answer = json.loads(self.file.readline())
+            if "return" in answer:
+                return answer["return"]
+            if "error" in answer:
+                raise AssertionError(f"{command}: {answer['error']}")
+
+    def close(self):
+        self.file.close()
+        self.socket.close()
+
+
+class Vmm:
+    def __init__(self, host, incoming=False, mem=256 * M, page_size=2 * M, vcpus=2, ident="ram0", extra=()):
+        self.ram = os.path.join(host.mount(page_size), os.path.basename(host.name("ram")))
+        self.qmp_path = host.name("qmp")
+        self.attach = host.name("attach")
+        arguments = [host.vmm, "--name", "e2e", "--mem", mem, "--page-size", f"{page_size >> 20}M",
+                     "--ram-file", self.ram, "--vcpus", vcpus, "--id", ident,
+                     "--qmp", f"unix:{self.qmp_path}", "--attach", self.attach, *extra]
+        self.process = host.start(*arguments, *(["--incoming", "defer"] if incoming else []))
+        self.page_size = page_size
+        wait_until(self.answers, "the VMM answers")
+        if not incoming:
+            self.wait_runs()
+
+    def answers(self):
+        if self.process.poll() is not None:
+            raise AssertionError(f"the VMM ended: {err_of(self.process)}")
+        try:
+            Qmp(self.qmp_path).close()
+            return True
+        except OSError:
+            return False
+
+    def status(self):
+        client = Qmp(self.qmp_path)
+        try:
+            return client.execute("query-status")["status"]
+        finally:
+            client.close()
+
+    def visits(self):
+        """Counters of all vCPUs. For a source: its system pages exist, so looking allocates nothing."""
+        with open(self.ram, "rb") as file:
+            with mmap.mmap(file.fileno(), self.page_size, mmap.MAP_SHARED, mmap.PROT_READ) as first:
+                header = struct.unpack_from("<16Q", first, 0x1000)
+                vcpus, system_pages, status = header[3], header[9], header[12]
+            with mmap.mmap(file.fileno(), self.page_size * system_pages, mmap.MAP_SHARED,
+                           mmap.PROT_READ) as system:
+                return sum(struct.unpack_from("<Q", system, status + 128 * vcpu + 16)[0]
+                           for vcpu in range(vcpus))
+
+    def wait_runs(self):
+        before = self.visits()
+        wait_until(lambda: self.visits() > before + 1000, "the guest makes progress", 60)
+
+
+def assert_runs(vmm):
+    assert vmm.status() == "running", f"the VM is {vmm.status()}"
+    vmm.wait_runs()
+
+
+def receive(host, vmm, *extra, listen="tcp:127.0.0.1:0"):
+    return host.start(host.hugeferry, "receive", "--vm", f"qmp:{vmm.qmp_path}", "--attach", vmm.attach,
+                      "--listen", listen, *extra)
+
+
+def send(host, vmm, uri, *extra):
+    return host.start(host.hugeferry, "send", "--vm", f"qmp:{vmm.qmp_path}", "--to", uri, *extra)
+
+
+def listening_uri(process):
+    def look():
+        text = out_of(process)
+        if text.startswith("listening on ") and "\n" in text:
+            return text.split("\n")[0].removeprefix("listening on ")
+        if process.poll() is not None:
+            raise AssertionError(f"receive ended: {err_of(process)}")
+        return None
+    return wait_until(look, "receive listens")

@@ -1,0 +1,65 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the end-to-end tests: run.py BUILD-DIRECTORY [PART-OF-A-NAME...]. Prints TAP."""
+import os
+import signal
+import sys
+import time
+import traceback
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import losses  # noqa: E402
+import moves  # noqa: E402
+import refusals  # noqa: E402
+from host import Host  # noqa: E402
+
+
+class Stopped(BaseException):
+    pass
+
+
+def stop(*_):
+    raise Stopped
+
+
+def explain(host, error):
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        print(f"# {line}")
+    for process in host.running:
+        with open(process.err_path, encoding="utf-8") as file:
+            for line in file.read().splitlines()[-20:]:
+                print(f"# {os.path.basename(process.args[0])} {process.args[1]}: {line}")
+
+
+def run_case(host, number, case):
+    started = time.monotonic()
+    try:
+        case(host)
+        result = "ok"
+    except Exception as error:  # any failure of a case is a failed case
+        result = "not ok"
+        explain(host, error)
+    finally:
+        host.end_processes()
+    print(f"{result} {number} - {case.__name__} ({time.monotonic() - started:.1f} s)", flush=True)
+    return result == "ok"
+
+
+def main():
+    build, wanted = sys.argv[1], sys.argv[2:]
+    cases = [case for case in moves.CASES + refusals.CASES + losses.CASES
+             if not wanted or any(part in case.__name__ for part in wanted)]
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    host = Host(os.path.abspath(build))
+    print(f"1..{len(cases)}", flush=True)
+    try:
+        results = [run_case(host, number, case) for number, case in enumerate(cases, 1)]
+    finally:
+        host.close()
+    return 0 if cases and all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
