@@ -296,6 +296,13 @@ static void check_end(struct sim *sim)
 	/* Nobody is left without a VM unless the hand-over was under way or the VMM itself failed. */
 	if (source.owner == HF_VM_OWNER_SOURCE)
 		SIM_CHECK(sim, sim->source_runs, "the source owns the VM, and it stands still");
+	if (source.owner == HF_VM_OWNER_DESTINATION)
+		SIM_CHECK(sim,
+			  destination.status == HF_STATUS_COMPLETED ||
+			      destination.status == HF_STATUS_POSTCOPY_PAUSED ||
+			      destination.status == HF_STATUS_POSTCOPY_ACTIVE,
+			  "the source gave the VM up and the destination dropped it (%s)",
+			  hf_status_name(destination.status));
 	SIM_CHECK(sim, source.owner != HF_VM_OWNER_RESUMING, "the source VM was never resumed");
 	SIM_CHECK(sim, source.owner != HF_VM_OWNER_STUCK || sim->plan.fail_vm_op == HF_VM_RESUME,
 		  "the source VM is stuck");
