@@ -145,11 +145,7 @@ static ssize_t frame_bytes(struct hf_tcp *tcp, const uint8_t *bytes, size_t have
 	struct hf_err err = HF_ERR_INIT;
 	if (have_bytes < HF_WIRE_FRAME_HEADER_BYTES)
 		return 0;
-	int result = hf_wire_decode_frame_header(bytes, HF_WIRE_FRAME_HEADER_BYTES, header, &err);
-	if (!result && header->length_bytes > HF_WIRE_FRAME_MAX_BYTES)
-		result = hf_err_set(&err, HF_ERR_PEER, EPROTO, "a frame of %u bytes is over the limit of %u",
-				    header->length_bytes, HF_WIRE_FRAME_MAX_BYTES);
-	if (result) {
+	if (hf_wire_decode_frame_header(bytes, HF_WIRE_FRAME_HEADER_BYTES, header, &err)) {
 		hf_err_prefix(&err, "%s, %s", tcp->name, control_name);
 		tcp_fail(tcp, &err);
 		return -1;

@@ -40,7 +40,7 @@ struct engine {
 	/* Destination. */
 	uint32_t done_total, done_by_status[3], zero_total;
 	uint8_t done_times[ENGINE_FETCHES_MAX]; /* by fetch id */
-	bool done_zero[ENGINE_FETCHES_MAX];
+	bool done_zero[ENGINE_FETCHES_MAX], done_ok[ENGINE_FETCHES_MAX];
 	/* Source. */
 	const uint8_t *memory; /* ENGINE_BLOCKS blocks */
 	/* Both. */

@@ -119,6 +119,7 @@ static void on_fetch_done(void *opaque, const struct hf_fetch_done *done)
 		if (engine->done_times[done->id]++)
 			note(engine, "a second done for one fetch");
 		engine->done_zero[done->id] = done->zero;
+		engine->done_ok[done->id] = done->status == HF_FETCH_OK;
 	}
 	engine->done_total++;
 	engine->done_by_status[done->status]++;
