@@ -4,12 +4,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
-#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -22,24 +25,52 @@
 
 #define RESERVATIONS_MAX 4
 
-static struct {
+static struct reservation {
 	uint64_t page_size_bytes, added;
+	pid_t janitor;
+	int alive_fd; /* the janitor sees its end when this process has gone */
 } reservations[RESERVATIONS_MAX];
 static int reservation_count;
+
+/* A process that gives the pages back when this one ends in whatever way. */
+static int start_janitor(struct reservation *reservation)
+{
+	int ends[2];
+	char byte;
+
+	if (pipe2(ends, O_CLOEXEC))
+		return -1;
+	reservation->alive_fd = ends[1];
+	reservation->janitor = fork();
+	if (reservation->janitor != 0) {
+		close(ends[0]);
+		return reservation->janitor < 0 ? -1 : 0;
+	}
+	setsid();
+	for (int i = 0; i <= reservation_count; i++)
+		close(reservations[i].alive_fd);
+	while (read(ends[0], &byte, 1) < 0 && errno == EINTR)
+		;
+	_exit(hf_hugepages_give_back(reservation->page_size_bytes, reservation->added, NULL) != 0);
+}
 
 int host_pages_reserve(uint64_t page_size_bytes, uint64_t pages)
 {
 	struct hf_err err = HF_ERR_INIT;
-	uint64_t added;
 
 	if (reservation_count == RESERVATIONS_MAX)
 		return -1;
-	if (hf_hugepages_reserve(page_size_bytes, pages, &added, &err)) {
+	struct reservation *reservation = &reservations[reservation_count];
+	reservation->page_size_bytes = page_size_bytes;
+	if (hf_hugepages_reserve(page_size_bytes, pages, &reservation->added, &err)) {
 		print_message("%s\n", err.text);
 		return -1;
 	}
-	reservations[reservation_count].page_size_bytes = page_size_bytes;
-	reservations[reservation_count++].added = added;
+	if (start_janitor(reservation)) {
+		hf_hugepages_give_back(page_size_bytes, reservation->added, NULL);
+		return -1;
+	}
+	reservation_count++;
 	return 0;
 }
 
@@ -47,8 +78,8 @@ void host_pages_give_back(void)
 {
 	while (reservation_count > 0) {
 		reservation_count--;
-		hf_hugepages_give_back(reservations[reservation_count].page_size_bytes,
-				       reservations[reservation_count].added, NULL);
+		close(reservations[reservation_count].alive_fd);
+		waitpid(reservations[reservation_count].janitor, NULL, 0);
 	}
 }
 
@@ -125,46 +156,85 @@ bool page_is_mapped(const void *address)
 	return mapped;
 }
 
-static void *touch(void *opaque)
-{
-	struct toucher *toucher = opaque;
+struct touch {
+	struct touch *next;
+	pthread_t thread;
+	volatile uint8_t *address;
+	bool write;
+	bool joined;
+	atomic_uint thread_id;
+	atomic_bool done;
+	uint8_t seen;
+};
+static struct touch *touches;
 
-	atomic_store(&toucher->thread_id, (unsigned)gettid());
-	toucher->seen = *toucher->address;
-	if (toucher->write)
-		*toucher->address = (uint8_t)(toucher->seen + 1);
-	atomic_store(&toucher->done, true);
+static void *touch_address(void *opaque)
+{
+	struct touch *touch = opaque;
+
+	atomic_store(&touch->thread_id, (unsigned)gettid());
+	touch->seen = *touch->address;
+	if (touch->write)
+		*touch->address = (uint8_t)(touch->seen + 1);
+	atomic_store(&touch->done, true);
 	return NULL;
 }
 
 static bool has_thread_id(void *opaque)
 {
-	struct toucher *toucher = opaque;
+	struct touch *touch = opaque;
 
-	return atomic_load(&toucher->thread_id) != 0;
+	return atomic_load(&touch->thread_id) != 0;
 }
 
 void toucher_start(struct toucher *toucher, void *address)
 {
-	toucher->address = address;
-	atomic_init(&toucher->thread_id, 0);
-	atomic_init(&toucher->done, false);
-	assert_int_equal(pthread_create(&toucher->thread, NULL, touch, toucher), 0);
-	wait_until(has_thread_id, toucher, "the touching thread to start");
+	struct touch *touch = calloc(1, sizeof(*touch));
+
+	assert_non_null(touch);
+	touch->address = address;
+	touch->write = toucher->write;
+	assert_int_equal(pthread_create(&touch->thread, NULL, touch_address, touch), 0);
+	touch->next = touches;
+	touches = touch;
+	toucher->touch = touch;
+	wait_until(has_thread_id, touch, "the touching thread to start");
+}
+
+uint32_t toucher_thread_id(const struct toucher *toucher)
+{
+	return atomic_load(&toucher->touch->thread_id);
 }
 
 static bool is_done(void *opaque)
 {
-	struct toucher *toucher = opaque;
+	struct touch *touch = opaque;
 
-	return atomic_load(&toucher->done);
+	return atomic_load(&touch->done);
+}
+
+bool toucher_is_done(const struct toucher *toucher)
+{
+	return is_done(toucher->touch);
 }
 
 uint8_t toucher_join(struct toucher *toucher)
 {
-	wait_until(is_done, toucher, "a touch to end");
-	pthread_join(toucher->thread, NULL);
-	return toucher->seen;
+	wait_until(is_done, toucher->touch, "a touch to end");
+	pthread_join(toucher->touch->thread, NULL);
+	toucher->touch->joined = true;
+	return toucher->touch->seen;
+}
+
+void touchers_end(void)
+{
+	while (touches) {
+		struct touch *touch = touches;
+		touches = touch->next;
+		if (!touch->joined)
+			pthread_join(touch->thread, NULL);
+		free(touch);
+	}
 }
 
 static uint64_t now_ms(void)

@@ -10,10 +10,8 @@
 #ifndef HF_TESTS_HOST_FIXTURE_H
 #define HF_TESTS_HOST_FIXTURE_H
 
-#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -41,18 +39,22 @@ void ram_punch(int fd, uint64_t offset_bytes, uint64_t length_bytes);
 /* Is a page mapped in this process? */
 bool page_is_mapped(const void *address);
 
-/* A thread that reads one byte, and then writes one when `write` is set. */
+/*
+ * A thread that reads one byte, and then writes its value plus one when `write` is set. It may outlive a test
+ * that fails, so what it works on is not in here.
+ */
+struct touch;
 struct toucher {
-	pthread_t thread;
-	volatile uint8_t *address;
 	bool write;
-	atomic_uint thread_id;
-	atomic_bool done;
-	uint8_t seen;
+	struct touch *touch;
 };
 void toucher_start(struct toucher *toucher, void *address);
+uint32_t toucher_thread_id(const struct toucher *toucher);
+bool toucher_is_done(const struct toucher *toucher);
 /* Waits for its end; returns the byte it read. */
 uint8_t toucher_join(struct toucher *toucher);
+/* For teardown, after the userfaultfd has gone and before the memory goes: ends all that are left. */
+void touchers_end(void);
 
 /* Waits until it holds; fails the test after WAIT_LIMIT_MS. */
 void wait_until(bool (*holds)(void *opaque), void *opaque, const char *what);

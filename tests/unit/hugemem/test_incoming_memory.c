@@ -7,6 +7,8 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -130,13 +132,12 @@ static bool fault_of_thread_is_there(void *opaque)
 static void expect_fault(struct destination *destination, struct toucher *toucher, uint32_t block,
 			 uint64_t page)
 {
-	struct awaited awaited = {.engine = &destination->engine,
-				  .thread_id = atomic_load(&toucher->thread_id)};
+	struct awaited awaited = {.engine = &destination->engine, .thread_id = toucher_thread_id(toucher)};
 
 	wait_until(fault_of_thread_is_there, &awaited, "a fault");
 	assert_int_equal(awaited.found.block, block);
 	assert_int_equal(awaited.found.page, page);
-	assert_false(atomic_load(&toucher->done));
+	assert_false(toucher_is_done(toucher));
 }
 
 /* ---- the VMM and the agent ---- */
@@ -156,7 +157,7 @@ static void attach_vmm(struct destination *d)
 
 	assert_int_equal(hf_attach_create(&d->attach, &options, &d->err), 0);
 	for (uint32_t block = 0; block < d->block_count; block++) {
-		char idstr[8];
+		char idstr[16];
 		snprintf(idstr, sizeof(idstr), "ram%u", block);
 		const struct hf_attach_region region = {.idstr = idstr,
 							.address = d->vmm[block],
@@ -208,7 +209,7 @@ static void bring_up(struct destination *d)
 		fail_msg("%s", d->err.text);
 	if (prepare(d))
 		fail_msg("%s", d->engine.ready_err.text);
-	assert_true(hf_attach_armed(d->attach));
+	assert_int_equal(hf_attach_wait_armed(d->attach, WAIT_LIMIT_MS), 0);
 }
 
 static int set_up(void **state)
@@ -240,6 +241,7 @@ static int tear_down(void **state)
 	hf_incoming_memory_destroy(d->memory);
 	hf_attach_client_destroy(d->client);
 	hf_attach_destroy(d->attach);
+	touchers_end();
 	for (uint32_t block = 0; block < d->block_count; block++) {
 		if (d->vmm[block])
 			munmap(d->vmm[block], d->pages * d->page_size_bytes);
@@ -305,7 +307,7 @@ static void a_fault_names_block_page_and_thread_and_placing_wakes_it(void **stat
 
 	land_and_place(d, 0, 3, 0xa5);
 	assert_int_equal(toucher_join(&first), 0xa5);
-	assert_false(atomic_load(&second.done));
+	assert_false(toucher_is_done(&second));
 	land_and_place(d, 1, 0, 0x5a);
 	assert_int_equal(toucher_join(&second), 0x5a);
 	assert_page_filled(guest_page(d, 0, 3), HUGE_BYTES, 0xa5);
@@ -398,7 +400,7 @@ static void placing_a_page_that_is_there_wakes_who_still_waits(void **state)
 	show_without_waking(d, 1, 0);
 	place(d, 0, 0, 0);
 	assert_int_equal(toucher_join(&first), 4);
-	assert_false(atomic_load(&second.done));
+	assert_false(toucher_is_done(&second));
 	place_again(d, 1, 0);
 	assert_int_equal(toucher_join(&second), 5);
 }
@@ -495,8 +497,8 @@ static void stop_with_a_pending_fault_leaves_the_page_missing(void **state)
 	assert_int_equal(poll(&polled, 1, WAIT_LIMIT_MS), 1);
 	assert_int_equal(read(fd, &message, sizeof(message)), sizeof(message));
 	assert_int_equal(message.arg.pagefault.address, (uintptr_t)guest_page(d, 1, 1));
-	assert_int_equal(message.arg.pagefault.feat.ptid, atomic_load(&waiting.thread_id));
-	assert_false(atomic_load(&waiting.done));
+	assert_int_equal(message.arg.pagefault.feat.ptid, toucher_thread_id(&waiting));
+	assert_false(toucher_is_done(&waiting));
 	assert_int_equal(hf_attach_client_release(d->client, &d->err), 0);
 	toucher_join(&waiting);
 	close(fd);
@@ -614,7 +616,7 @@ static void copy_without_a_free_page_waits_until_there_is_one(void **state)
 	assert_int_equal(d->port.ops->place(d->memory, 0, 1, 2, NULL), -EAGAIN);
 	assert_int_equal(d->port.ops->place_zero(d->memory, 0, 2, &d->err), -EAGAIN);
 	assert_false(page_is_mapped(guest_page(d, 0, 1)));
-	assert_false(atomic_load(&toucher.done));
+	assert_false(toucher_is_done(&toucher));
 
 	munmap(hog, 2 * HUGE_BYTES);
 	ram_punch(second, 0, 2 * HUGE_BYTES);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The source's memory port: which pages exist, found without making any. */
+/*
+ * The source's memory port: which pages exist, found without making any. The linker puts the scan of the
+ * file's pages behind a wrapper here, which can be made blind, as a kernel that is not known would be.
+ */
 #include "tests/unit/hugemem/host_fixture.h"
 
 #include <errno.h>
@@ -24,8 +27,27 @@ struct source {
 	struct hf_err err;
 };
 
+static bool blind;
+
+int __real_hf_file_pages_scan(int fd, uint64_t page_size_bytes, struct hf_file_pages *out,
+			      struct hf_err *err);
+int __wrap_hf_file_pages_scan(int fd, uint64_t page_size_bytes, struct hf_file_pages *out,
+			      struct hf_err *err);
+
+int __wrap_hf_file_pages_scan(int fd, uint64_t page_size_bytes, struct hf_file_pages *out, struct hf_err *err)
+{
+	int result = __real_hf_file_pages_scan(fd, page_size_bytes, out, err);
+
+	if (result == 0 && blind) {
+		memset(out->bits, 0, (out->pages + 7) / 8);
+		out->present = 0;
+	}
+	return result;
+}
+
 static void make_file(struct source *source, uint64_t pages)
 {
+	blind = false;
 	*source = (struct source){.fd = ram_file_anonymous(HUGE_BYTES, pages)};
 	snprintf(source->path, sizeof(source->path), "/proc/self/fd/%d", source->fd);
 	hf_ramblocks_init(&source->blocks);
@@ -161,6 +183,37 @@ static void reading_a_page_does_not_hide_the_others(void **state)
 	const volatile uint8_t *bytes = port.ops->address(port.self, 0, 2 * HUGE_BYTES);
 	assert_int_equal(*bytes, 3);
 	assert_int_equal(presence(&source), 1u << 0 | 1u << 2 | 1u << 4);
+	close_source(&source);
+}
+
+static void what_the_vmm_has_mapped_is_found_without_the_file(void **state)
+{
+	(void)state;
+	struct source source;
+
+	open_source(&source);
+	source.vmm[HUGE_BYTES] = 1;
+	source.vmm[10 * HUGE_BYTES] = 1;
+	blind = true;
+	assert_int_equal(presence(&source), 1u << 1 | 1u << 10);
+	close_source(&source);
+}
+
+static void pages_that_cannot_be_found_are_not_taken_for_holes(void **state)
+{
+	(void)state;
+	struct source source;
+	uint8_t bitmap[2] = {0xaa, 0xaa};
+
+	open_source(&source);
+	source.vmm[HUGE_BYTES] = 1;
+	source.vmm[2 * HUGE_BYTES] = 1;
+	assert_int_equal(madvise(source.vmm + HUGE_BYTES, HUGE_BYTES, MADV_DONTNEED), 0);
+	blind = true;
+	struct hf_source_memory port = hf_outgoing_memory_port(source.memory);
+	assert_int_equal(port.ops->presence(port.self, 0, bitmap, sizeof(bitmap), &source.err), -EAGAIN);
+	assert_non_null(strstr(source.err.text, "'ram0': its RAM file holds 2 pages, but only 1 "));
+	assert_int_equal(bitmap[0], 0xaa);
 	close_source(&source);
 }
 
@@ -341,6 +394,8 @@ int main(void)
 	    cmocka_unit_test(a_page_that_the_vmm_has_let_go_of_is_present),
 	    cmocka_unit_test(a_page_that_only_another_process_touched_is_present),
 	    cmocka_unit_test(reading_a_page_does_not_hide_the_others),
+	    cmocka_unit_test(what_the_vmm_has_mapped_is_found_without_the_file),
+	    cmocka_unit_test(pages_that_cannot_be_found_are_not_taken_for_holes),
 	    cmocka_unit_test(a_full_file_is_all_present),
 	    cmocka_unit_test(a_punched_page_is_a_hole_again),
 	    cmocka_unit_test(a_file_mapped_in_pieces_is_found_whole),

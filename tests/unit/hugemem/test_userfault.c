@@ -53,6 +53,7 @@ static int tear_down(void **state)
 	struct range *range = *state;
 
 	close(range->userfault);
+	touchers_end();
 	munmap(range->vmm, LENGTH_BYTES);
 	munmap(range->alias, LENGTH_BYTES);
 	close(range->fd);
