@@ -413,9 +413,9 @@ static int run_on_and_stop(struct hf_demo *demo, struct hf_err *err)
 static int run_demo(struct hf_demo *demo, struct hf_err *err)
 {
 	char memory[HF_SIZE_TEXT_BYTES], page[HF_SIZE_TEXT_BYTES];
-	step("starting a VM of %s in pages of %s with %u vCPUs",
+	step("starting a VM of %s in pages of %s with %u vCPU%s",
 	     hf_size_text(demo->options.mem_bytes, memory), hf_size_text(demo->options.page_size_bytes, page),
-	     demo->options.vcpus);
+	     demo->options.vcpus, demo->options.vcpus == 1 ? "" : "s");
 	int result = start_vmms(demo, err);
 	if (!result && (result = migrate(demo, err)))
 		quote_other_side(demo);
@@ -432,7 +432,7 @@ static int run_demo(struct hf_demo *demo, struct hf_err *err)
 
 /* ---- setting up and clearing away ---- */
 
-/* In an installation both programs share a folder, in a build tree each has its own. */
+/* Beside this program, where an installation has it, or in a build tree. */
 static int find_programs(struct hf_demo *demo, struct hf_err *err)
 {
 	ssize_t length = readlink("/proc/self/exe", demo->self, sizeof(demo->self) - 1);
@@ -443,22 +443,26 @@ static int find_programs(struct hf_demo *demo, struct hf_err *err)
 		snprintf(demo->vmm, sizeof(demo->vmm), "%s", demo->options.vmm);
 		return 0;
 	}
-	static const char *const places[] = {"hugeferry-vmm", "../kvm/hugeferry-vmm"};
+	static const char *const places[] = {"hugeferry-vmm", "../libexec/hugeferry/hugeferry-vmm",
+					     "../kvm/vmm/hugeferry-vmm"};
 	int folder = (int)(strrchr(demo->self, '/') - demo->self);
 	for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
 		int needed = snprintf(demo->vmm, sizeof(demo->vmm), "%.*s/%s", folder, demo->self, places[i]);
 		if (needed < (int)sizeof(demo->vmm) && !access(demo->vmm, X_OK))
 			return 0;
 	}
-	return hf_err_set(err, HF_ERR_LOCAL, ENOENT, "hugeferry-vmm is not next to %s; name it with --vmm",
-			  demo->self);
+	return hf_err_set(err, HF_ERR_LOCAL, ENOENT,
+			  "hugeferry-vmm is not where %s expects it; name it with --vmm", demo->self);
 }
 
 static int check_memory(const struct hf_options *options, struct hf_err *err)
 {
 	struct hf_ramblocks blocks;
+	struct hf_hugepage_counts counts;
 	hf_ramblocks_init(&blocks);
-	int result = hf_ramblocks_add(&blocks, "ram0", options->mem_bytes, options->page_size_bytes, err);
+	int result = hf_hugepage_counts(options->page_size_bytes, &counts, err);
+	if (!result)
+		result = hf_ramblocks_add(&blocks, "ram0", options->mem_bytes, options->page_size_bytes, err);
 	hf_ramblocks_destroy(&blocks);
 	return result;
 }

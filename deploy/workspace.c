@@ -19,7 +19,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "core/ramblock.h"
 #include "hugemem/hugepool.h"
+
+#define SPARE_BYTES (512ull << 20) /* left to the rest of the host */
 
 static int failed(struct hf_err *err, const char *what, const char *path)
 {
@@ -64,6 +67,41 @@ static int find_hugetlbfs(struct hf_workspace *workspace, struct hf_err *err)
 					err);
 }
 
+static uint64_t memory_available_bytes(void)
+{
+	char line[128];
+	uint64_t kib = 0;
+	FILE *file = fopen("/proc/meminfo", "re");
+	while (file && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "MemAvailable: %" SCNu64, &kib) == 1)
+			break;
+	}
+	if (file)
+		fclose(file);
+	return kib << 10;
+}
+
+/* The kernel would squeeze the whole host before it says no, so the wish is checked first. */
+static int check_memory(uint64_t page_size_bytes, uint64_t pages, struct hf_err *err)
+{
+	struct hf_hugepage_counts counts;
+	char size[HF_SIZE_TEXT_BYTES];
+	int result = hf_hugepage_counts(page_size_bytes, &counts, err);
+	if (result)
+		return result;
+	uint64_t there = hf_hugepages_available(&counts);
+	uint64_t missing = pages > there ? pages - there : 0;
+	uint64_t memory = memory_available_bytes();
+	uint64_t spare = memory > SPARE_BYTES ? memory - SPARE_BYTES : 0;
+	if (missing <= spare / page_size_bytes)
+		return 0;
+	return hf_err_set(
+	    err, HF_ERR_LOCAL, ENOMEM,
+	    "%" PRIu64 " more huge pages of %s are needed, but this host can spare only %" PRIu64 " (%" PRIu64
+	    " MiB of memory are free); take less --mem",
+	    missing, hf_size_text(page_size_bytes, size), spare / page_size_bytes, memory >> 20);
+}
+
 static void name_ram_files(struct hf_workspace *workspace)
 {
 	for (int i = 0; i < 2; i++)
@@ -76,7 +114,9 @@ int hf_workspace_open(struct hf_workspace *workspace, uint64_t page_size_bytes, 
 {
 	struct hf_err ignored;
 	*workspace = (struct hf_workspace){.page_size_bytes = page_size_bytes};
-	int result = make_folder(workspace, err);
+	int result = check_memory(page_size_bytes, pages, err);
+	if (!result)
+		result = make_folder(workspace, err);
 	if (!result)
 		result = find_hugetlbfs(workspace, err);
 	if (!result)

@@ -45,7 +45,7 @@ def wait_until(condition, what, limit_s=LIMIT_S):
 class Host:
     def __init__(self, build):
         self.hugeferry = os.path.join(build, "deploy/hugeferry")
-        self.vmm = os.path.join(build, "kvm/hugeferry-vmm")
+        self.vmm = os.path.join(build, "kvm/vmm/hugeferry-vmm")
         self.folder = tempfile.mkdtemp(prefix="hugeferry-e2e-", dir="/tmp")
         self.pools = {}
         self.mounts = {}
@@ -85,9 +85,9 @@ class Host:
 
     def make_available(self, page_size, pages):
         """Exactly so many pages can be had afterwards."""
-        total = self.read_counter(page_size, "nr_hugepages")
-        self.pools.setdefault(page_size, total)
-        self.set_pool(page_size, total + pages - self.available(page_size))
+        change = pages - self.available(page_size)
+        self.pools[page_size] = self.pools.get(page_size, 0) + change
+        self.set_pool(page_size, self.read_counter(page_size, "nr_hugepages") + change)
         if self.available(page_size) != pages:
             raise AssertionError(f"{pages} huge pages of {page_size} bytes cannot be had")
 
@@ -100,8 +100,8 @@ class Host:
         for path in self.mounts.values():
             for name in os.listdir(path):
                 os.unlink(os.path.join(path, name))
-        for page_size, pages in self.pools.items():
-            self.set_pool(page_size, pages)
+        for page_size, change in self.pools.items():
+            self.set_pool(page_size, self.read_counter(page_size, "nr_hugepages") - change)
         self.pools.clear()
 
     def close(self):
@@ -211,7 +211,8 @@ class Vmm:
                 vcpus, system_pages, status = header[3], header[9], header[12]
             with mmap.mmap(file.fileno(), self.page_size * system_pages, mmap.MAP_SHARED,
                            mmap.PROT_READ) as system:
-                return sum(struct.unpack_from("<Q", system, status + 128 * vcpu + 16)[0]
+                # Counts are sealed: the high byte is a check.
+                return sum(struct.unpack_from("<Q", system, status + 128 * vcpu + 8)[0] & (1 << 56) - 1
                            for vcpu in range(vcpus))
 
     def wait_runs(self):

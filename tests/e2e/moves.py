@@ -3,7 +3,7 @@
 import json
 import os
 
-from host import G, M, err_of, finish, out_of, wait_until
+from host import G, M, err_of, finish, one_line, out_of, wait_until
 
 
 def demo(host, *arguments):
@@ -103,6 +103,14 @@ def a_demo_gives_back_all_it_took(host):
     assert not [name for name in os.listdir("/tmp") if name.startswith("hugeferry-demo-")]
 
 
+def a_demo_that_cannot_have_its_memory_takes_nothing(host):
+    before = host.read_counter(2 * M, "nr_hugepages")
+    code, said = finish(host.start(host.hugeferry, "demo", "--mem", "4T"))
+    assert code == 1
+    one_line(said, "2 MiB", "--mem")
+    assert host.read_counter(2 * M, "nr_hugepages") == before
+
+
 def a_demo_that_is_stopped_gives_back_all_it_took(host):
     before = host.read_counter(2 * M, "nr_hugepages")
     for stage in ("starting", "moving it"):
@@ -139,5 +147,6 @@ CASES = [
     one_channel_and_small_chunks_are_enough,
     eight_channels_and_whole_page_chunks_work,
     a_demo_gives_back_all_it_took,
+    a_demo_that_cannot_have_its_memory_takes_nothing,
     a_demo_that_is_stopped_gives_back_all_it_took,
 ]
