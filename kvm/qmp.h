@@ -65,13 +65,19 @@ typedef void hf_qmp_event(void *opaque, const char *name, const json_t *data);
 /* target: "qmp:PATH" or a plain path. Connects, reads the greeting, negotiates. */
 int hf_qmp_client_connect(struct hf_qmp_client **out, const char *target, hf_qmp_event *on_event,
 			  void *opaque, struct hf_err *err);
-pid_t hf_qmp_client_pid(const struct hf_qmp_client *client); /* of the VMM, SO_PEERCRED */
+/* Of the process that made the VMM's socket (SO_PEERCRED). */
+pid_t hf_qmp_client_pid(const struct hf_qmp_client *client);
+uid_t hf_qmp_client_uid(const struct hf_qmp_client *client);
+const char *hf_qmp_client_path(const struct hf_qmp_client *client);
 /*
  * Sends a command and waits for its answer. Steals arguments (may be NULL). *result (may be NULL) gets a new
- * reference. A QMP error is -EREMOTEIO with QEMU's own "desc" in the text.
+ * reference. A QMP error is -EREMOTEIO with QEMU's own "desc" in the text, except that CommandNotFound is
+ * -ENOSYS; no answer in time is -ETIMEDOUT; not from an event's callback (-EDEADLK).
  */
 int hf_qmp_client_execute(struct hf_qmp_client *client, const char *command, json_t *arguments,
 			  uint32_t timeout_ms, json_t **result, struct hf_err *err);
+/* Ends pending and later commands with -ECANCELED; for another thread that waits in one. */
+void hf_qmp_client_shutdown(struct hf_qmp_client *client);
 void hf_qmp_client_destroy(struct hf_qmp_client *client);
 
 #endif

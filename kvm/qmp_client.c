@@ -1,0 +1,599 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation.
+ *
+ * Each execute() puts a record with a fresh id on the pending list, queues its line, and waits on the
+ * condition until the reader thread ("hf-qmp-client") has hung the answer on the record, the time is over, or
+ * the connection has failed. Answers are matched by id alone, so several threads may have commands out at
+ * once and an answer that comes after its time-out finds no record and is dropped.
+ *
+ * A line is written at once by the caller as far as the socket takes it; the reader thread writes the rest,
+ * so that no caller blocks in a write and no line is ever cut. The first failure of the connection is kept
+ * (`failure`) and ends every pending and later command with the same words.
+ *
+ * The VMM is not trusted: bytes go through the bounded codec, an event or answer of the wrong shape fails the
+ * connection or the command, and foreign text is made printable before it enters an error line.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kvm/qmp.h"
+#include "kvm/qmp_codec.h"
+
+#define CONNECT_TIMEOUT_MS 10000
+#define CONNECT_RETRY_MS   10
+#define UNSENT_MAX_BYTES   (2 * HF_QMP_LINE_MAX_BYTES)
+#define NS_PER_MS	   1000000ull
+#define DESC_PRECISION	   300 /* leaves room for the rest of the line */
+
+struct pending {
+	struct pending *next;
+	json_int_t id;
+	json_t *answer; /* once done without failure */
+	bool done;
+};
+
+struct hf_qmp_client {
+	/* set at creation */
+	struct sockaddr_un address;
+	struct ucred vmm;
+	hf_qmp_event *on_event;
+	void *opaque;
+	int wake_fd;
+	pthread_t thread;
+	bool has_thread, has_mutex, has_condition;
+
+	struct hf_qmp_stream stream; /* input half: the reader's; output half: under the lock */
+
+	pthread_mutex_t mutex;
+	pthread_cond_t changed; /* an answer, a failure, a user left */
+	/* under the lock */
+	struct pending *pending;
+	json_int_t last_id;
+	uint32_t users; /* threads inside execute() */
+	struct hf_err failure;
+	bool stop;
+};
+
+static uint64_t now_ms(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / NS_PER_MS;
+}
+
+static void client_wake(struct hf_qmp_client *client)
+{
+	uint64_t one = 1;
+	ssize_t n = write(client->wake_fd, &one, sizeof(one));
+	(void)n; // the counter only saturates when a wake-up is pending anyway
+}
+
+/* Under the lock. The first failure stays. */
+static void fail_locked(struct hf_qmp_client *client, const struct hf_err *why)
+{
+	if (client->failure.class == HF_ERR_NONE)
+		client->failure = *why;
+	for (struct pending *at = client->pending; at; at = at->next)
+		at->done = true;
+	client->pending = NULL;
+	pthread_cond_broadcast(&client->changed);
+}
+
+static void fail(struct hf_qmp_client *client, const struct hf_err *why)
+{
+	pthread_mutex_lock(&client->mutex);
+	fail_locked(client, why);
+	pthread_mutex_unlock(&client->mutex);
+}
+
+static int set_lost(const struct hf_qmp_client *client, int error, struct hf_err *err)
+{
+	if (error == 0)
+		return hf_err_set(err, HF_ERR_LOCAL, ECONNRESET,
+				  "the VMM (pid %d, QMP socket %s) has closed its QMP connection; it has "
+				  "probably exited: see its log",
+				  (int)client->vmm.pid, client->address.sun_path);
+	return hf_err_set(err, HF_ERR_LOCAL, -error,
+			  "the QMP connection to the VMM (pid %d, QMP socket %s) is lost: %s; see whether it "
+			  "still runs",
+			  (int)client->vmm.pid, client->address.sun_path, strerror(-error));
+}
+
+static int set_garbled(const struct hf_qmp_client *client, const char *what, struct hf_err *err)
+{
+	return hf_err_set(err, HF_ERR_LOCAL, EPROTO, "QMP socket %s (pid %d): %s; is this a QMP server?",
+			  client->address.sun_path, (int)client->vmm.pid, what);
+}
+
+/* ---- the reader ---- */
+
+/* Steals the answer when it finds who asked. */
+static bool deliver(struct hf_qmp_client *client, json_int_t id, json_t *answer)
+{
+	bool found = false;
+	pthread_mutex_lock(&client->mutex);
+	for (struct pending **at = &client->pending; *at; at = &(*at)->next) {
+		if ((*at)->id != id)
+			continue;
+		(*at)->answer = answer;
+		(*at)->done = true;
+		*at = (*at)->next;
+		found = true;
+		pthread_cond_broadcast(&client->changed);
+		break;
+	}
+	pthread_mutex_unlock(&client->mutex);
+	return found;
+}
+
+static const char *desc_of(const json_t *answer)
+{
+	const char *desc = json_string_value(json_object_get(json_object_get(answer, "error"), "desc"));
+	return desc ? desc : "(no description)";
+}
+
+static void copy_desc(char desc[DESC_PRECISION], const json_t *answer)
+{
+	snprintf(desc, DESC_PRECISION, "%s", desc_of(answer));
+	hf_qmp_make_printable(desc);
+}
+
+/* Steals message. An error means that the connection is of no more use. */
+static int take_message(struct hf_qmp_client *client, json_t *message, struct hf_err *err)
+{
+	int r = 0;
+	const json_t *id = json_object_get(message, "id");
+	const json_t *event = json_object_get(message, "event");
+	if (json_is_string(event)) {
+		const json_t *data = json_object_get(message, "data");
+		if (client->on_event)
+			client->on_event(client->opaque, json_string_value(event),
+					 json_is_object(data) ? data : NULL);
+	} else if (json_is_integer(id)) {
+		if (deliver(client, json_integer_value(id), message))
+			return 0;
+	} else if (json_object_get(message, "error")) {
+		// Without an id: the server could not read one of our lines, nobody knows which.
+		char desc[DESC_PRECISION];
+		copy_desc(desc, message);
+		r = set_garbled(client, desc, err);
+	} else if (!json_is_object(message)) {
+		r = set_garbled(client, "a message is no JSON object", err);
+	}
+	json_decref(message);
+	return r;
+}
+
+/* All whole messages that have been read. */
+static int take_messages(struct hf_qmp_client *client, struct hf_err *err)
+{
+	json_t *message;
+	int r;
+	while ((r = hf_qmp_stream_next(&client->stream, &message, err)) > 0) {
+		r = take_message(client, message, err);
+		if (r < 0)
+			return r;
+	}
+	if (r < 0)
+		hf_err_prefix(err, "QMP socket %s (pid %d) sent what is no QMP", client->address.sun_path,
+			      (int)client->vmm.pid);
+	return r;
+}
+
+static int take_input(struct hf_qmp_client *client, struct hf_err *err)
+{
+	int n = hf_qmp_stream_fill(&client->stream);
+	if (n == -EAGAIN)
+		return 0;
+	return n > 0 ? take_messages(client, err) : set_lost(client, n, err);
+}
+
+/* Writes what waits; returns the events to poll for, or 0 to stop. */
+static short prepare_poll(struct hf_qmp_client *client)
+{
+	pthread_mutex_lock(&client->mutex);
+	int r = hf_qmp_stream_flush(&client->stream);
+	short events = POLLIN;
+	if (hf_qmp_stream_pending_bytes(&client->stream) > 0)
+		events |= POLLOUT;
+	if (r < 0) {
+		struct hf_err err = HF_ERR_INIT;
+		set_lost(client, r == -EPIPE ? 0 : r, &err);
+		fail_locked(client, &err);
+	}
+	if (client->stop || client->failure.class != HF_ERR_NONE)
+		events = 0;
+	pthread_mutex_unlock(&client->mutex);
+	return events;
+}
+
+static void *reader_thread(void *opaque)
+{
+	struct hf_qmp_client *client = opaque;
+	struct hf_err err = HF_ERR_INIT;
+	short events;
+	if (take_messages(client, &err) < 0) // what came along with the greeting
+		fail(client, &err);
+	while ((events = prepare_poll(client)) != 0) {
+		struct pollfd set[2] = {{.fd = client->stream.fd, .events = events},
+					{.fd = client->wake_fd, .events = POLLIN}};
+		if (poll(set, 2, -1) < 0)
+			continue;
+		if (set[1].revents) {
+			uint64_t count;
+			ssize_t n = read(client->wake_fd, &count, sizeof(count));
+			(void)n; // non-blocking: nothing to read is fine
+		}
+		if ((set[0].revents & (POLLIN | POLLHUP | POLLERR)) && take_input(client, &err) < 0)
+			fail(client, &err);
+	}
+	return NULL;
+}
+
+/* ---- commands ---- */
+
+static char *command_line(const char *command, json_t *arguments, json_int_t id, size_t *length_bytes)
+{
+	json_t *message = json_pack("{s:s, s:I}", "execute", command, "id", id);
+	if (message && arguments)
+		json_object_set(message, "arguments", arguments);
+	char *line = message ? hf_qmp_encode(message, length_bytes) : NULL;
+	json_decref(message);
+	return line;
+}
+
+/* Under the lock. */
+static int send_command(struct hf_qmp_client *client, const char *command, json_t *arguments,
+			struct pending *pending, struct hf_err *err)
+{
+	if (client->failure.class != HF_ERR_NONE) {
+		if (err)
+			*err = client->failure;
+		return -client->failure.errnum;
+	}
+	pending->id = ++client->last_id;
+	size_t length_bytes;
+	char *line = command_line(command, arguments, pending->id, &length_bytes);
+	if (!line)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
+				  "QMP command '%s': too long for a QMP line, or not valid JSON", command);
+	int r = -EAGAIN;
+	if (hf_qmp_stream_pending_bytes(&client->stream) < UNSENT_MAX_BYTES)
+		r = hf_qmp_stream_queue(&client->stream, line, length_bytes);
+	free(line);
+	if (r < 0)
+		return hf_err_set(err, HF_ERR_LOCAL, -r,
+				  "QMP command '%s': the VMM (pid %d, QMP socket %s) reads no commands",
+				  command, (int)client->vmm.pid, client->address.sun_path);
+	pending->next = client->pending;
+	client->pending = pending;
+	// Whether the write failed or is unfinished is the reader's business.
+	if (hf_qmp_stream_flush(&client->stream) < 0 || hf_qmp_stream_pending_bytes(&client->stream) > 0)
+		client_wake(client);
+	return 0;
+}
+
+static struct timespec deadline_after(uint32_t timeout_ms)
+{
+	struct timespec deadline;
+	clock_gettime(CLOCK_MONOTONIC, &deadline);
+	deadline.tv_sec += timeout_ms / 1000;
+	deadline.tv_nsec += (long)(timeout_ms % 1000) * (long)NS_PER_MS;
+	if (deadline.tv_nsec >= 1000000000) {
+		deadline.tv_sec++;
+		deadline.tv_nsec -= 1000000000;
+	}
+	return deadline;
+}
+
+static void forget(struct hf_qmp_client *client, struct pending *pending)
+{
+	for (struct pending **at = &client->pending; *at; at = &(*at)->next) {
+		if (*at == pending) {
+			*at = pending->next;
+			return;
+		}
+	}
+}
+
+/* Under the lock. */
+static int wait_answer(struct hf_qmp_client *client, const char *command, struct pending *pending,
+		       uint32_t timeout_ms, struct hf_err *err)
+{
+	struct timespec deadline = deadline_after(timeout_ms);
+	int error = 0;
+	while (!pending->done && error == 0)
+		error = pthread_cond_timedwait(&client->changed, &client->mutex, &deadline);
+	if (!pending->done) {
+		forget(client, pending);
+		return hf_err_set(
+		    err, HF_ERR_LOCAL, ETIMEDOUT,
+		    "QMP command '%s': no answer from the VMM (pid %d, QMP socket %s) within %u "
+		    "ms; it hangs or is stopped",
+		    command, (int)client->vmm.pid, client->address.sun_path, timeout_ms);
+	}
+	if (!pending->answer) {
+		hf_err_set(err, client->failure.class, client->failure.errnum, "QMP command '%s': %s",
+			   command, client->failure.text);
+		return -client->failure.errnum;
+	}
+	return 0;
+}
+
+static int errno_of_class(const char *class_name)
+{
+	return class_name && strcmp(class_name, "CommandNotFound") == 0 ? ENOSYS : EREMOTEIO;
+}
+
+/* Steals answer. */
+static int take_answer(const struct hf_qmp_client *client, const char *command, json_t *answer,
+		       json_t **result, struct hf_err *err)
+{
+	int r = 0;
+	json_t *value = json_object_get(answer, "return");
+	const json_t *error = json_object_get(answer, "error");
+	if (error) {
+		const char *class_name = json_string_value(json_object_get(error, "class"));
+		char desc[DESC_PRECISION];
+		copy_desc(desc, answer);
+		r = hf_err_set(err, HF_ERR_LOCAL, errno_of_class(class_name),
+			       "the VMM (pid %d, QMP socket %s) refused '%s': %s", (int)client->vmm.pid,
+			       client->address.sun_path, command, desc);
+	} else if (!value) {
+		r = set_garbled(client, "an answer holds neither return nor error", err);
+	} else if (result) {
+		*result = json_incref(value);
+	}
+	json_decref(answer);
+	return r;
+}
+
+static void enter(struct hf_qmp_client *client)
+{
+	pthread_mutex_lock(&client->mutex);
+	client->users++;
+	pthread_mutex_unlock(&client->mutex);
+}
+
+static void leave(struct hf_qmp_client *client)
+{
+	pthread_mutex_lock(&client->mutex);
+	if (--client->users == 0)
+		pthread_cond_broadcast(&client->changed);
+	pthread_mutex_unlock(&client->mutex);
+}
+
+int hf_qmp_client_execute(struct hf_qmp_client *client, const char *command, json_t *arguments,
+			  uint32_t timeout_ms, json_t **result, struct hf_err *err)
+{
+	struct pending pending = {0};
+	if (pthread_equal(pthread_self(), client->thread)) {
+		json_decref(arguments);
+		return hf_err_set(err, HF_ERR_LOCAL, EDEADLK,
+				  "QMP command '%s' cannot be given from an event's callback", command);
+	}
+	enter(client);
+	pthread_mutex_lock(&client->mutex);
+	int r = send_command(client, command, arguments, &pending, err);
+	if (r == 0)
+		r = wait_answer(client, command, &pending, timeout_ms, err);
+	pthread_mutex_unlock(&client->mutex);
+	json_decref(arguments);
+	if (r == 0)
+		r = take_answer(client, command, pending.answer, result, err);
+	leave(client);
+	return r;
+}
+
+/* ---- life ---- */
+
+static int connect_socket(const struct sockaddr_un *address, uint64_t deadline_ms, int *fd,
+			  struct hf_err *err)
+{
+	*fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	int error = *fd < 0 ? errno : 0;
+	while (!error && connect(*fd, (const struct sockaddr *)address, sizeof(*address)) < 0) {
+		// EAGAIN: the queue of connections is full, and nothing tells when it is no more.
+		if ((errno != EAGAIN && errno != EINTR) || now_ms() > deadline_ms)
+			error = errno;
+		else
+			poll(NULL, 0, CONNECT_RETRY_MS);
+	}
+	if (!error)
+		return 0;
+	return hf_err_set(err, HF_ERR_LOCAL, error,
+			  "QMP socket %s: cannot connect: %s; is the VMM running%s?", address->sun_path,
+			  strerror(error), error == EACCES ? ", and may this user reach it" : "");
+}
+
+static int wait_readable(const struct hf_qmp_client *client, uint64_t deadline_ms, struct hf_err *err)
+{
+	struct pollfd set = {.fd = client->stream.fd, .events = POLLIN};
+	for (;;) {
+		uint64_t now = now_ms();
+		int n = now < deadline_ms ? poll(&set, 1, (int)(deadline_ms - now)) : 0;
+		if (n > 0)
+			return 0;
+		if (n == 0)
+			return hf_err_set(
+			    err, HF_ERR_LOCAL, ETIMEDOUT,
+			    "QMP socket %s (pid %d): no greeting; the VMM hangs, or another client "
+			    "holds its only QMP connection",
+			    client->address.sun_path, (int)client->vmm.pid);
+		if (errno != EINTR)
+			return hf_err_set(err, HF_ERR_LOCAL, errno, "QMP socket %s: %s",
+					  client->address.sun_path, strerror(errno));
+	}
+}
+
+/* Steals message. */
+static int check_greeting(const struct hf_qmp_client *client, json_t *message, struct hf_err *err)
+{
+	int r = 0;
+	if (json_object_get(message, "error")) {
+		char desc[DESC_PRECISION];
+		copy_desc(desc, message);
+		r = hf_err_set(err, HF_ERR_LOCAL, EREMOTEIO, "QMP socket %s (pid %d): the VMM refused: %s",
+			       client->address.sun_path, (int)client->vmm.pid, desc);
+	} else if (!json_is_object(json_object_get(message, "QMP"))) {
+		r = set_garbled(client, "it greets with something else than QMP", err);
+	}
+	json_decref(message);
+	return r;
+}
+
+/* Before the reader runs. */
+static int read_greeting(struct hf_qmp_client *client, uint64_t deadline_ms, struct hf_err *err)
+{
+	for (;;) {
+		json_t *message;
+		int r = wait_readable(client, deadline_ms, err);
+		if (r < 0)
+			return r;
+		int n = hf_qmp_stream_fill(&client->stream);
+		if (n == -EAGAIN)
+			continue;
+		if (n <= 0)
+			return set_lost(client, n, err);
+		r = hf_qmp_stream_next(&client->stream, &message, err);
+		if (r > 0)
+			return check_greeting(client, message, err);
+		if (r < 0)
+			return set_garbled(client, "it greets with something else than QMP", err);
+	}
+}
+
+static int init_condition(struct hf_qmp_client *client)
+{
+	pthread_condattr_t attributes;
+	int error = pthread_condattr_init(&attributes);
+	if (error)
+		return error;
+	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+	error = pthread_cond_init(&client->changed, &attributes);
+	pthread_condattr_destroy(&attributes);
+	return error;
+}
+
+static int start_reader(struct hf_qmp_client *client, struct hf_err *err)
+{
+	client->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int error = client->wake_fd < 0 ? errno : pthread_mutex_init(&client->mutex, NULL);
+	client->has_mutex = error == 0;
+	if (!error) {
+		error = init_condition(client);
+		client->has_condition = error == 0;
+	}
+	if (!error) {
+		sigset_t all, before; // signals are for the program's own threads
+		sigfillset(&all);
+		pthread_sigmask(SIG_SETMASK, &all, &before);
+		error = pthread_create(&client->thread, NULL, reader_thread, client);
+		pthread_sigmask(SIG_SETMASK, &before, NULL);
+	}
+	if (error)
+		return hf_err_set(err, HF_ERR_LOCAL, error, "QMP socket %s: no thread to be had: %s",
+				  client->address.sun_path, strerror(error));
+	client->has_thread = true;
+	pthread_setname_np(client->thread, "hf-qmp-client");
+	return 0;
+}
+
+static int connect_client(struct hf_qmp_client *client, struct hf_err *err)
+{
+	uint64_t deadline_ms = now_ms() + CONNECT_TIMEOUT_MS;
+	int r = connect_socket(&client->address, deadline_ms, &client->stream.fd, err);
+	if (r < 0)
+		return r;
+	socklen_t length_bytes = sizeof(client->vmm);
+	if (getsockopt(client->stream.fd, SOL_SOCKET, SO_PEERCRED, &client->vmm, &length_bytes) < 0)
+		return hf_err_set(err, HF_ERR_LOCAL, errno, "QMP socket %s: no credentials of the VMM: %s",
+				  client->address.sun_path, strerror(errno));
+	r = read_greeting(client, deadline_ms, err);
+	if (r == 0)
+		r = start_reader(client, err);
+	if (r == 0)
+		r = hf_qmp_client_execute(client, "qmp_capabilities", NULL, CONNECT_TIMEOUT_MS, NULL, err);
+	return r;
+}
+
+int hf_qmp_client_connect(struct hf_qmp_client **out, const char *target, hf_qmp_event *on_event,
+			  void *opaque, struct hf_err *err)
+{
+	struct hf_qmp_client *client = calloc(1, sizeof(*client));
+	if (!client)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for a QMP client");
+	hf_qmp_stream_init(&client->stream, -1);
+	client->wake_fd = -1;
+	client->on_event = on_event;
+	client->opaque = opaque;
+	int r = hf_qmp_address(target, &client->address, err);
+	if (r == 0)
+		r = connect_client(client, err);
+	if (r < 0) {
+		hf_qmp_client_destroy(client);
+		return r;
+	}
+	*out = client;
+	return 0;
+}
+
+pid_t hf_qmp_client_pid(const struct hf_qmp_client *client)
+{
+	return client->vmm.pid;
+}
+
+uid_t hf_qmp_client_uid(const struct hf_qmp_client *client)
+{
+	return client->vmm.uid;
+}
+
+const char *hf_qmp_client_path(const struct hf_qmp_client *client)
+{
+	return client->address.sun_path;
+}
+
+void hf_qmp_client_shutdown(struct hf_qmp_client *client)
+{
+	struct hf_err err = HF_ERR_INIT;
+	hf_err_set(&err, HF_ERR_CANCELLED, ECANCELED,
+		   "the QMP connection to the VMM (pid %d, QMP socket %s) was closed on this side",
+		   (int)client->vmm.pid, client->address.sun_path);
+	pthread_mutex_lock(&client->mutex);
+	client->stop = true;
+	fail_locked(client, &err);
+	pthread_mutex_unlock(&client->mutex);
+	client_wake(client);
+}
+
+void hf_qmp_client_destroy(struct hf_qmp_client *client)
+{
+	if (!client)
+		return;
+	if (client->has_thread) {
+		hf_qmp_client_shutdown(client);
+		pthread_join(client->thread, NULL);
+		pthread_mutex_lock(&client->mutex);
+		while (client->users > 0)
+			pthread_cond_wait(&client->changed, &client->mutex);
+		pthread_mutex_unlock(&client->mutex);
+	}
+	if (client->has_condition)
+		pthread_cond_destroy(&client->changed);
+	if (client->has_mutex)
+		pthread_mutex_destroy(&client->mutex);
+	if (client->wake_fd >= 0)
+		close(client->wake_fd);
+	hf_qmp_stream_fini(&client->stream);
+	free(client);
+}

@@ -1,0 +1,369 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation.
+ *
+ * The engine's requests go into a short queue; one worker thread ("hf-vm") runs them in order and reports
+ * each end exactly once, also those that destroy() cuts off (-ECANCELED). An operation is commands plus
+ * waiting for a state. What QEMU tells by events it also tells when asked, and only asking is certain (an
+ * event may be switched off, or have come before we listened), so the truth is always query-status or
+ * query-migrate; events only end a wait early: they write the eventfd that every wait polls.
+ *
+ * A VMM that dies closes its QMP connection: the command under way, or the next question (at most
+ * PACE_MAX_MS later), fails with the client's words, which name socket and pid. Every wait has a limit.
+ */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "kvm/qmp_codec.h"
+#include "kvm/qmp_vm_internal.h"
+
+#define PACE_MIN_MS	 1
+#define PACE_MAX_MS	 200
+#define STOP_LIMIT_MS	 60000 /* QEMU drains block devices in `stop` */
+#define RUN_LIMIT_MS	 60000
+#define STATUS_MAX_BYTES 64
+
+/* ---- waiting ---- */
+
+uint64_t hf_qmp_vm_now_ms(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / 1000000u;
+}
+
+int hf_qmp_vm_error(const struct hf_qmp_vm *vm, int errnum, struct hf_err *err, const char *format, ...)
+{
+	char text[HF_ERR_TEXT_BYTES];
+	va_list args;
+	va_start(args, format);
+	vsnprintf(text, sizeof(text), format, args);
+	va_end(args);
+	hf_qmp_make_printable(text);
+	return hf_err_set(err, HF_ERR_LOCAL, errnum, "the VMM (pid %d, QMP socket %s) %s",
+			  (int)hf_qmp_client_pid(vm->client), hf_qmp_client_path(vm->client), text);
+}
+
+static void vm_wake(struct hf_qmp_vm *vm)
+{
+	uint64_t one = 1;
+	ssize_t n = write(vm->wake_fd, &one, sizeof(one));
+	(void)n; // the counter only saturates when a wake-up is pending anyway
+}
+
+static bool vm_stopping(struct hf_qmp_vm *vm)
+{
+	pthread_mutex_lock(&vm->mutex);
+	bool stopping = vm->stopping;
+	pthread_mutex_unlock(&vm->mutex);
+	return stopping;
+}
+
+int hf_qmp_vm_wait(struct hf_qmp_vm *vm, int fd, short events, uint64_t timeout_ms, struct hf_err *err)
+{
+	struct pollfd set[2] = {{.fd = vm->wake_fd, .events = POLLIN}, {.fd = fd, .events = events}};
+	int n = poll(set, 2, timeout_ms > INT32_MAX ? INT32_MAX : (int)timeout_ms);
+	if (n > 0 && set[0].revents) {
+		uint64_t count;
+		ssize_t bytes = read(vm->wake_fd, &count, sizeof(count));
+		(void)bytes; // non-blocking: nothing to read is fine
+	}
+	if (vm_stopping(vm))
+		return hf_err_set(err, HF_ERR_CANCELLED, ECANCELED, "cancelled: the VM adapter is closing");
+	return n > 0 && set[1].revents != 0;
+}
+
+struct hf_qmp_vm_pace hf_qmp_vm_pace(uint64_t limit_ms, const char *awaited)
+{
+	return (struct hf_qmp_vm_pace){.awaited = awaited,
+				       .limit_ms = limit_ms,
+				       .deadline_ms = hf_qmp_vm_now_ms() + limit_ms,
+				       .interval_ms = PACE_MIN_MS};
+}
+
+int hf_qmp_vm_pace_wait(struct hf_qmp_vm *vm, struct hf_qmp_vm_pace *pace, int fd, short events,
+			struct hf_err *err)
+{
+	uint64_t now = hf_qmp_vm_now_ms();
+	if (now >= pace->deadline_ms)
+		return hf_qmp_vm_error(vm, ETIMEDOUT, err, "has not %s within %u s; see its log",
+				       pace->awaited, (unsigned)(pace->limit_ms / 1000));
+	uint64_t left_ms = pace->deadline_ms - now;
+	uint64_t wait_ms = left_ms < pace->interval_ms ? left_ms : pace->interval_ms;
+	if (pace->interval_ms < PACE_MAX_MS)
+		pace->interval_ms *= 2;
+	return hf_qmp_vm_wait(vm, fd, events, wait_ms, err);
+}
+
+static void on_event(void *opaque, const char *name, const json_t *data)
+{
+	struct hf_qmp_vm *vm = opaque;
+	(void)data; // what it says is asked for again, see above
+	bool resume = strcmp(name, "RESUME") == 0;
+	if (!resume && strcmp(name, "STOP") != 0 && strcmp(name, "MIGRATION") != 0)
+		return;
+	if (resume) {
+		pthread_mutex_lock(&vm->mutex);
+		vm->resume_seen = true;
+		pthread_mutex_unlock(&vm->mutex);
+	}
+	vm_wake(vm);
+}
+
+/* ---- operations ---- */
+
+int hf_qmp_vm_query_status(struct hf_qmp_vm *vm, uint32_t timeout_ms, char *status, size_t status_bytes,
+			   bool *running, struct hf_err *err)
+{
+	json_t *result = NULL;
+	int r = hf_qmp_client_execute(vm->client, "query-status", NULL, timeout_ms, &result, err);
+	if (r < 0)
+		return r;
+	const char *name = json_string_value(json_object_get(result, "status"));
+	const json_t *flag = json_object_get(result, "running");
+	if (name && json_is_boolean(flag)) {
+		snprintf(status, status_bytes, "%s", name);
+		hf_qmp_make_printable(status);
+		*running = json_is_true(flag);
+	} else {
+		r = hf_qmp_vm_error(vm, EPROTO, err, "answered query-status without status and running");
+	}
+	json_decref(result);
+	return r;
+}
+
+static int op_stop(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	char status[STATUS_MAX_BYTES];
+	bool running;
+	int r = hf_qmp_client_execute(vm->client, "stop", NULL, STOP_LIMIT_MS, NULL, err);
+	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(STOP_LIMIT_MS, "stopped after 'stop'");
+	while (r >= 0) {
+		r = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, err);
+		if (r < 0 || !running)
+			return r;
+		r = hf_qmp_vm_pace_wait(vm, &pace, -1, 0, err);
+	}
+	return r;
+}
+
+static bool cannot_run(const char *status)
+{
+	static const char *const states[] = {"internal-error", "io-error", "shutdown",
+					     "guest-panicked", "watchdog", "finish-migrate"};
+	for (size_t i = 0; i < sizeof(states) / sizeof(states[0]); i++) {
+		if (strcmp(status, states[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
+static bool take_resume_seen(struct hf_qmp_vm *vm)
+{
+	pthread_mutex_lock(&vm->mutex);
+	bool seen = vm->resume_seen;
+	vm->resume_seen = false;
+	pthread_mutex_unlock(&vm->mutex);
+	return seen;
+}
+
+static int op_run(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	char status[STATUS_MAX_BYTES];
+	bool running;
+	take_resume_seen(vm);
+	int r = hf_qmp_client_execute(vm->client, "cont", NULL, RUN_LIMIT_MS, NULL, err);
+	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(RUN_LIMIT_MS, "come to run after 'cont'");
+	while (r >= 0) {
+		if (take_resume_seen(vm))
+			return 0;
+		r = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, err);
+		if (r < 0 || running)
+			return r;
+		if (cannot_run(status))
+			return hf_qmp_vm_error(vm, EREMOTEIO, err,
+					       "accepted 'cont' but is in state %s: it does not run", status);
+		r = hf_qmp_vm_pace_wait(vm, &pace, -1, 0, err);
+	}
+	return r;
+}
+
+/* ---- the worker ---- */
+
+static int run_op(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request *request, void **data,
+		  size_t *length_bytes, struct hf_err *err)
+{
+	switch (request->op) {
+	case HF_VM_STOP:
+		return op_stop(vm, err);
+	case HF_VM_SAVE:
+		return hf_qmp_vm_save(vm, data, length_bytes, err);
+	case HF_VM_LOAD:
+		return hf_qmp_vm_load(vm, request->data, request->length_bytes, err);
+	case HF_VM_RESUME:
+	case HF_VM_RUN:
+		return op_run(vm, err);
+	case HF_VM_OPS:
+		break;
+	}
+	return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "no such operation on a VM: %d", (int)request->op);
+}
+
+static void run_and_report(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request *request)
+{
+	struct hf_err err = HF_ERR_INIT;
+	void *data = NULL;
+	size_t length_bytes = 0;
+	int r;
+	if (vm_stopping(vm))
+		r = hf_err_set(&err, HF_ERR_CANCELLED, ECANCELED, "cancelled: the VM adapter is closing");
+	else
+		r = run_op(vm, request, &data, &length_bytes, &err);
+	struct hf_vm_result result = {.op = request->op,
+				      .result = r,
+				      .err = r < 0 ? &err : NULL,
+				      .data = data,
+				      .length_bytes = length_bytes};
+	vm->done(vm->engine, &result);
+	free(data);
+}
+
+static void *worker_thread(void *opaque)
+{
+	struct hf_qmp_vm *vm = opaque;
+	pthread_mutex_lock(&vm->mutex);
+	for (;;) {
+		while (vm->queue_count == 0 && !vm->stopping)
+			pthread_cond_wait(&vm->changed, &vm->mutex);
+		if (vm->queue_count == 0)
+			break;
+		struct hf_qmp_vm_request request = vm->queue[vm->queue_first];
+		vm->queue_first = (vm->queue_first + 1) % HF_QMP_VM_QUEUE;
+		vm->queue_count--;
+		pthread_mutex_unlock(&vm->mutex);
+		run_and_report(vm, &request);
+		pthread_mutex_lock(&vm->mutex);
+	}
+	pthread_mutex_unlock(&vm->mutex);
+	return NULL;
+}
+
+static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t length_bytes)
+{
+	struct hf_qmp_vm *vm = self;
+	if ((unsigned)op >= HF_VM_OPS)
+		return -EINVAL;
+	if (op == HF_VM_LOAD && (!data || length_bytes == 0))
+		return -EINVAL;
+	if (op == HF_VM_LOAD && length_bytes > HF_QMP_VM_STATE_MAX_BYTES)
+		return -EMSGSIZE;
+
+	int r = 0;
+	pthread_mutex_lock(&vm->mutex);
+	if (!vm->started || vm->stopping) {
+		r = -ESHUTDOWN;
+	} else if (vm->queue_count == HF_QMP_VM_QUEUE) {
+		r = -EBUSY;
+	} else {
+		uint32_t at = (vm->queue_first + vm->queue_count++) % HF_QMP_VM_QUEUE;
+		vm->queue[at] = (struct hf_qmp_vm_request){op, data, length_bytes};
+		pthread_cond_signal(&vm->changed);
+	}
+	pthread_mutex_unlock(&vm->mutex);
+	return r;
+}
+
+/* ---- life ---- */
+
+static int init_waiting(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	vm->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int error = vm->wake_fd < 0 ? errno : pthread_mutex_init(&vm->mutex, NULL);
+	vm->has_mutex = error == 0;
+	if (!error) {
+		error = pthread_cond_init(&vm->changed, NULL);
+		vm->has_condition = error == 0;
+	}
+	return error ? hf_err_set(err, HF_ERR_LOCAL, error, "VM adapter: cannot be made: %s", strerror(error))
+		     : 0;
+}
+
+int hf_qmp_vm_create(struct hf_qmp_vm **out, const char *target, struct hf_err *err)
+{
+	struct hf_qmp_vm *vm = calloc(1, sizeof(*vm));
+	if (!vm)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for a VM adapter");
+	vm->wake_fd = -1;
+	int r = init_waiting(vm, err);
+	if (r == 0)
+		r = hf_qmp_client_connect(&vm->client, target, on_event, vm, err);
+	if (r < 0) {
+		hf_qmp_vm_destroy(vm);
+		return r;
+	}
+	*out = vm;
+	return 0;
+}
+
+int hf_qmp_vm_start(struct hf_qmp_vm *vm, void (*done)(void *engine, const struct hf_vm_result *result),
+		    void *engine, struct hf_err *err)
+{
+	vm->done = done;
+	vm->engine = engine;
+	sigset_t all, before; // signals are for the program's own threads
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	int error = pthread_create(&vm->worker, NULL, worker_thread, vm);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (error)
+		return hf_err_set(err, HF_ERR_LOCAL, error, "VM adapter: no thread to be had: %s",
+				  strerror(error));
+	pthread_setname_np(vm->worker, "hf-vm");
+	pthread_mutex_lock(&vm->mutex);
+	vm->started = true;
+	pthread_mutex_unlock(&vm->mutex);
+	return 0;
+}
+
+struct hf_vm hf_qmp_vm_port(struct hf_qmp_vm *vm)
+{
+	static const struct hf_vm_ops ops = {.request = vm_request};
+	return (struct hf_vm){.ops = &ops, .self = vm};
+}
+
+static void stop_worker(struct hf_qmp_vm *vm)
+{
+	pthread_mutex_lock(&vm->mutex);
+	bool started = vm->started;
+	vm->stopping = true;
+	pthread_cond_broadcast(&vm->changed);
+	pthread_mutex_unlock(&vm->mutex);
+	vm_wake(vm);
+	if (vm->client)
+		hf_qmp_client_shutdown(vm->client);
+	if (started)
+		pthread_join(vm->worker, NULL);
+}
+
+void hf_qmp_vm_destroy(struct hf_qmp_vm *vm)
+{
+	if (!vm)
+		return;
+	if (vm->has_condition)
+		stop_worker(vm);
+	hf_qmp_client_destroy(vm->client);
+	if (vm->has_condition)
+		pthread_cond_destroy(&vm->changed);
+	if (vm->has_mutex)
+		pthread_mutex_destroy(&vm->mutex);
+	if (vm->wake_fd >= 0)
+		close(vm->wake_fd);
+	free(vm);
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * qmp_vm_internal.h - what the files of the VM adapter share.
+ *
+ * Purpose: the adapter's state, commands and waiting (qmp_vm.c) for the two operations that move device
+ * state over a socket (qmp_vm_state.c) and for the queries (qmp_vm_query.c).
+ * Ownership: as in qmp_vm.h. Threads: waiting is for the worker only.
+ * Units: milliseconds in _ms.
+ * Errors: 0 or -errno with text; -ECANCELED when the adapter is being destroyed.
+ */
+#ifndef HF_KVM_QMP_VM_INTERNAL_H
+#define HF_KVM_QMP_VM_INTERNAL_H
+
+#include <jansson.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/vm.h"
+#include "kvm/qmp.h"
+#include "kvm/qmp_vm.h"
+
+#define HF_QMP_VM_QUEUE		  8
+#define HF_QMP_VM_STATE_MAX_BYTES (256u << 20)
+#define HF_QMP_VM_COMMAND_MS	  30000u
+
+struct hf_qmp_vm_request {
+	enum hf_vm_op op;
+	const void *data; /* the engine's, until the end is reported */
+	size_t length_bytes;
+};
+
+struct hf_qmp_vm {
+	/* set at creation */
+	struct hf_qmp_client *client;
+	int wake_fd; /* written at events that an operation may wait for, and at the end */
+	bool has_mutex, has_condition;
+
+	/* set by start() */
+	void (*done)(void *engine, const struct hf_vm_result *result);
+	void *engine;
+	pthread_t worker;
+
+	pthread_mutex_t mutex;
+	pthread_cond_t changed;
+	/* under the lock */
+	struct hf_qmp_vm_request queue[HF_QMP_VM_QUEUE];
+	uint32_t queue_first, queue_count;
+	bool started, stopping;
+	bool resume_seen; /* RESUME event since `cont` was given */
+};
+
+uint64_t hf_qmp_vm_now_ms(void);
+
+/* Steals arguments. */
+static inline int hf_qmp_vm_command(struct hf_qmp_vm *vm, const char *command, json_t *arguments,
+				    json_t **result, struct hf_err *err)
+{
+	return hf_qmp_client_execute(vm->client, command, arguments, HF_QMP_VM_COMMAND_MS, result, err);
+}
+
+/* "the VMM (pid 1, QMP socket /x) " and the format, as text of *err. */
+int hf_qmp_vm_error(const struct hf_qmp_vm *vm, int errnum, struct hf_err *err, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+
+/*
+ * Waits for the descriptor (-1: none), an event of the VMM or the time. 1: the descriptor is ready; 0:
+ * look again; -ECANCELED: being destroyed.
+ */
+int hf_qmp_vm_wait(struct hf_qmp_vm *vm, int fd, short events, uint64_t timeout_ms, struct hf_err *err);
+
+/* Asking again and again, less and less often, until a deadline; events cut a wait short. */
+struct hf_qmp_vm_pace {
+	const char *awaited; /* "the VMM has not AWAITED within ..." */
+	uint64_t limit_ms, deadline_ms;
+	uint32_t interval_ms;
+};
+struct hf_qmp_vm_pace hf_qmp_vm_pace(uint64_t limit_ms, const char *awaited);
+/* As hf_qmp_vm_wait(), but -ETIMEDOUT once the deadline has passed. */
+int hf_qmp_vm_pace_wait(struct hf_qmp_vm *vm, struct hf_qmp_vm_pace *pace, int fd, short events,
+			struct hf_err *err);
+
+/* query-status; status is cut to fit. */
+int hf_qmp_vm_query_status(struct hf_qmp_vm *vm, uint32_t timeout_ms, char *status, size_t status_bytes,
+			   bool *running, struct hf_err *err);
+
+/* *data: malloc'd. */
+int hf_qmp_vm_save(struct hf_qmp_vm *vm, void **data, size_t *length_bytes, struct hf_err *err);
+int hf_qmp_vm_load(struct hf_qmp_vm *vm, const void *data, size_t length_bytes, struct hf_err *err);
+
+#endif

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * fake_vm.h - a VMM without a VM, for tests of the VM adapter: a process that speaks QMP by a script.
+ *
+ * Purpose: keeps a run state and a migration state as QEMU does, sends and takes device state over unix
+ * sockets, and misbehaves where it is told to. It is a process of its own, so that it can die.
+ * Ownership: fake_vm_start()/fake_vm_stop(). Start it while no other thread runs.
+ * Threads: the child has the QMP server's thread and one for a stream.
+ * Units: bytes. Errors: asserted.
+ */
+#ifndef HF_TESTS_UNIT_KVM_FAKE_VM_H
+#define HF_TESTS_UNIT_KVM_FAKE_VM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct fake_vm_script {
+	const char *socket_path;
+	const char *status;	/* run state at the start; NULL: "running" */
+	size_t state_bytes;	/* of the device state it sends, or expects; bytes are fake_vm_state_byte() */
+	int die_at_command;	/* exits instead of answering its nth command; 0: never */
+	size_t die_after_bytes; /* exits in the stream; 0: never */
+	const char *refuse;	/* answers this command with the error "scripted refusal" */
+	const char *migration_error; /* the migration fails with this error-desc... */
+	bool fails_unconnected;	     /* ... before it connects */
+	bool no_events;
+	bool no_capability_commands;
+	bool silent_migration;	       /* query-migrate says nothing of an incoming migration */
+	bool takes_half;	       /* LOAD: closes after half of the state and says completed */
+	bool never_completes;	       /* LOAD */
+	int slow_queries;	       /* a state asked for changes only at the nth question */
+	const char *status_after_cont; /* NULL: "running" */
+	const char *vcpus;	       /* answers, as JSON; NULL: a usual one */
+	const char *memory_backends;
+};
+
+struct fake_vm {
+	pid_t pid;
+};
+
+static inline uint8_t fake_vm_state_byte(size_t at)
+{
+	return (uint8_t)(at ^ at >> 8 ^ at >> 16);
+}
+
+void fake_vm_start(struct fake_vm *vm, const struct fake_vm_script *script);
+/* Kills it, if it still lives, and waits for its end. */
+void fake_vm_stop(struct fake_vm *vm);
+
+#endif

@@ -1,0 +1,601 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Claims about the VM adapter, checked with a VMM that follows a script and may die. */
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "fake_vm.h"
+#include "kvm/qmp.h"
+#include "kvm/qmp_vm.h"
+#include "raw_qmp.h"
+
+#define STATE_BYTES  300000
+#define RESULTS_MAX  32
+#define COMMANDS_MAX 30
+#define MIGRATION_ACTIVE                                                                                     \
+	"{\"event\": \"MIGRATION\", \"data\": {\"status\": \"active\"}, \"timestamp\": \"*\"}"
+
+struct end {
+	enum hf_vm_op op;
+	int result;
+	struct hf_err err;
+};
+
+struct fixture {
+	struct raw_directory directory;
+	struct fake_vm machine;
+	struct hf_qmp_vm *vm;
+	uint8_t *state; /* what SAVE brought, or LOAD gets */
+	size_t state_bytes;
+
+	pthread_mutex_t mutex;
+	pthread_cond_t changed;
+	struct end ends[RESULTS_MAX];
+	int end_count;
+};
+
+static int setup(void **state)
+{
+	struct fixture *fixture = calloc(1, sizeof(*fixture));
+	raw_directory_make(&fixture->directory);
+	setenv("TMPDIR", fixture->directory.path, 1); // teardown sees what is left there
+	pthread_mutex_init(&fixture->mutex, NULL);
+	pthread_cond_init(&fixture->changed, NULL);
+	*state = fixture;
+	return 0;
+}
+
+static void close_vm(struct fixture *fixture)
+{
+	hf_qmp_vm_destroy(fixture->vm);
+	fixture->vm = NULL;
+	fake_vm_stop(&fixture->machine);
+	free(fixture->state);
+	fixture->state = NULL;
+	fixture->end_count = 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *fixture = *state;
+	close_vm(fixture);
+	unlink(fixture->directory.socket_path);
+	raw_directory_remove(&fixture->directory);
+	free(fixture);
+	return 0;
+}
+
+/* The engine's end of the port. */
+static void on_done(void *engine, const struct hf_vm_result *result)
+{
+	struct fixture *fixture = engine;
+	pthread_mutex_lock(&fixture->mutex);
+	struct end *end = &fixture->ends[fixture->end_count++];
+	*end = (struct end){.op = result->op, .result = result->result};
+	if (result->err)
+		end->err = *result->err;
+	if (result->data) {
+		free(fixture->state);
+		fixture->state = malloc(result->length_bytes);
+		memcpy(fixture->state, result->data, result->length_bytes);
+		fixture->state_bytes = result->length_bytes;
+	}
+	pthread_cond_broadcast(&fixture->changed);
+	pthread_mutex_unlock(&fixture->mutex);
+}
+
+static void open_vm(struct fixture *fixture, struct fake_vm_script script)
+{
+	struct hf_err err = HF_ERR_INIT;
+	script.socket_path = fixture->directory.socket_path;
+	fake_vm_start(&fixture->machine, &script);
+	int r = hf_qmp_vm_create(&fixture->vm, fixture->directory.socket_path, &err);
+	if (r < 0)
+		print_error("%s\n", err.text);
+	assert_int_equal(r, 0);
+	assert_int_equal(hf_qmp_vm_start(fixture->vm, on_done, fixture, &err), 0);
+}
+
+static int request(struct fixture *fixture, enum hf_vm_op op)
+{
+	struct hf_vm port = hf_qmp_vm_port(fixture->vm);
+	bool load = op == HF_VM_LOAD;
+	return port.ops->request(port.self, op, load ? fixture->state : NULL,
+				 load ? fixture->state_bytes : 0);
+}
+
+static struct end wait_end(struct fixture *fixture, int number)
+{
+	pthread_mutex_lock(&fixture->mutex);
+	while (fixture->end_count < number)
+		pthread_cond_wait(&fixture->changed, &fixture->mutex);
+	struct end end = fixture->ends[number - 1];
+	pthread_mutex_unlock(&fixture->mutex);
+	return end;
+}
+
+/* Runs one operation to its end. */
+static struct end run(struct fixture *fixture, enum hf_vm_op op)
+{
+	int number = fixture->end_count + 1; // nothing else is under way
+	assert_int_equal(request(fixture, op), 0);
+	struct end end = wait_end(fixture, number);
+	assert_int_equal(end.op, op);
+	if (end.result < 0)
+		assert_int_equal(end.result, -end.err.errnum);
+	return end;
+}
+
+static void expect_ok(struct fixture *fixture, enum hf_vm_op op)
+{
+	struct end end = run(fixture, op);
+	if (end.result < 0)
+		print_error("%s\n", end.err.text);
+	assert_int_equal(end.result, 0);
+}
+
+static void expect_failure(struct fixture *fixture, enum hf_vm_op op, int error, const char *words)
+{
+	struct end end = run(fixture, op);
+	if (end.result != -error || !strstr(end.err.text, words))
+		print_error("got %d: %s\n", end.result, end.err.text);
+	assert_int_equal(end.result, -error);
+	assert_non_null(strstr(end.err.text, words));
+}
+
+static void expect_status(struct fixture *fixture, const char *expected)
+{
+	char status[32];
+	assert_int_equal(hf_qmp_vm_status(fixture->vm, status, sizeof(status), NULL), 0);
+	assert_string_equal(status, expected);
+}
+
+static void make_state(struct fixture *fixture, size_t bytes)
+{
+	free(fixture->state);
+	fixture->state = malloc(bytes);
+	fixture->state_bytes = bytes;
+	for (size_t i = 0; i < bytes; i++)
+		fixture->state[i] = fake_vm_state_byte(i);
+}
+
+static void expect_state(const struct fixture *fixture, size_t bytes)
+{
+	assert_int_equal(fixture->state_bytes, bytes);
+	for (size_t i = 0; i < bytes; i++) {
+		if (fixture->state[i] != fake_vm_state_byte(i))
+			fail_msg("byte %zu of the device state is wrong", i);
+	}
+}
+
+static void whole_life(struct fixture *fixture, struct fake_vm_script script)
+{
+	script.state_bytes = STATE_BYTES;
+	open_vm(fixture, script);
+	expect_status(fixture, "running");
+	expect_ok(fixture, HF_VM_STOP);
+	expect_status(fixture, "paused");
+	expect_ok(fixture, HF_VM_SAVE);
+	expect_state(fixture, STATE_BYTES);
+	expect_ok(fixture, HF_VM_RESUME);
+	expect_status(fixture, "running");
+	close_vm(fixture);
+
+	script.status = "inmigrate";
+	open_vm(fixture, script);
+	make_state(fixture, STATE_BYTES);
+	expect_ok(fixture, HF_VM_LOAD);
+	expect_status(fixture, "paused");
+	expect_ok(fixture, HF_VM_RUN);
+	expect_status(fixture, "running");
+}
+
+static void a_vm_is_stopped_saved_resumed_loaded_and_run(void **state)
+{
+	whole_life(*state, (struct fake_vm_script){0});
+}
+
+static void without_events_states_are_asked_for(void **state)
+{
+	whole_life(*state, (struct fake_vm_script){.no_events = true, .slow_queries = 5});
+}
+
+static void a_vmm_without_capability_commands_works(void **state)
+{
+	whole_life(*state, (struct fake_vm_script){.no_capability_commands = true});
+}
+
+static void a_vmm_that_says_nothing_of_its_incoming_migration_is_judged_by_its_status(void **state)
+{
+	struct fixture *fixture = *state;
+	open_vm(fixture, (struct fake_vm_script){
+			     .status = "inmigrate", .state_bytes = STATE_BYTES, .silent_migration = true});
+	make_state(fixture, STATE_BYTES);
+	expect_ok(fixture, HF_VM_LOAD);
+	expect_status(fixture, "paused");
+}
+
+static void a_state_of_one_byte_and_of_many_megabytes_pass_whole(void **state)
+{
+	struct fixture *fixture = *state;
+	static const size_t sizes[] = {1, (1 << 20) - 1, 1 << 20, 5000001};
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		open_vm(fixture, (struct fake_vm_script){.state_bytes = sizes[i], .status = "paused"});
+		expect_ok(fixture, HF_VM_SAVE);
+		expect_state(fixture, sizes[i]);
+		expect_ok(fixture, HF_VM_LOAD);
+		close_vm(fixture);
+	}
+}
+
+static void memory_is_kept_out_of_the_stream_and_nothing_waits_for_a_return_path(void **state)
+{
+	struct fixture *fixture = *state;
+	struct raw_qmp raw;
+	open_vm(fixture, (struct fake_vm_script){.state_bytes = 10});
+	expect_ok(fixture, HF_VM_SAVE);
+	raw_negotiate(&raw, fixture->directory.socket_path);
+	raw_send(&raw, "{\"execute\":\"query-migrate-capabilities\"}");
+	raw_expect(&raw, "{\"return\": [{\"capability\": \"events\", \"state\": true},"
+			 "{\"capability\": \"x-ignore-shared\", \"state\": true},"
+			 "{\"capability\": \"return-path\", \"state\": false},"
+			 "{\"capability\": \"xbzrle\", \"state\": false}]}");
+	raw_close(&raw);
+}
+
+/* A VM in the state from which op may start. */
+static struct fake_vm_script script_for(enum hf_vm_op op)
+{
+	return (struct fake_vm_script){.state_bytes = STATE_BYTES,
+				       .slow_queries = 2,
+				       .status = op == HF_VM_LOAD   ? "inmigrate"
+						 : op == HF_VM_STOP ? "running"
+								    : "paused"};
+}
+
+static void expect_death(struct fixture *fixture, const struct end *end)
+{
+	char pid[32];
+	snprintf(pid, sizeof(pid), "pid %d", (int)fixture->machine.pid);
+	assert_int_equal(end->result, -ECONNRESET);
+	assert_int_equal(end->err.class, HF_ERR_LOCAL);
+	assert_non_null(strstr(end->err.text, pid));
+	assert_non_null(strstr(end->err.text, fixture->directory.socket_path));
+}
+
+static void a_vmm_that_dies_at_any_command_is_named_and_nothing_is_left(void **state)
+{
+	struct fixture *fixture = *state;
+	for (int op = 0; op < HF_VM_OPS; op++) {
+		int deaths = 0;
+		struct end end = {.result = -1};
+		for (int at = 1; end.result < 0; at++) {
+			struct fake_vm_script script = script_for((enum hf_vm_op)op);
+			assert_true(at < COMMANDS_MAX);
+			script.die_at_command = at;
+			script.no_events = true; // more questions to die at
+			open_vm(fixture, script);
+			make_state(fixture, STATE_BYTES);
+			end = run(fixture, (enum hf_vm_op)op);
+			if (end.result < 0) {
+				expect_death(fixture, &end);
+				deaths++;
+			}
+			close_vm(fixture);
+		}
+		assert_true(deaths >= (op == HF_VM_SAVE || op == HF_VM_LOAD ? 4 : 2));
+	}
+}
+
+static void a_vmm_that_dies_in_the_stream_is_named(void **state)
+{
+	struct fixture *fixture = *state;
+	static const enum hf_vm_op ops[] = {HF_VM_SAVE, HF_VM_LOAD};
+	static const size_t points[] = {1, STATE_BYTES / 2, STATE_BYTES};
+	for (int i = 0; i < 6; i++) {
+		struct fake_vm_script script = script_for(ops[i % 2]);
+		script.die_after_bytes = points[i / 2];
+		open_vm(fixture, script);
+		make_state(fixture, STATE_BYTES);
+		struct end end = run(fixture, ops[i % 2]);
+		expect_death(fixture, &end);
+		close_vm(fixture);
+	}
+}
+
+static void a_vmm_killed_between_operations_fails_the_next_one(void **state)
+{
+	struct fixture *fixture = *state;
+	open_vm(fixture, script_for(HF_VM_STOP));
+	expect_ok(fixture, HF_VM_STOP);
+	kill(fixture->machine.pid, SIGKILL);
+	waitpid(fixture->machine.pid, NULL, 0);
+	struct end end = run(fixture, HF_VM_RESUME);
+	expect_death(fixture, &end);
+	fixture->machine.pid = 0;
+}
+
+static void expect_refused(struct fixture *fixture, enum hf_vm_op op, const char *command)
+{
+	struct fake_vm_script script = script_for(op);
+	script.refuse = command;
+	open_vm(fixture, script);
+	make_state(fixture, STATE_BYTES);
+	expect_failure(fixture, op, EREMOTEIO, "scripted refusal");
+	struct end end = run(fixture, op);
+	assert_non_null(strstr(end.err.text, command));
+	close_vm(fixture);
+}
+
+static void a_refusal_at_any_step_is_passed_on(void **state)
+{
+	struct fixture *fixture = *state;
+	expect_refused(fixture, HF_VM_STOP, "stop");
+	expect_refused(fixture, HF_VM_STOP, "query-status");
+	expect_refused(fixture, HF_VM_SAVE, "migrate-set-capabilities");
+	expect_refused(fixture, HF_VM_SAVE, "migrate");
+	expect_refused(fixture, HF_VM_SAVE, "query-migrate");
+	expect_refused(fixture, HF_VM_LOAD, "migrate-set-capabilities");
+	expect_refused(fixture, HF_VM_LOAD, "migrate-incoming");
+	expect_refused(fixture, HF_VM_RUN, "cont");
+	expect_refused(fixture, HF_VM_RESUME, "cont");
+}
+
+static void a_failed_migration_of_device_state_gives_the_vmms_own_reason(void **state)
+{
+	struct fixture *fixture = *state;
+	for (int i = 0; i < 3; i++) {
+		enum hf_vm_op op = i == 2 ? HF_VM_LOAD : HF_VM_SAVE;
+		struct fake_vm_script script = script_for(op);
+		script.migration_error = "device apic: wrong\nversion";
+		script.fails_unconnected = i == 1;
+		open_vm(fixture, script);
+		make_state(fixture, STATE_BYTES);
+		expect_failure(fixture, op, EREMOTEIO, "device apic: wrong?version");
+		// It can go on from there.
+		if (op == HF_VM_SAVE)
+			expect_ok(fixture, HF_VM_RESUME);
+		close_vm(fixture);
+	}
+}
+
+static void a_vmm_that_loads_half_the_state_is_not_believed(void **state)
+{
+	struct fixture *fixture = *state;
+	struct fake_vm_script script = script_for(HF_VM_LOAD);
+	script.state_bytes = 5000000; // more than the socket holds
+	script.takes_half = true;
+	open_vm(fixture, script);
+	make_state(fixture, script.state_bytes);
+	expect_failure(fixture, HF_VM_LOAD, EPROTO, "5000000");
+}
+
+static void a_state_past_the_limit_is_refused_and_the_vm_can_be_resumed(void **state)
+{
+	struct fixture *fixture = *state;
+	struct fake_vm_script script = script_for(HF_VM_SAVE);
+	script.state_bytes = (size_t)300 << 20;
+	open_vm(fixture, script);
+	expect_failure(fixture, HF_VM_SAVE, EMSGSIZE, "x-ignore-shared");
+	expect_ok(fixture, HF_VM_RESUME);
+}
+
+static void a_save_of_no_bytes_is_an_error(void **state)
+{
+	struct fixture *fixture = *state;
+	struct fake_vm_script script = script_for(HF_VM_SAVE);
+	script.state_bytes = 0;
+	open_vm(fixture, script);
+	expect_failure(fixture, HF_VM_SAVE, EPROTO, "no bytes");
+}
+
+static void a_vm_that_cannot_run_after_cont_is_an_error(void **state)
+{
+	struct fixture *fixture = *state;
+	struct fake_vm_script script = script_for(HF_VM_RUN);
+	script.status_after_cont = "internal-error";
+	open_vm(fixture, script);
+	expect_failure(fixture, HF_VM_RUN, EREMOTEIO, "internal-error");
+}
+
+static void destroy_ends_every_request_exactly_once_also_in_the_middle_of_a_load(void **state)
+{
+	struct fixture *fixture = *state;
+	struct fake_vm_script script = script_for(HF_VM_LOAD);
+	struct raw_qmp raw;
+	script.never_completes = true;
+	script.slow_queries = 0;
+	open_vm(fixture, script);
+	make_state(fixture, STATE_BYTES);
+	raw_negotiate(&raw, fixture->directory.socket_path);
+	assert_int_equal(request(fixture, HF_VM_LOAD), 0);
+	assert_int_equal(request(fixture, HF_VM_RUN), 0);
+	assert_int_equal(request(fixture, HF_VM_STOP), 0);
+	raw_expect(&raw, MIGRATION_ACTIVE);
+	raw_close(&raw);
+	hf_qmp_vm_destroy(fixture->vm);
+	fixture->vm = NULL;
+	assert_int_equal(fixture->end_count, 3);
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(fixture->ends[i].result, -ECANCELED);
+		assert_int_equal(fixture->ends[i].err.class, HF_ERR_CANCELLED);
+	}
+}
+
+static void bad_requests_are_refused_at_once(void **state)
+{
+	struct fixture *fixture = *state;
+	struct fake_vm_script script = script_for(HF_VM_LOAD);
+	script.never_completes = true;
+	open_vm(fixture, script);
+	struct hf_vm port = hf_qmp_vm_port(fixture->vm);
+	assert_int_equal(port.ops->request(port.self, HF_VM_OPS, NULL, 0), -EINVAL);
+	assert_int_equal(port.ops->request(port.self, HF_VM_LOAD, NULL, 1), -EINVAL);
+	assert_int_equal(port.ops->request(port.self, HF_VM_LOAD, "x", 0), -EINVAL);
+	assert_int_equal(port.ops->request(port.self, HF_VM_LOAD, "x", ((size_t)256 << 20) + 1), -EMSGSIZE);
+
+	struct raw_qmp raw;
+	raw_negotiate(&raw, fixture->directory.socket_path);
+	make_state(fixture, 1);
+	assert_int_equal(request(fixture, HF_VM_LOAD), 0);
+	raw_expect(&raw, MIGRATION_ACTIVE); // the first is under way
+	raw_close(&raw);
+	for (int i = 0; i < 8; i++)
+		assert_int_equal(request(fixture, HF_VM_LOAD), 0);
+	assert_int_equal(request(fixture, HF_VM_LOAD), -EBUSY);
+	hf_qmp_vm_destroy(fixture->vm);
+	fixture->vm = NULL;
+	assert_int_equal(fixture->end_count, 9);
+}
+
+static void a_request_before_start_is_refused(void **state)
+{
+	struct fixture *fixture = *state;
+	struct fake_vm_script script = {.socket_path = fixture->directory.socket_path};
+	fake_vm_start(&fixture->machine, &script);
+	assert_int_equal(hf_qmp_vm_create(&fixture->vm, fixture->directory.socket_path, NULL), 0);
+	assert_int_equal(request(fixture, HF_VM_STOP), -ESHUTDOWN);
+	assert_int_equal(hf_qmp_vm_pid(fixture->vm), fixture->machine.pid);
+}
+
+static void vcpu_threads_come_in_the_order_of_cpu_index(void **state)
+{
+	struct fixture *fixture = *state;
+	uint32_t *ids;
+	uint32_t count;
+	open_vm(fixture, (struct fake_vm_script){0});
+	assert_int_equal(hf_qmp_vm_vcpus(fixture->vm, &ids, &count, NULL), 0);
+	assert_int_equal(count, 3);
+	assert_int_equal(ids[0], 1002);
+	assert_int_equal(ids[1], 1001);
+	assert_int_equal(ids[2], 900);
+	free(ids);
+}
+
+static void nonsense_about_vcpus_is_refused(void **state)
+{
+	struct fixture *fixture = *state;
+	static const char *const answers[] = {
+	    "[]",
+	    "{}",
+	    "[1]",
+	    "[{\"cpu-index\":0}]",
+	    "[{\"cpu-index\":0,\"thread-id\":0}]",
+	    "[{\"cpu-index\":0,\"thread-id\":4294967297}]",
+	    "[{\"cpu-index\":-1,\"thread-id\":5}]",
+	    "[{\"cpu-index\":0,\"thread-id\":\"5\"}]",
+	    "[{\"cpu-index\":0,\"thread-id\":5},{\"cpu-index\":0,\"thread-id\":6}]",
+	};
+	for (size_t i = 0; i < sizeof(answers) / sizeof(answers[0]); i++) {
+		uint32_t *ids = NULL;
+		uint32_t count = 77;
+		open_vm(fixture, (struct fake_vm_script){.vcpus = answers[i]});
+		assert_int_equal(hf_qmp_vm_vcpus(fixture->vm, &ids, &count, NULL), -EPROTO);
+		assert_null(ids);
+		assert_int_equal(count, 77);
+		close_vm(fixture);
+	}
+}
+
+static void memory_backends_are_listed_and_those_without_a_file_have_no_path(void **state)
+{
+	struct fixture *fixture = *state;
+	struct hf_qmp_vm_block *blocks;
+	uint32_t count;
+	open_vm(fixture, (struct fake_vm_script){0});
+	assert_int_equal(hf_qmp_vm_blocks(fixture->vm, &blocks, &count, NULL), 0);
+	assert_int_equal(count, 3);
+	assert_string_equal(blocks[0].idstr, "ram0");
+	assert_string_equal(blocks[0].path, "/huge/ram0");
+	assert_int_equal(blocks[0].length_bytes, 2097152);
+	assert_true(blocks[0].shared);
+	assert_string_equal(blocks[1].idstr, "anon");
+	assert_null(blocks[1].path);
+	assert_false(blocks[1].shared);
+	assert_string_equal(blocks[2].idstr, "");
+	assert_null(blocks[2].path);
+	hf_qmp_vm_blocks_free(blocks, count);
+	hf_qmp_vm_blocks_free(NULL, 3);
+}
+
+static void nonsense_about_memory_is_refused(void **state)
+{
+	struct fixture *fixture = *state;
+	static const char *const answers[] = {
+	    "{}", "[7]", "[{\"id\":\"a\"}]", "[{\"id\":5,\"size\":1}]",
+	    "[{\"id\":\"ram0\",\"size\":4096},{\"id\":\"b\",\"size\":-4096}]"};
+	for (size_t i = 0; i < sizeof(answers) / sizeof(answers[0]); i++) {
+		struct hf_qmp_vm_block *blocks = NULL;
+		uint32_t count = 77;
+		open_vm(fixture, (struct fake_vm_script){.memory_backends = answers[i]});
+		assert_int_equal(hf_qmp_vm_blocks(fixture->vm, &blocks, &count, NULL), -EPROTO);
+		assert_null(blocks);
+		assert_int_equal(count, 77);
+		close_vm(fixture);
+	}
+}
+
+static void quit_ends_the_vmm_and_a_refusal_is_an_error(void **state)
+{
+	struct fixture *fixture = *state;
+	open_vm(fixture, (struct fake_vm_script){.refuse = "quit"});
+	assert_int_equal(hf_qmp_vm_quit(fixture->vm, NULL), -EREMOTEIO);
+	close_vm(fixture);
+	open_vm(fixture, (struct fake_vm_script){0});
+	assert_int_equal(hf_qmp_vm_quit(fixture->vm, NULL), 0);
+	int wait_status;
+	assert_int_equal(waitpid(fixture->machine.pid, &wait_status, 0), fixture->machine.pid);
+	assert_true(WIFEXITED(wait_status));
+	fixture->machine.pid = 0;
+}
+
+static void a_vmm_that_is_not_there_is_an_error_that_names_the_socket(void **state)
+{
+	struct fixture *fixture = *state;
+	struct hf_err err = HF_ERR_INIT;
+	assert_int_equal(hf_qmp_vm_create(&fixture->vm, fixture->directory.socket_path, &err), -ENOENT);
+	assert_null(fixture->vm);
+	assert_non_null(strstr(err.text, fixture->directory.socket_path));
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    TEST(a_vm_is_stopped_saved_resumed_loaded_and_run),
+	    TEST(without_events_states_are_asked_for),
+	    TEST(a_vmm_without_capability_commands_works),
+	    TEST(a_vmm_that_says_nothing_of_its_incoming_migration_is_judged_by_its_status),
+	    TEST(a_state_of_one_byte_and_of_many_megabytes_pass_whole),
+	    TEST(memory_is_kept_out_of_the_stream_and_nothing_waits_for_a_return_path),
+	    TEST(a_vmm_that_dies_at_any_command_is_named_and_nothing_is_left),
+	    TEST(a_vmm_that_dies_in_the_stream_is_named),
+	    TEST(a_vmm_killed_between_operations_fails_the_next_one),
+	    TEST(a_refusal_at_any_step_is_passed_on),
+	    TEST(a_failed_migration_of_device_state_gives_the_vmms_own_reason),
+	    TEST(a_vmm_that_loads_half_the_state_is_not_believed),
+	    TEST(a_state_past_the_limit_is_refused_and_the_vm_can_be_resumed),
+	    TEST(a_save_of_no_bytes_is_an_error),
+	    TEST(a_vm_that_cannot_run_after_cont_is_an_error),
+	    TEST(destroy_ends_every_request_exactly_once_also_in_the_middle_of_a_load),
+	    TEST(bad_requests_are_refused_at_once),
+	    TEST(a_request_before_start_is_refused),
+	    TEST(vcpu_threads_come_in_the_order_of_cpu_index),
+	    TEST(nonsense_about_vcpus_is_refused),
+	    TEST(memory_backends_are_listed_and_those_without_a_file_have_no_path),
+	    TEST(nonsense_about_memory_is_refused),
+	    TEST(quit_ends_the_vmm_and_a_refusal_is_an_error),
+	    TEST(a_vmm_that_is_not_there_is_an_error_that_names_the_socket),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
