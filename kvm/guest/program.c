@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * program.c - the guest: every vCPU checks and writes memory for ever.
+ *
+ * Theory of operation. The program runs in 64-bit mode without interrupts, without a stack and without
+ * data of its own: what it needs is in registers, in the header and in its vCPU's status block. It has no
+ * stack because every byte of guest memory must be known to the verifier, and a stack's bytes are not.
+ * (The stack pointer is 0, so a compiler that spills would end the guest at once with a triple fault.)
+ *
+ * vCPUs share nothing they write: each has its status block, its ledger and its slot on each page. A page
+ * that came late, twice, torn or not at all disagrees with the ledger, which lies on another page; a
+ * status block that was lost disagrees with the step counter in r15, which travels as device state; an IN
+ * instruction that was completed twice or never disagrees with the count of port reads.
+ */
+#include "kvm/guest/layout.h"
+
+register uint64_t steps_done asm("r15");
+
+/* Keeps values from living longer than one phase of a step: what does not fit the registers has no place. */
+static inline void forget_registers(void)
+{
+	asm volatile("" ::: "memory");
+}
+
+static inline void add_one(volatile uint64_t *sealed)
+{
+	*sealed = hf_guest_seal(*sealed + 1);
+}
+
+static inline void complain(volatile struct hf_guest_status *status, uint64_t address, uint64_t expected,
+			    uint64_t found)
+{
+	if (!hf_guest_count(status->errors)) {
+		status->bad_address = address;
+		status->bad_expected = expected;
+		status->bad_found = found;
+	}
+	add_one(&status->errors);
+}
+
+static inline void check_word(volatile struct hf_guest_status *status, uint64_t address, uint64_t expected)
+{
+	uint64_t found = *(volatile uint64_t *)address;
+	if (found != expected)
+		complain(status, address, expected, found);
+}
+
+static inline void note_stall(volatile struct hf_guest_status *status)
+{
+	uint64_t now = hf_guest_count(__builtin_ia32_rdtsc());
+	uint64_t before = hf_guest_count(status->last_step_ticks);
+	if (before && now > before && now - before > hf_guest_count(status->stall_ticks))
+		status->stall_ticks = hf_guest_seal(now - before);
+	status->last_step_ticks = hf_guest_seal(now);
+}
+
+static inline void read_port(volatile struct hf_guest_status *status)
+{
+	uint32_t reads;
+	uint32_t expected = (uint32_t)hf_guest_count(status->port_reads) + 1;
+
+	asm volatile("inl %w1, %0" : "=a"(reads) : "d"(HF_GUEST_PORT));
+	if (reads != expected)
+		complain(status, HF_GUEST_PORT, expected, reads);
+	add_one(&status->port_reads);
+}
+
+static inline void check_random_word(volatile struct hf_guest_status *status,
+				     const struct hf_guest_header *header, uint64_t page, uint64_t random)
+{
+	uint64_t offset = random & (header->page_size_bytes - 1) & ~7ull;
+	uint64_t address = page * header->page_size_bytes + offset;
+	uint64_t part = offset / header->part_bytes;
+
+	if (part < header->vcpus && offset == hf_guest_slot_offset(header, page, part))
+		return;
+	check_word(status, address, hf_guest_slot_word(header, address, hf_guest_is_hole(header, page), 0));
+}
+
+static inline void visit(volatile struct hf_guest_status *status, const struct hf_guest_header *header,
+			 uint64_t page, uint64_t random)
+{
+	check_random_word(status, header, page, hf_guest_mix(random + 2));
+	forget_registers();
+	check_random_word(status, header, page, hf_guest_mix(random + 3));
+	forget_registers();
+
+	volatile uint64_t *ledger = (volatile uint64_t *)hf_guest_ledger_offset(header, status->vcpu, page);
+	uint64_t slot = page * header->page_size_bytes + hf_guest_slot_offset(header, page, status->vcpu);
+	check_word(status, slot, hf_guest_slot_word(header, slot, hf_guest_is_hole(header, page), *ledger));
+	forget_registers();
+
+	if (hf_guest_step_writes(header, random)) {
+		uint64_t count = *ledger + 1;
+		*ledger = count;
+		*(volatile uint64_t *)slot = hf_guest_word(header->seed, slot, count);
+		add_one(&status->writes);
+	}
+	add_one(&status->visits);
+}
+
+static inline void do_step(volatile struct hf_guest_status *status, const struct hf_guest_header *header)
+{
+	uint64_t step = hf_guest_count(status->step);
+	if (step != steps_done) {
+		complain(status, (uint64_t)&status->step, steps_done, step);
+		steps_done = step;
+	}
+	note_stall(status);
+	if (step % HF_GUEST_PORT_STEPS == 0)
+		read_port(status);
+
+	forget_registers();
+
+	uint64_t random = hf_guest_step_random(header, status->vcpu, step);
+	uint64_t page = hf_guest_step_page(header, status->vcpu, step, random);
+	if (hf_guest_step_skips(hf_guest_is_hole(header, page), random))
+		add_one(&status->skips);
+	else
+		visit(status, header, page, random);
+	forget_registers();
+
+	step = hf_guest_count(status->step) + 1;
+	status->step = hf_guest_seal(step);
+	steps_done = step;
+}
+
+__attribute__((noreturn, flatten, section(".entry"))) void guest_entry(uint64_t vcpu)
+{
+	const struct hf_guest_header *header = (const struct hf_guest_header *)HF_GUEST_HEADER_OFFSET;
+	volatile struct hf_guest_status *status =
+	    (volatile struct hf_guest_status *)header->status_offset + vcpu;
+
+	for (;;)
+		do_step(status, header);
+}

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * vcpu.h - one vCPU and its thread.
+ *
+ * Purpose: runs KVM_RUN while it may, handles its exits, and stands still when told.
+ * Ownership: create/destroy by the machine; the control block is shared by all vCPUs of a machine.
+ * Threads: one of its own. Fields are grouped by owner.
+ * Units: none.
+ * Errors: 0 or -errno with text.
+ */
+#ifndef HF_KVM_VMM_VCPU_H
+#define HF_KVM_VMM_VCPU_H
+
+#include <linux/kvm.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "core/err.h"
+
+/* The order all vCPUs of a machine follow. */
+struct vmm_run_control {
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	/* Under the lock. */
+	bool run, end;
+	bool has_failed;
+	/* Called once, without the lock. */
+	void (*failed)(void *opaque, const struct hf_err *err);
+	void *opaque;
+};
+
+struct vmm_vcpu {
+	/* Set at creation. */
+	uint32_t index;
+	int fd;
+	struct kvm_run *run;
+	size_t run_bytes;
+	struct vmm_run_control *control;
+	pthread_t thread;
+	bool started;
+	/* Under the control's lock. */
+	bool stopped; /* out of KVM_RUN, nothing half done */
+	pid_t thread_id;
+	/* The vCPU thread's own while it runs, the machine's while it is stopped. */
+	uint64_t tsc;
+	uint64_t port_reads;
+};
+
+int vmm_vcpu_create(struct vmm_vcpu *vcpu, uint32_t index, int vm_fd, size_t run_bytes,
+		    struct vmm_run_control *control, struct hf_err *err);
+int vmm_vcpu_start(struct vmm_vcpu *vcpu, struct hf_err *err);
+/* Makes the vCPU leave KVM_RUN, now or as soon as it enters. Under the control's lock. */
+void vmm_vcpu_kick(struct vmm_vcpu *vcpu);
+/* Lets it enter KVM_RUN again. Under the control's lock. */
+void vmm_vcpu_unkick(struct vmm_vcpu *vcpu);
+/* Joins the thread, which has been told to end. A zeroed struct with fd -1 is fine. */
+void vmm_vcpu_destroy(struct vmm_vcpu *vcpu);
+
+#endif
