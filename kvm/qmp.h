@@ -30,7 +30,8 @@ struct hf_qmp_server;
 /*
  * Handles one command. arguments is borrowed, never NULL, always an object. On success returns 0 and sets
  * *result to a new reference (or leaves NULL for {}). On failure returns -errno with err->text as "desc"; the
- * class is DeviceNotFound for -ENODEV, else GenericError. Events it emits reach clients before its reply.
+ * class is DeviceNotFound for -ENODEV, else GenericError. Events it emits reach clients before its
+ * reply. A client may be so fast that a handler runs before hf_qmp_server_create() has returned.
  */
 typedef int hf_qmp_handler(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err);
 

@@ -31,7 +31,7 @@
 
 #define CONNECT_TIMEOUT_MS 10000
 #define CONNECT_RETRY_MS   10
-#define UNSENT_MAX_BYTES   (2 * HF_QMP_LINE_MAX_BYTES)
+#define UNSENT_MAX_BYTES   (2 * (size_t)HF_QMP_LINE_MAX_BYTES)
 #define NS_PER_MS	   1000000ull
 #define DESC_PRECISION	   300 /* leaves room for the rest of the line */
 

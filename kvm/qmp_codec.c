@@ -16,6 +16,7 @@
 #include "kvm/qmp_codec.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -198,7 +199,7 @@ int hf_qmp_framer_next(struct hf_qmp_framer *framer, const char **data, size_t *
 			int appended = framer_append(framer, start, (size_t)(at - start));
 			// A message that is over leaves nothing of itself to skip.
 			if (appended < 0)
-				r = framer_reject(framer, r == 1 ? '\n' : at[-1], appended);
+				r = framer_reject(framer, (char)(r == 1 ? '\n' : at[-1]), appended);
 		} else {
 			r = framer_reject(framer, at[-1], r);
 		}
@@ -218,8 +219,7 @@ char *hf_qmp_encode(const json_t *message, size_t *length_bytes)
 	size_t text_bytes = strlen(text);
 	char *line = text_bytes <= HF_QMP_LINE_MAX_BYTES ? malloc(text_bytes + 3) : NULL;
 	if (line) {
-		memcpy(line, text, text_bytes);
-		memcpy(line + text_bytes, "\r\n", 3);
+		snprintf(line, text_bytes + 3, "%s\r\n", text);
 		*length_bytes = text_bytes + 2;
 	}
 	free(text);

@@ -390,8 +390,8 @@ static void make_room(struct hf_qmp_server *server)
 			continue;
 		client_free(client);
 		server->client_count--;
-		memmove(&server->clients[i], &server->clients[i + 1],
-			(server->client_count - i) * sizeof(server->clients[0]));
+		for (; i < server->client_count; i++)
+			server->clients[i] = server->clients[i + 1];
 		return;
 	}
 }

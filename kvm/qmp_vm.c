@@ -142,7 +142,7 @@ int hf_qmp_vm_query_status(struct hf_qmp_vm *vm, uint32_t timeout_ms, char *stat
 static int op_stop(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	char status[STATUS_MAX_BYTES];
-	bool running;
+	bool running = false;
 	int r = hf_qmp_client_execute(vm->client, "stop", NULL, STOP_LIMIT_MS, NULL, err);
 	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(STOP_LIMIT_MS, "stopped after 'stop'");
 	while (r >= 0) {
@@ -177,7 +177,7 @@ static bool take_resume_seen(struct hf_qmp_vm *vm)
 static int op_run(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	char status[STATUS_MAX_BYTES];
-	bool running;
+	bool running = false;
 	take_resume_seen(vm);
 	int r = hf_qmp_client_execute(vm->client, "cont", NULL, RUN_LIMIT_MS, NULL, err);
 	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(RUN_LIMIT_MS, "come to run after 'cont'");

@@ -433,7 +433,7 @@ static int write_state(struct hf_qmp_vm *vm, const struct channel *channel, cons
 static int loaded_by_status(struct hf_qmp_vm *vm, bool *loaded, struct hf_err *err)
 {
 	char status[STATUS_MAX_BYTES];
-	bool running;
+	bool running = false;
 	int r = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, err);
 	if (r < 0)
 		return r;
