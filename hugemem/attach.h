@@ -47,14 +47,23 @@ struct hf_attach_region {
 };
 
 int hf_attach_create(struct hf_attach **out, const struct hf_attach_options *options, struct hf_err *err);
-/* Checks alignment, page size against the mapping's own, and sets MADV_DONTFORK. */
+/*
+ * Checks everything against the kernel's view of the mapping (page size, file, offset, no gaps, readable and
+ * writable) and sets MADV_DONTFORK. Memory of small pages is refused.
+ */
 int hf_attach_add(struct hf_attach *attach, const struct hf_attach_region *region, struct hf_err *err);
 int hf_attach_start(struct hf_attach *attach, struct hf_err *err);
-/* Are all regions registered for missing and minor faults now? */
+/*
+ * Are all regions guarded now: missing faults of all, and minor faults of shared memory where the kernel has
+ * them? Stays true when the agent dies; the pages it has not placed stay missing until the next one comes.
+ */
 bool hf_attach_armed(const struct hf_attach *attach);
 /* Waits until armed; -ETIMEDOUT. */
 int hf_attach_wait_armed(struct hf_attach *attach, uint32_t timeout_ms);
-/* Stops the thread, removes the socket, closes the library's copies. NULL is fine. */
+/*
+ * Stops the thread, removes the socket, closes the library's copies. Pages still missing read as zeros from
+ * then on unless an agent holds a userfaultfd. NULL is fine.
+ */
 void hf_attach_destroy(struct hf_attach *attach);
 
 #endif
