@@ -8,7 +8,7 @@
  * memory and huge pages goes wrong before READY, while the source VM runs.
  *
  *     source                                   destination
- *       ADVISE  ------------------------------>  blocks compared; memory port prepares   setup   advise
+ *       WISH, ADVISE  ------------------------>  blocks compared; memory port prepares   setup   advise
  *               <------------------------------  READY                                   active
  *       VM stops, device state saved
  *       PRESENCE.. DEVICE.. DEVICE_END  ------>  faults are served, device state loads   device  listen
@@ -198,14 +198,41 @@ static void request_vm(struct hf_destination *d, enum hf_vm_op op, const void *d
 	hf_destination_fail(d, &err);
 }
 
+/* Takes the placement the source's operator wishes. The wish is settled: ADVISE has been heard. */
+static int choose_placement(struct hf_destination *d, struct hf_err *err)
+{
+	struct hf_memory port = d->memory;
+	enum hf_placement wish =
+	    d->placement_wish == HF_WIRE_WISH_COPY ? HF_PLACEMENT_COPY : HF_PLACEMENT_CONTINUE;
+	if (d->placement_wish == HF_WIRE_WISH_ANY || wish == port.placement)
+		return 0;
+	int result = port.ops->choose(port.self, wish, &port, err);
+	if (result < 0) {
+		hf_err_prefix(err, "VM '%s'", d->vm_name);
+		return result;
+	}
+	hf_destination_lock(d);
+	d->memory = port;
+	pthread_mutex_unlock(&d->lock);
+	return 0;
+}
+
 static void prepare(struct hf_destination *d)
 {
-	int result = d->memory.ops->prepare(d->memory.self);
-	if (result == 0)
-		return;
-	struct hf_err err;
-	hf_err_set(&err, HF_ERR_LOCAL, -result, "VM '%s': could not start to prepare its memory", d->vm_name);
-	hf_destination_fail(d, &err);
+	struct hf_err err = HF_ERR_INIT;
+	int result = choose_placement(d, &err);
+	if (result == 0) {
+		hf_destination_lock(d);
+		result = hf_destination_pages_prepare(d);
+		pthread_mutex_unlock(&d->lock);
+		if (result == 0)
+			result = d->memory.ops->prepare(d->memory.self);
+		if (result < 0)
+			hf_err_set(&err, HF_ERR_LOCAL, -result,
+				   "VM '%s': could not start to prepare its memory", d->vm_name);
+	}
+	if (result < 0)
+		hf_destination_fail(d, &err);
 }
 
 static void said_resumed(struct hf_destination *d)
@@ -319,6 +346,24 @@ static int take_source_blocks(struct hf_destination *d, const struct hf_ramblock
 	d->block_of_source = block_of_source;
 	d->source_of_block = source_of_block;
 	return 0;
+}
+
+static unsigned on_wish(struct hf_destination *d, const uint8_t *payload, size_t bytes)
+{
+	struct hf_wire_wish wish;
+	struct hf_err err = HF_ERR_INIT;
+	if (hf_wire_decode_wish(payload, bytes, &wish, &err) < 0)
+		return violation(d, &err);
+	bool before_advise = d->status == HF_STATUS_SETUP && d->incoming == HF_INCOMING_NONE;
+	if (wish.placement != HF_WIRE_WISH_ANY && !before_advise)
+		return unexpected(d, HF_WIRE_WISH);
+	if (before_advise) {
+		d->placement_wish = wish.placement;
+		d->background_held |= wish.hold_background; /* the operator here may hold it as well */
+		return 0;
+	}
+	d->background_held = wish.hold_background;
+	return wish.hold_background ? 0 : ACTION_PUMP | ACTION_KICK_BACKGROUND;
 }
 
 static unsigned on_advise(struct hf_destination *d, const uint8_t *payload, size_t bytes)
@@ -502,6 +547,9 @@ static void event_message(void *engine, uint64_t epoch, uint32_t type, const voi
 		return;
 	}
 	switch (type) {
+	case HF_WIRE_WISH:
+		actions = on_wish(d, payload, bytes);
+		break;
 	case HF_WIRE_ADVISE:
 		actions = on_advise(d, payload, bytes);
 		break;

@@ -124,6 +124,7 @@ struct hf_destination {
 	bool releasing; /* every page is placed, ranges are being unregistered */
 	bool complete_said;
 	bool background_held;
+	uint32_t placement_wish; /* enum hf_wire_placement_wish */
 	uint64_t link_up_ns, advise_ns, device_end_ns, run_ns, placed_last_ns, end_ns;
 	uint64_t setup_time_ns, load_time_ns, downtime_ns;
 
@@ -165,6 +166,8 @@ unsigned hf_destination_check_end(struct hf_destination *destination);
 int hf_destination_pages_create(struct hf_destination *destination,
 				const struct hf_destination_config *config, struct hf_err *err);
 void hf_destination_pages_destroy(struct hf_destination *destination);
+/* Locked. The placement is settled: makes the table of transfers. */
+int hf_destination_pages_prepare(struct hf_destination *destination);
 /* Locked. Sizes the fetch slots for a new link. */
 int hf_destination_pages_link_up(struct hf_destination *destination, const struct hf_link_info *info);
 /* Locked. No fetch is on its way any more. */

@@ -723,7 +723,7 @@ static int create_maps(struct hf_destination *d, uint32_t pages)
 	return result;
 }
 
-static int create_transfers(struct hf_destination *d)
+int hf_destination_pages_prepare(struct hf_destination *d)
 {
 	uint32_t count = HF_TRANSFERS_MAX;
 	if (d->memory.slots > 0 && d->memory.slots < count)
@@ -755,8 +755,6 @@ int hf_destination_pages_create(struct hf_destination *d, const struct hf_destin
 
 	d->pages = calloc(pages, sizeof(*d->pages));
 	int result = d->pages ? create_maps(d, pages) : -ENOMEM;
-	if (result == 0)
-		result = create_transfers(d);
 	if (result == 0)
 		result = hf_blocktime_create(&d->blocktime, config->vcpu_thread_ids, config->vcpus);
 	if (result < 0)

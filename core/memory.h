@@ -32,7 +32,14 @@ enum hf_work_class {
 	HF_WORK_CLASSES = 2,
 };
 
+struct hf_memory;
+
 struct hf_memory_ops {
+	/*
+	 * Before prepare(): the source's operator wishes another placement than the port has chosen. Changes
+	 * placement and slots in *port, or says why that cannot be. Constant time.
+	 */
+	int (*choose)(void *self, enum hf_placement placement, struct hf_memory *port, struct hf_err *err);
 	/*
 	 * Makes the memory ready: registers userfaultfd with MISSING|MINOR, preallocates (continue) or makes
 	 * staging slots (copy). Takes long; returns at once. A thread of the port calls

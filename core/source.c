@@ -54,6 +54,7 @@ struct hf_source {
 	struct hf_source_memory memory;
 	struct hf_transport transport;
 	struct hf_vm vm;
+	uint32_t placement_wish; /* enum hf_wire_placement_wish */
 	void (*notify)(void *opaque);
 	void *opaque;
 
@@ -71,7 +72,8 @@ struct hf_source {
 	enum hf_vm_owner owner;
 	struct hf_err err;
 	uint64_t epoch;
-	bool advised, vm_stopping, vm_busy;
+	bool vm_stopping, vm_busy;
+	bool hold_background;
 	uint32_t pages_present;
 	struct hf_wire_ready ready;
 	uint64_t link_up_ns, stop_ns, saving_ns, run_ns, end_ns;
@@ -164,8 +166,23 @@ static void send_message(struct hf_source *s, uint32_t type, const void *payload
 		s->transport.ops->send(s->transport.self, epoch, type, payload, bytes);
 }
 
+static void send_wish(struct hf_source *s, uint32_t placement, bool hold)
+{
+	struct hf_wire_wish wish = {.placement = placement, .hold_background = hold};
+	uint8_t buffer[64];
+	ssize_t bytes = hf_wire_encode_wish(&wish, buffer, sizeof(buffer));
+	if (bytes > 0)
+		send_message(s, HF_WIRE_WISH, buffer, (size_t)bytes);
+}
+
 static void send_advise(struct hf_source *s)
 {
+	pthread_mutex_lock(&s->lock);
+	bool hold = s->hold_background;
+	pthread_mutex_unlock(&s->lock);
+	if (hold || s->placement_wish != HF_WIRE_WISH_ANY)
+		send_wish(s, s->placement_wish, hold);
+
 	size_t room = 1024 + (size_t)s->blocks.count * (HF_RAMBLOCK_IDSTR_MAX + 64);
 	uint8_t *buffer = malloc(room);
 	ssize_t bytes = buffer ? hf_wire_encode_advise(s->vm_name, &s->blocks, buffer, room) : -ENOMEM;
@@ -594,6 +611,14 @@ const struct hf_transport_events hf_source_events = {
 
 /* ---- operator ---------------------------------------------------------------------------------- */
 
+void hf_source_hold_background(struct hf_source *s, bool hold)
+{
+	pthread_mutex_lock(&s->lock);
+	s->hold_background = hold;
+	pthread_mutex_unlock(&s->lock);
+	send_wish(s, HF_WIRE_WISH_ANY, hold);
+}
+
 static uint64_t since(uint64_t start_ns, uint64_t end_ns)
 {
 	return start_ns && end_ns > start_ns ? end_ns - start_ns : 0;
@@ -638,6 +663,10 @@ int hf_source_create(struct hf_source **out, const struct hf_source_config *conf
 	s->memory = config->memory;
 	s->transport = config->transport;
 	s->vm = config->vm;
+	if (config->wish_placement)
+		s->placement_wish =
+		    config->placement == HF_PLACEMENT_COPY ? HF_WIRE_WISH_COPY : HF_WIRE_WISH_CONTINUE;
+	s->hold_background = config->hold_background;
 	s->notify = config->notify;
 	s->opaque = config->opaque;
 	snprintf(s->vm_name, sizeof(s->vm_name), "%s", config->vm_name);

@@ -36,6 +36,9 @@ struct hf_source_config {
 	struct hf_source_memory memory;
 	struct hf_transport transport;
 	struct hf_vm vm;
+	bool wish_placement;	      /* false: the destination chooses */
+	enum hf_placement placement;  /* when wished */
+	bool hold_background;	      /* the destination serves faults only, until told otherwise */
 	void (*notify)(void *opaque); /* as in destination.h */
 	void *opaque;
 };
@@ -47,6 +50,8 @@ extern const struct hf_transport_events hf_source_events; /* engine: the source 
 
 void hf_source_vm_done(struct hf_source *source, const struct hf_vm_result *result);
 
+/* Asks the destination to hold the background, or to let it go on. */
+void hf_source_hold_background(struct hf_source *source, bool hold);
 int hf_source_cancel(struct hf_source *source, struct hf_err *err);
 void hf_source_fail(struct hf_source *source, const struct hf_err *why);
 

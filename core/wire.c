@@ -45,6 +45,7 @@ static const struct frame_rule frame_rules[] = {
     [HF_WIRE_RESUMED] = {"RESUMED", 0, 0},
     [HF_WIRE_COMPLETE] = {"COMPLETE", 0, 0},
     [HF_WIRE_FINISH] = {"FINISH", 24, 24},
+    [HF_WIRE_WISH] = {"WISH", 8, 8},
     [HF_WIRE_FAIL] = {"FAIL", 12, 12 + HF_WIRE_TEXT_MAX_BYTES},
 };
 
@@ -247,6 +248,45 @@ int hf_wire_decode_ready(const uint8_t *payload, size_t bytes, struct hf_wire_re
 	return 0;
 }
 
+/* ---- WISH --------------------------------------------------------------------------------------- */
+
+static int check_wish(const struct hf_wire_wish *wish, struct hf_err *err)
+{
+	if (wish->placement > HF_WIRE_WISH_CONTINUE)
+		return hf_wire_broken(err, "WISH", "placement %" PRIu32 " is unknown", wish->placement);
+	if (wish->hold_background > 1)
+		return hf_wire_broken(err, "WISH", "hold_background is %" PRIu32 ", not 0 or 1",
+				      wish->hold_background);
+	return 0;
+}
+
+ssize_t hf_wire_encode_wish(const struct hf_wire_wish *wish, uint8_t *buffer, size_t bytes)
+{
+	struct writer writer = {.at = buffer, .left = bytes};
+
+	if (check_wish(wish, NULL) < 0)
+		return -EINVAL;
+	put_u32(&writer, wish->placement);
+	put_u32(&writer, wish->hold_background);
+	return writer_end(&writer);
+}
+
+int hf_wire_decode_wish(const uint8_t *payload, size_t bytes, struct hf_wire_wish *wish, struct hf_err *err)
+{
+	struct reader reader = {.at = payload, .left = bytes};
+	struct hf_wire_wish in = {0};
+	in.placement = get_u32(&reader);
+	in.hold_background = get_u32(&reader);
+
+	int result = hf_wire_check_end(&reader, "WISH", bytes, err);
+	if (result == 0)
+		result = check_wish(&in, err);
+	if (result < 0)
+		return result;
+	*wish = in;
+	return 0;
+}
+
 /* ---- PRESENCE ----------------------------------------------------------------------------------- */
 
 static int check_presence(const struct hf_wire_presence *presence, struct hf_err *err)
@@ -310,8 +350,8 @@ int hf_wire_decode_presence(const uint8_t *payload, size_t bytes, struct hf_wire
 
 static int check_device_end(const struct hf_wire_device_end *end, struct hf_err *err)
 {
-	if (end->total_bytes > HF_WIRE_DEVICE_STATE_MAX_BYTES)
-		return hf_wire_broken(err, "DEVICE_END", "total_bytes is %" PRIu64 ", the limit is %u",
+	if (end->total_bytes < 1 || end->total_bytes > HF_WIRE_DEVICE_STATE_MAX_BYTES)
+		return hf_wire_broken(err, "DEVICE_END", "total_bytes is %" PRIu64 ", not 1 to %u",
 				      end->total_bytes, HF_WIRE_DEVICE_STATE_MAX_BYTES);
 	return 0;
 }

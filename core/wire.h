@@ -102,6 +102,7 @@ enum hf_wire_type {
 	HF_WIRE_RESUMED = 8,	/* D->S  it runs */
 	HF_WIRE_COMPLETE = 9,	/* D->S  every page is placed; let go */
 	HF_WIRE_FINISH = 10,	/* S->D  let go: the source's figures */
+	HF_WIRE_WISH = 12,	/* S->D  what the operator at the source asks for; optional, repeatable */
 	HF_WIRE_FAIL = 11,	/* both  the migration failed: class, errno, text */
 };
 
@@ -117,6 +118,19 @@ int hf_wire_decode_frame_header(const uint8_t *buffer, size_t bytes, struct hf_w
 				struct hf_err *err);
 
 #define HF_WIRE_VM_NAME_MAX 255
+
+enum hf_wire_placement_wish {
+	HF_WIRE_WISH_ANY = 0, /* the destination chooses */
+	HF_WIRE_WISH_COPY = 1,
+	HF_WIRE_WISH_CONTINUE = 2,
+};
+
+struct hf_wire_wish {
+	uint32_t placement;	  /* enum hf_wire_placement_wish; other than ANY only before ADVISE */
+	uint32_t hold_background; /* 1: serve faults only until told otherwise */
+};
+ssize_t hf_wire_encode_wish(const struct hf_wire_wish *wish, uint8_t *buffer, size_t bytes);
+int hf_wire_decode_wish(const uint8_t *payload, size_t bytes, struct hf_wire_wish *wish, struct hf_err *err);
 
 /* ADVISE: vm name and blocks. The decoder fills an initialised, empty registry. */
 ssize_t hf_wire_encode_advise(const char *vm_name, const struct hf_ramblocks *blocks, uint8_t *buffer,

@@ -136,7 +136,38 @@ static int op_release(void *self, struct hf_err *err)
 	return result;
 }
 
+static int choose_placement(struct hf_incoming_memory *memory, bool minor, struct hf_err *err);
+static int choose_slots(struct hf_incoming_memory *memory, struct hf_err *err);
+
+static const char *const placement_names[] = {
+    [HF_PLACEMENT_COPY] = "copy",
+    [HF_PLACEMENT_CONTINUE] = "continue",
+};
+
+/* Called before prepare(): nothing depends on the placement yet. */
+static int op_choose(void *self, enum hf_placement placement, struct hf_memory *port, struct hf_err *err)
+{
+	struct hf_incoming_memory *memory = self;
+	bool minor = memory->features & UFFD_FEATURE_MINOR_HUGETLBFS;
+
+	if (memory->config.choice != HF_PLACEMENT_CHOICE_AUTO)
+		return hf_err_set(
+		    err, HF_ERR_LOCAL, EINVAL,
+		    "the source asks for placement %s, but this side was told to take %s; leave it "
+		    "to one of them",
+		    placement_names[placement], placement_names[memory->placement]);
+	memory->config.choice =
+	    placement == HF_PLACEMENT_COPY ? HF_PLACEMENT_CHOICE_COPY : HF_PLACEMENT_CHOICE_CONTINUE;
+	int result = choose_placement(memory, minor, err);
+	if (result == 0)
+		result = choose_slots(memory, err);
+	if (result == 0)
+		*port = hf_incoming_memory_port(memory);
+	return result;
+}
+
 static const struct hf_memory_ops incoming_ops = {
+    .choose = op_choose,
     .prepare = op_prepare,
     .landing = op_landing,
     .place = op_place,
@@ -301,6 +332,7 @@ static int choose_slots(struct hf_incoming_memory *memory, struct hf_err *err)
 {
 	uint64_t slots = memory->config.staging_slots;
 
+	memory->slots = 0;
 	if (memory->placement == HF_PLACEMENT_CONTINUE)
 		return 0;
 	if (slots > SLOTS_MAX)

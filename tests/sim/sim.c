@@ -138,6 +138,9 @@ static void draw_plan(struct sim *sim)
 	    .slots = 2 + (uint32_t)sim_random(sim, 12),
 	    .chunk_bytes = 4096u << sim_random(sim, 2),
 	    .background_held_first = sim_chance(sim, 20),
+	    .source_holds = sim_chance(sim, 10),
+	    .wish_placement = sim_chance(sim, 20),
+	    .wished = sim_chance(sim, 50) ? HF_PLACEMENT_CONTINUE : HF_PLACEMENT_COPY,
 	    .cut_link = sim_chance(sim, 25),
 	    .cut_ns = sim_random(sim, 3000000),
 	    .cancel = sim_chance(sim, 10),
@@ -213,6 +216,9 @@ static void make_engines(struct sim *sim)
 	    .memory = sim_source_memory_port(sim),
 	    .transport = sim_transport_port(sim, true),
 	    .vm = sim_vm_port(sim, true),
+	    .wish_placement = sim->plan.wish_placement,
+	    .placement = sim->plan.wished,
+	    .hold_background = sim->plan.source_holds,
 	    .notify = notified,
 	    .opaque = sim,
 	};
@@ -250,6 +256,8 @@ static void release_background(struct sim *sim, uint64_t argument, void *data)
 {
 	(void)argument;
 	(void)data;
+	if (sim->plan.source_holds)
+		hf_source_hold_background(sim->source, false);
 	hf_destination_hold_background(sim->destination, false);
 }
 
@@ -362,7 +370,7 @@ static void run_seed(uint64_t seed, bool verbose, struct sim *totals)
 		sim_at(sim, sim->plan.cut_ns, sim_link_cut, 0, NULL);
 	if (sim->plan.cancel)
 		sim_at(sim, sim->plan.cancel_ns, cancel, 0, NULL);
-	if (sim->plan.background_held_first)
+	if (sim->plan.background_held_first || sim->plan.source_holds)
 		sim_at(sim, 5000000, release_background, 0, NULL);
 	while (run_next(sim)) {
 		check_always(sim);

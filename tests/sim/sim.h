@@ -35,7 +35,10 @@ struct sim_plan {
 	uint32_t chunk_bytes;
 	uint32_t channels[HF_FETCH_CLASSES];
 	uint32_t capacity[HF_FETCH_CLASSES];
-	bool background_held_first;
+	bool background_held_first; /* by the destination's operator */
+	bool source_holds;	    /* by the source's */
+	bool wish_placement;
+	enum hf_placement wished;
 	bool cut_link; /* at cut_ns after the start */
 	uint64_t cut_ns;
 	bool cancel;

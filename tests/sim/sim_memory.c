@@ -130,6 +130,15 @@ static void prepared(struct sim *sim, uint64_t argument, void *data)
 	hf_destination_memory_ready(sim->destination, result, result ? &err : NULL);
 }
 
+static int port_choose(void *self, enum hf_placement placement, struct hf_memory *port, struct hf_err *err)
+{
+	(void)err;
+	struct sim *sim = self;
+	sim->plan.placement = placement;
+	*port = sim_memory_port(sim);
+	return 0;
+}
+
 static int port_prepare(void *self)
 {
 	struct sim *sim = self;
@@ -281,6 +290,7 @@ static int port_release(void *self, struct hf_err *err)
 }
 
 static const struct hf_memory_ops memory_ops = {
+    .choose = port_choose,
     .prepare = port_prepare,
     .landing = port_landing,
     .place = port_place,

@@ -135,6 +135,12 @@ static void control_payloads_decode_to_their_fields(void **state)
 	assert_int_equal(ready.placement, HF_PLACEMENT_CONTINUE);
 	assert_int_equal(ready.chunk_bytes, 256 << 10);
 
+	struct hf_wire_wish wish;
+	count = golden_read("wish", golden);
+	assert_int_equal(hf_wire_decode_wish(golden, count, &wish, NULL), 0);
+	assert_int_equal(wish.placement, HF_WIRE_WISH_CONTINUE);
+	assert_int_equal(wish.hold_background, 1);
+
 	struct hf_wire_presence presence;
 	count = golden_read("presence", golden);
 	assert_int_equal(hf_wire_decode_presence(golden, count, &presence, NULL), 0);
@@ -192,12 +198,12 @@ static void page_headers_decode_to_their_fields(void **state)
 static void every_type_has_the_name_of_the_protocol(void **state)
 {
 	(void)state;
-	static const char *const names[] = {"unknown", "ADVISE",     "READY",  "PRESENCE",
-					    "DEVICE",  "DEVICE_END", "LOADED", "RUN",
-					    "RESUMED", "COMPLETE",   "FINISH", "FAIL"};
+	static const char *const names[] = {"unknown",	  "ADVISE", "READY", "PRESENCE", "DEVICE",
+					    "DEVICE_END", "LOADED", "RUN",   "RESUMED",	 "COMPLETE",
+					    "FINISH",	  "FAIL",   "WISH"};
 	for (uint32_t type = 0; type < sizeof(names) / sizeof(names[0]); type++)
 		assert_string_equal(hf_wire_type_name(type), names[type]);
-	assert_string_equal(hf_wire_type_name(12), "unknown");
+	assert_string_equal(hf_wire_type_name(13), "unknown");
 	assert_string_equal(hf_wire_type_name(UINT32_MAX), "unknown");
 }
 

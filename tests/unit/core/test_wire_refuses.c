@@ -107,7 +107,7 @@ static const struct broken_field broken_fields[] = {
     {"hello_reply_refused", 32, 4, 0xffffffff, "text_bytes is 4294967295"},
 
     {"frame_header", 0, 4, 0, "type 0 is unknown"},
-    {"frame_header", 0, 4, 12, "type 12 is unknown"},
+    {"frame_header", 0, 4, 13, "type 13 is unknown"},
     {"frame_header", 0, 4, 0xffffffff, "type 4294967295 is unknown"},
 
     {"advise", 0, 4, 256, "vm_name_bytes is 256"},
@@ -136,6 +136,8 @@ static const struct broken_field broken_fields[] = {
     {"advise", 34, 1, 0xff, "block 0: idstr has control characters or is not UTF-8"},
     {"advise", 60, 1, 0x28, "block 1: idstr has control characters or is not UTF-8"},
 
+    {"wish", 0, 4, 3, "placement 3"},
+    {"wish", 4, 4, 2, "hold_background is 2"},
     {"ready", 0, 4, 2, "placement 2"},
     {"ready", 0, 4, 0xffffffff, "placement 4294967295"},
     {"ready", 4, 4, 0, "chunk_bytes is 0"},
@@ -156,6 +158,7 @@ static const struct broken_field broken_fields[] = {
     {"presence", 8, 4, 0xffffffff, "pages is 4294967295"},
     {"presence", 13, 1, 0x85, "bits are set beyond the last of 11 pages"},
 
+    {"device_end", 0, 8, 0, "total_bytes is 0"},
     {"device_end", 0, 8, (256ull << 20) + 1, "total_bytes is 268435457"},
     {"device_end", 0, 8, UINT64_MAX, "total_bytes is 18446744073709551615"},
 
@@ -256,6 +259,7 @@ static const struct {
     {HF_WIRE_COMPLETE, 0, 0},
     {HF_WIRE_FINISH, 24, 24},
     {HF_WIRE_FAIL, 12, 512},
+    {HF_WIRE_WISH, 8, 8},
 };
 
 static bool frame_accepted(uint32_t type, uint32_t length)

@@ -40,6 +40,7 @@
 STRUCT_MESSAGE(hello)
 STRUCT_MESSAGE(frame_header)
 STRUCT_MESSAGE(ready)
+STRUCT_MESSAGE(wish)
 STRUCT_MESSAGE(presence)
 STRUCT_MESSAGE(device_end)
 STRUCT_MESSAGE(finish)
@@ -59,6 +60,7 @@ SAMPLE(frame_run, frame_header, .type = HF_WIRE_RUN)
 SAMPLE(frame_resumed, frame_header, .type = HF_WIRE_RESUMED)
 SAMPLE(frame_complete, frame_header, .type = HF_WIRE_COMPLETE)
 SAMPLE(ready, ready, .placement = HF_PLACEMENT_CONTINUE, .chunk_bytes = 256 << 10)
+SAMPLE(wish, wish, .placement = HF_WIRE_WISH_CONTINUE, .hold_background = 1)
 SAMPLE(presence, presence, .block = 1, .first_page = 65538, .pages = 11,
        .bits = (const uint8_t[]){0x81, 0x05}, .bits_bytes = 2)
 SAMPLE(device_end, device_end, .total_bytes = 300000)
@@ -190,6 +192,7 @@ const struct wire_message wire_messages[] = {
     {"frame_complete", false, encode_frame_complete, decode_frame_header, recode_frame_header},
     {"advise", true, encode_advise, decode_advise, recode_advise},
     {"ready", true, encode_ready, decode_ready, recode_ready},
+    {"wish", true, encode_wish, decode_wish, recode_wish},
     {"presence", true, encode_presence, decode_presence, recode_presence},
     {"device_end", true, encode_device_end, decode_device_end, recode_device_end},
     {"finish", true, encode_finish, decode_finish, recode_finish},
