@@ -196,49 +196,28 @@ static int register_ranges(struct hf_incoming_memory *memory, struct hf_err *err
 
 /* ---- landings ---- */
 
-/* Pages of this size that this migration needs and no RAM file has yet. */
-static uint64_t pages_to_come(const struct hf_incoming_memory *memory, uint64_t page_size_bytes)
+/* The kernel reserves a mapping's pages as a whole or refuses the mapping. `pages`: of the refused ones. */
+static int too_few_pages(const struct hf_ramblock *ramblock, uint64_t pages, struct hf_err *err)
 {
-	uint64_t missing = 0;
-
-	for (uint32_t block = 0; block < memory->blocks.count; block++) {
-		const struct hf_attached_region *region = &memory->regions[block];
-		struct hf_file_pages pages = {0};
-		if (region->page_size_bytes != page_size_bytes)
-			continue;
-		missing += region->length_bytes / page_size_bytes;
-		if (hf_file_pages_scan(region->fd, page_size_bytes, &pages, NULL))
-			continue;
-		uint64_t first = region->fd_offset_bytes / page_size_bytes;
-		for (uint64_t page = 0; page < region->length_bytes / page_size_bytes; page++)
-			missing -= hf_file_page_present(&pages, first + page);
-		hf_file_pages_free(&pages);
-	}
-	return missing;
-}
-
-static int allocation_failed(const struct hf_incoming_memory *memory, uint32_t block, int errnum,
-			     struct hf_err *err)
-{
-	const struct hf_ramblock *ramblock = &memory->blocks.blocks[block];
-	struct hf_hugepage_counts counts;
+	struct hf_hugepage_counts counts = {0};
 	char size[HF_SIZE_TEXT_BYTES];
-	uint64_t missing = pages_to_come(memory, ramblock->page_size_bytes);
 
 	hf_size_text(ramblock->page_size_bytes, size);
-	if (hf_hugepage_counts(ramblock->page_size_bytes, &counts, NULL) == 0 && counts.free < missing)
-		return hf_err_set(
-		    err, HF_ERR_LOCAL, ENOMEM,
-		    "block '%s': %" PRIu64 " huge pages of %s are missing on this host to allocate "
-		    "guest memory; add them (/sys/kernel/mm/hugepages/hugepages-%" PRIu64
-		    "kB/nr_hugepages) and start the destination VMM anew",
-		    ramblock->idstr, missing - counts.free, size, ramblock->page_size_bytes / 1024);
-	return hf_err_set(err, HF_ERR_LOCAL, ENOMEM,
-			  "block '%s': %" PRIu64
-			  " huge pages of %s could not be allocated although the host has "
-			  "free ones (%s): look for a size limit of the hugetlbfs mount, a hugetlb cgroup "
-			  "limit or a NUMA binding, then start the destination VMM anew",
-			  ramblock->idstr, missing, size, strerror(errnum));
+	if (hf_hugepage_counts(ramblock->page_size_bytes, &counts, NULL) == 0 &&
+	    hf_hugepages_available(&counts) < pages)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM,
+				  "block '%s': %" PRIu64
+				  " huge pages of %s are missing on this host for guest "
+				  "memory; add them to /sys/kernel/mm/hugepages/hugepages-%" PRIu64
+				  "kB/nr_hugepages and start the destination VMM anew",
+				  ramblock->idstr, pages - hf_hugepages_available(&counts), size,
+				  ramblock->page_size_bytes / 1024);
+	return hf_err_set(
+	    err, HF_ERR_LOCAL, ENOMEM,
+	    "block '%s': %" PRIu64 " huge pages of %s cannot be reserved although the host has free "
+	    "ones; look for a size limit of the hugetlbfs mount, then start the destination VMM "
+	    "anew",
+	    ramblock->idstr, pages, size);
 }
 
 static int map_alias(struct hf_incoming_memory *memory, uint32_t block, struct hf_err *err)
@@ -247,8 +226,6 @@ static int map_alias(struct hf_incoming_memory *memory, uint32_t block, struct h
 
 	void *address = mmap(NULL, region->length_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, region->fd,
 			     (off_t)region->fd_offset_bytes);
-	if (address == MAP_FAILED && errno == ENOMEM)
-		return allocation_failed(memory, block, errno, err);
 	if (address == MAP_FAILED)
 		return hf_err_set(err, HF_ERR_LOCAL, errno, "block '%s': cannot map its RAM file: %s",
 				  region->idstr, strerror(errno));
@@ -257,6 +234,25 @@ static int map_alias(struct hf_incoming_memory *memory, uint32_t block, struct h
 		return hf_err_set(err, HF_ERR_LOCAL, errno, "block '%s': MADV_DONTFORK: %s", region->idstr,
 				  strerror(errno));
 	return 0;
+}
+
+/* Goes on after a refused block, so that the error can say how many pages all blocks lack together. */
+static int map_aliases(struct hf_incoming_memory *memory, struct hf_err *err)
+{
+	const struct hf_ramblock *refused = NULL;
+	uint64_t refused_pages = 0;
+
+	for (uint32_t block = 0; block < memory->blocks.count; block++) {
+		const struct hf_ramblock *ramblock = &memory->blocks.blocks[block];
+		int result = map_alias(memory, block, err);
+		if (result && result != -ENOMEM)
+			return result;
+		if (result && !refused)
+			refused = ramblock;
+		if (result && refused->page_size_bytes == ramblock->page_size_bytes)
+			refused_pages += ramblock->pages;
+	}
+	return refused ? too_few_pages(refused, refused_pages, err) : 0;
 }
 
 static int populate_alias(struct hf_incoming_memory *memory, uint32_t block, struct hf_err *err)
@@ -273,20 +269,22 @@ static int populate_alias(struct hf_incoming_memory *memory, uint32_t block, str
 					  "stopped while allocating guest memory");
 		if (madvise(memory->alias[block] + done_bytes,
 			    left_bytes < step_bytes ? left_bytes : step_bytes, MADV_POPULATE_WRITE))
-			return allocation_failed(memory, block, errno, err);
+			return hf_err_set(
+			    err, HF_ERR_LOCAL, errno,
+			    "block '%s': the huge pages reserved for it cannot be allocated: %s; look "
+			    "for a hugetlb cgroup limit or a NUMA binding, then start the "
+			    "destination VMM anew",
+			    memory->blocks.blocks[block].idstr, strerror(errno));
 	}
 	return 0;
 }
 
 static int make_alias(struct hf_incoming_memory *memory, struct hf_err *err)
 {
-	int result = 0;
-
 	memory->alias = calloc(memory->blocks.count, sizeof(*memory->alias));
 	if (!memory->alias)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
-	for (uint32_t block = 0; block < memory->blocks.count && result == 0; block++)
-		result = map_alias(memory, block, err);
+	int result = map_aliases(memory, err);
 	for (uint32_t block = 0; block < memory->blocks.count && result == 0; block++)
 		result = populate_alias(memory, block, err);
 	return result;
@@ -309,7 +307,10 @@ static int make_staging(struct hf_incoming_memory *memory, struct hf_err *err)
 	return 0;
 }
 
-/* Never written: reads as zeros and holds no memory but page tables. */
+/*
+ * Never written: reads as zeros and holds no memory but page tables. Populated, because a COPY whose source
+ * faults makes the kernel allocate a second huge page for the time of the copy: seconds for 1 GiB, or ENOMEM.
+ */
 static int make_zeros(struct hf_incoming_memory *memory, struct hf_err *err)
 {
 	size_t length_bytes = memory->blocks.page_size_max_bytes;
@@ -321,6 +322,9 @@ static int make_zeros(struct hf_incoming_memory *memory, struct hf_err *err)
 				  strerror(errno));
 	memory->placer.zeros = address;
 	memory->zeros_bytes = length_bytes;
+	if (madvise(address, length_bytes, MADV_POPULATE_READ))
+		return hf_err_set(err, HF_ERR_LOCAL, errno, "cannot populate a page of zeros: %s",
+				  strerror(errno));
 	return 0;
 }
 

@@ -23,11 +23,11 @@ struct hf_placer {
 	int pagemap_fd; /* of the VMM */
 	const struct hf_ramblocks *blocks;
 	const struct hf_attached_region *regions; /* one a block */
-	const void *zeros;			  /* as long as the largest page */
+	const void *zeros;			  /* as long as the largest page, populated */
 	bool minor;				  /* shared regions are registered for minor faults */
 };
 
-/* `content`: one whole page. */
+/* `content`: one whole page that is in memory; a COPY whose source faults needs a second huge page. */
 int hf_placer_copy(const struct hf_placer *placer, uint32_t block, uint64_t page, const void *content,
 		   struct hf_err *err);
 /* Shows the page that the file holds; zeros when the VMM has taken it out of the file. */

@@ -23,7 +23,8 @@ int hf_userfault_unregister(int fd, uint64_t address, uint64_t length_bytes);
 
 /*
  * Allocates the pages, fills them and makes them visible. -EEXIST proves nothing: the page is there, or the
- * file's page cache holds it, or no huge page could be had. -ENOENT: no such registered range.
+ * file's page cache holds it, or no huge page could be had. -ENOENT: no such registered range. The content
+ * must be in memory: when reading it faults, the kernel takes one more huge page for the time of the copy.
  */
 int hf_userfault_copy(int fd, uint64_t address, const void *content, uint64_t length_bytes);
 /*

@@ -62,7 +62,11 @@ int host_pages_reserve(uint64_t page_size_bytes, uint64_t pages)
 		return -1;
 	struct reservation *reservation = &reservations[reservation_count];
 	reservation->page_size_bytes = page_size_bytes;
-	if (hf_hugepages_reserve(page_size_bytes, pages, &reservation->added, &err)) {
+	/* On top of what is free now: that may belong to somebody who has not touched it yet. */
+	struct hf_hugepage_counts counts = {0};
+	if (hf_hugepage_counts(page_size_bytes, &counts, &err) ||
+	    hf_hugepages_reserve(page_size_bytes, hf_hugepages_available(&counts) + pages,
+				 &reservation->added, &err)) {
 		print_message("%s\n", err.text);
 		return -1;
 	}
@@ -89,6 +93,14 @@ uint64_t host_pages_free(uint64_t page_size_bytes)
 
 	assert_int_equal(hf_hugepage_counts(page_size_bytes, &counts, NULL), 0);
 	return counts.free;
+}
+
+uint64_t host_pages_available(uint64_t page_size_bytes)
+{
+	struct hf_hugepage_counts counts;
+
+	assert_int_equal(hf_hugepage_counts(page_size_bytes, &counts, NULL), 0);
+	return hf_hugepages_available(&counts);
 }
 
 int ram_file_anonymous(uint64_t page_size_bytes, uint64_t pages)

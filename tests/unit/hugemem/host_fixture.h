@@ -29,6 +29,8 @@ int host_pages_reserve(uint64_t page_size_bytes, uint64_t pages);
 /* All that was added by host_pages_reserve(). */
 void host_pages_give_back(void);
 uint64_t host_pages_free(uint64_t page_size_bytes);
+/* Free and reserved by nobody. */
+uint64_t host_pages_available(uint64_t page_size_bytes);
 
 int ram_file_anonymous(uint64_t page_size_bytes, uint64_t pages);
 /* A file on a hugetlbfs of its own that holds at most limit_pages pages of 2 MiB in all its files. */

@@ -22,6 +22,7 @@
 #include "hugemem/guest_memory.h"
 #include "hugemem/incoming_internal.h"
 #include "hugemem/kernel_compat.h"
+#include "hugemem/userfault.h"
 
 #define BLOCKS	   2u
 #define PAGES	   4u /* of each block */
@@ -53,6 +54,7 @@ struct destination {
 	uint64_t page_size_bytes;
 	uint64_t pages;
 	int fd[BLOCKS];
+	int hog_fd; /* fills the limited mount of fd[0]; -1: none */
 	uint8_t *vmm[BLOCKS];
 	char directory[32], socket_path[64];
 	struct hf_attach *attach;
@@ -223,7 +225,7 @@ static int set_up(void **state)
 	d->block_count = BLOCKS;
 	d->page_size_bytes = HUGE_BYTES;
 	d->pages = PAGES;
-	d->fd[0] = d->fd[1] = -1;
+	d->fd[0] = d->fd[1] = d->hog_fd = -1;
 	hf_ramblocks_init(&d->blocks);
 	pthread_mutex_init(&d->engine.lock, NULL);
 	strcpy(d->directory, "/tmp/hf-test-XXXXXX");
@@ -238,6 +240,11 @@ static int tear_down(void **state)
 {
 	struct destination *d = *state;
 
+	/* Whoever still waits needs a page. */
+	if (d->hog_fd >= 0) {
+		ram_punch(d->hog_fd, 0, 2 * HUGE_BYTES);
+		close(d->hog_fd);
+	}
 	hf_incoming_memory_destroy(d->memory);
 	hf_attach_client_destroy(d->client);
 	hf_attach_destroy(d->attach);
@@ -535,6 +542,16 @@ static void other_memory_than_was_lent_is_refused(void **state)
 
 /* ---- continue ---- */
 
+static void the_page_of_zeros_needs_no_fault_to_be_read(void **state)
+{
+	struct destination *d = *state;
+
+	bring_up(d);
+	const uint8_t *zeros = d->memory->placer.zeros;
+	for (uint64_t at = 0; at < HUGE_BYTES; at += 4096)
+		assert_true(page_is_mapped(zeros + at));
+}
+
 static void clear_zeros_a_landing_only_where_it_may_be_dirty(void **state)
 {
 	struct destination *d = *state;
@@ -566,12 +583,26 @@ static void a_page_discarded_before_it_is_placed_becomes_zeros(void **state)
 	assert_page_filled(guest_page(d, 0, 2), HUGE_BYTES, 0);
 }
 
+static void a_stop_ends_the_allocation(void **state)
+{
+	struct destination *d = *state;
+
+	make_guest_memory(d);
+	attach_vmm(d);
+	assert_int_equal(create_port(d), 0);
+	atomic_store(&d->memory->stopping, true);
+	assert_int_equal(prepare(d), -ECANCELED);
+	assert_int_equal(d->engine.ready_err.class, HF_ERR_CANCELLED);
+	assert_int_equal(
+	    hf_userfault_continue(d->memory->placer.userfault_fd, (uintptr_t)d->vmm[0], HUGE_BYTES), -EFAULT);
+}
+
 static void too_few_pages_to_allocate_says_how_many_are_missing(void **state)
 {
 	struct destination *d = *state;
 	char missing[64];
 
-	d->pages = host_pages_free(HUGE_BYTES) + 5;
+	d->pages = host_pages_available(HUGE_BYTES) + 5;
 	make_guest_memory(d);
 	attach_vmm(d);
 	assert_int_equal(create_port(d), 0);
@@ -584,10 +615,8 @@ static void too_few_pages_to_allocate_says_how_many_are_missing(void **state)
 static void a_limit_of_the_mount_is_told_apart_from_an_empty_pool(void **state)
 {
 	struct destination *d = *state;
-	int second;
 
-	d->fd[0] = ram_file_limited(PAGES, 2, &second);
-	close(second);
+	d->fd[0] = ram_file_limited(PAGES, 2, &d->hog_fd);
 	make_guest_memory(d);
 	attach_vmm(d);
 	assert_int_equal(create_port(d), 0);
@@ -601,10 +630,9 @@ static void copy_without_a_free_page_waits_until_there_is_one(void **state)
 {
 	struct destination *d = *state;
 	struct toucher toucher = {0};
-	int second;
 
-	d->fd[0] = ram_file_limited(PAGES, 2, &second);
-	uint8_t *hog = ram_map(second, 2 * HUGE_BYTES, false);
+	d->fd[0] = ram_file_limited(PAGES, 2, &d->hog_fd);
+	uint8_t *hog = ram_map(d->hog_fd, 2 * HUGE_BYTES, false);
 	bring_up(d);
 	land_and_place(d, 0, 0, 1);
 	hog[0] = 1; /* the mount is full now */
@@ -619,8 +647,7 @@ static void copy_without_a_free_page_waits_until_there_is_one(void **state)
 	assert_false(toucher_is_done(&toucher));
 
 	munmap(hog, 2 * HUGE_BYTES);
-	ram_punch(second, 0, 2 * HUGE_BYTES);
-	close(second);
+	ram_punch(d->hog_fd, 0, 2 * HUGE_BYTES);
 	place(d, 0, 1, 2);
 	assert_int_equal(toucher_join(&toucher), 50);
 	assert_page_filled(guest_page(d, 0, 1), HUGE_BYTES, 50);
@@ -864,8 +891,10 @@ int main(void)
 	    BOTH(stop_with_a_pending_fault_leaves_the_page_missing),
 	    BOTH(a_stale_file_is_refused_naming_block_and_page),
 	    BOTH(other_memory_than_was_lent_is_refused),
+	    BOTH(the_page_of_zeros_needs_no_fault_to_be_read),
 	    BOTH(clear_zeros_a_landing_only_where_it_may_be_dirty),
 	    WITH(with_continue, a_page_discarded_before_it_is_placed_becomes_zeros),
+	    WITH(with_continue, a_stop_ends_the_allocation),
 	    WITH(with_continue, too_few_pages_to_allocate_says_how_many_are_missing),
 	    WITH(with_continue, a_limit_of_the_mount_is_told_apart_from_an_empty_pool),
 	    WITH(copy, copy_without_a_free_page_waits_until_there_is_one),
