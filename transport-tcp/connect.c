@@ -51,7 +51,8 @@ static int finish_connect(int fd, uint64_t deadline_ms)
 static int connect_unix(int fd, const struct tcp_address *address, uint32_t timeout_ms)
 {
 	uint64_t deadline_ms = tcp_now_ms() + timeout_ms;
-	struct timeval limit = {.tv_sec = timeout_ms / 1000, .tv_usec = timeout_ms % 1000 * 1000};
+	struct timeval limit = {.tv_sec = timeout_ms / 1000,
+				.tv_usec = (suseconds_t)(timeout_ms % 1000) * 1000};
 	const struct timeval none = {0};
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
 	while (connect(fd, (const struct sockaddr *)&address->storage, address->length_bytes)) {
@@ -280,7 +281,7 @@ static int check_terms(const struct opening *opening, const struct hf_wire_hello
 static int open_control(struct opening *opening, int *fd, struct hf_err *err)
 {
 	struct hf_wire_hello hello = make_hello(opening, HF_WIRE_CHANNEL_CONTROL, 0);
-	struct hf_wire_hello_reply reply;
+	struct hf_wire_hello_reply reply = {0};
 	memcpy(hello.channels_wanted, opening->options.channels, sizeof(hello.channels_wanted));
 
 	int result = connect_first(opening, fd, err);
@@ -301,7 +302,7 @@ static int open_page_channel(const struct opening *opening, struct page_channel 
 	enum hf_wire_channel kind =
 	    channel->class == HF_FETCH_URGENT ? HF_WIRE_CHANNEL_URGENT : HF_WIRE_CHANNEL_BACKGROUND;
 	struct hf_wire_hello hello = make_hello(opening, kind, channel->index);
-	struct hf_wire_hello_reply reply;
+	struct hf_wire_hello_reply reply = {0};
 	int result = connect_address(&opening->address, opening->options.timeout_ms);
 	if (result < 0)
 		return explain_connect(opening, result, err);

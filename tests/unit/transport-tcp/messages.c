@@ -133,6 +133,30 @@ static void flush_delivers_the_last_messages_before_close(void **state)
 	}
 }
 
+/* Everything is in this kernel's buffer and not yet in the peer's: closing now could lose it. */
+static void flush_waits_until_the_peers_host_has_the_bytes(void **state)
+{
+	const int small = 4096, large = 212992;
+	const size_t length_bytes = 180000;
+	struct engine *engine = engine_new();
+	struct raw raw;
+	(void)state;
+	struct hf_tcp *tcp = raw_source_open(&raw, "tcp:127.0.0.1:0", 1, 1, engine);
+	struct hf_transport port = hf_tcp_transport(tcp);
+	assert_int_equal(setsockopt(raw.control, SOL_SOCKET, SO_RCVBUF, &small, sizeof(small)), 0);
+	assert_int_equal(setsockopt(tcp->control_fd, SOL_SOCKET, SO_SNDBUF, &large, sizeof(large)), 0);
+	send_number(&port, 0, length_bytes);
+	assert_int_equal(hf_tcp_flush(tcp, 100), -ETIMEDOUT);
+	pthread_mutex_lock(&tcp->lock);
+	assert_null(tcp->queue_first);
+	pthread_mutex_unlock(&tcp->lock);
+	raw_recv(raw.control, payload, HF_WIRE_FRAME_HEADER_BYTES + length_bytes);
+	assert_int_equal(hf_tcp_flush(tcp, ENGINE_WAIT_MS), 0);
+	hf_tcp_close(tcp);
+	raw_close(&raw);
+	engine_free(engine);
+}
+
 static void flush_says_when_messages_are_lost(void **state)
 {
 	struct engine *engine = engine_new();
@@ -247,6 +271,7 @@ int main(void)
 	    cmocka_unit_test(a_peer_that_does_not_read_fills_a_bounded_queue),
 	    cmocka_unit_test(a_device_state_of_the_largest_size_fits_the_queue),
 	    cmocka_unit_test(flush_delivers_the_last_messages_before_close),
+	    cmocka_unit_test(flush_waits_until_the_peers_host_has_the_bytes),
 	    cmocka_unit_test(flush_says_when_messages_are_lost),
 	    cmocka_unit_test(a_message_may_be_answered_from_its_event),
 	    cmocka_unit_test(a_frame_that_breaks_the_rules_ends_the_link),
