@@ -269,8 +269,8 @@ uint64_t hf_guest_visits(const void *memory, uint64_t memory_bytes)
 	for (uint64_t vcpu = 0; vcpu < header.vcpus; vcpu++) {
 		uint64_t offset = header.status_offset + vcpu * sizeof(struct hf_guest_status) +
 				  offsetof(struct hf_guest_status, visits);
-		visits +=
-		    __atomic_load_n((const uint64_t *)((const uint8_t *)memory + offset), __ATOMIC_RELAXED);
+		const uint64_t *sealed = (const uint64_t *)((const uint8_t *)memory + offset);
+		visits += hf_guest_count(__atomic_load_n(sealed, __ATOMIC_RELAXED));
 	}
 	return visits;
 }
