@@ -28,6 +28,7 @@
 #include "deploy/monotonic.h"
 #include "deploy/program.h"
 #include "deploy/report.h"
+#include "hugemem/guest_memory.h"
 #include "hugemem/hugepool.h"
 #include "kvm/guest.h"
 
@@ -469,9 +470,11 @@ static int check_memory(const struct hf_options *options, struct hf_err *err)
 
 static uint64_t pages_needed(const struct hf_options *options)
 {
+	uint64_t guests = 2 * (options->mem_bytes / options->page_size_bytes);
 	uint64_t staging = STAGING_BYTES / options->page_size_bytes;
-	return 2 * (options->mem_bytes / options->page_size_bytes) +
-	       (staging < STAGING_PAGES_MIN ? STAGING_PAGES_MIN : staging);
+	if (options->placement == HF_PLACEMENT_CHOICE_CONTINUE)
+		return guests;
+	return guests + (staging < STAGING_PAGES_MIN ? STAGING_PAGES_MIN : staging);
 }
 
 static int open_signals(struct hf_demo *demo, struct hf_err *err)

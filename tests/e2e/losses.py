@@ -9,7 +9,7 @@ from host import G, M, Vmm, assert_runs, err_of, finish, listening_uri, receive,
 
 
 def two_vmms(host, mem=512 * M):
-    host.make_available(2 * M, 2048)
+    host.need(2 * M, 2048)
     return Vmm(host, mem=mem), Vmm(host, incoming=True, mem=mem)
 
 
@@ -129,8 +129,8 @@ def keep_leaves_the_source_stopped(host):
 
 def check_says_what_is_missing_and_exits_with_1(host):
     path = host.name("json")
-    host.make_available(2 * M, 0)
-    host.make_available(G, 0)
+    host.need(2 * M, 0)
+    host.need(G, 0)
     process = host.start(host.hugeferry, "check", "--json", path)
     code, _ = finish(process)
     assert code == 1
@@ -141,7 +141,7 @@ def check_says_what_is_missing_and_exits_with_1(host):
 
 
 def check_is_content_with_a_host_that_has_huge_pages(host):
-    host.make_available(2 * M, 8)
+    host.need(2 * M, 8)
     process = host.start(host.hugeferry, "check")
     code, said = finish(process)
     assert code == 0, said
@@ -159,6 +159,16 @@ def no_socket_of_a_link_is_left(host):
     assert not os.path.exists(path)
 
 
-CASES = [value for value in list(globals().values())
-         if callable(value) and getattr(value, "__module__", "") == __name__ and
-         value.__code__.co_varnames[:value.__code__.co_argcount] == ("host",)]
+CASES = [
+    a_receiver_that_dies_after_the_hand_over_never_revives_the_source,
+    a_sender_that_dies_after_the_hand_over_leaves_the_vm_at_the_destination,
+    a_receiver_that_dies_before_the_hand_over_leaves_the_source_running,
+    signals_after_the_hand_over_are_refused_and_the_move_ends_well,
+    a_signal_at_any_moment_leaves_exactly_one_running,
+    a_time_limit_cancels_and_the_source_runs_on,
+    a_vmm_that_dies_before_the_hand_over_ends_both_sides,
+    keep_leaves_the_source_stopped,
+    check_says_what_is_missing_and_exits_with_1,
+    check_is_content_with_a_host_that_has_huge_pages,
+    no_socket_of_a_link_is_left,
+]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Moves that must not happen: one clear line on each side, and the source VM runs on."""
+import contextlib
 import json
 import socket
 import threading
@@ -10,7 +11,7 @@ TOUCHED = "start the waiting VMM afresh"
 
 
 def two_vmms(host, **destination):
-    host.make_available(2 * M, 2048)
+    host.need(2 * M, 2048)
     return Vmm(host), Vmm(host, incoming=True, **destination)
 
 
@@ -28,8 +29,8 @@ def refused_by_both(host, source, destination, *parts):
 
 
 def page_sizes_that_differ_are_refused_by_name(host):
-    host.make_available(2 * M, 1100)
-    host.make_available(G, 1)
+    host.need(2 * M, 1100)
+    host.need(G, 1)
     source = Vmm(host, mem=G)
     destination = Vmm(host, incoming=True, mem=G, page_size=G)
     refused_by_both(host, source, destination, "ram0", "2 MiB", "1 GiB")
@@ -57,7 +58,7 @@ def a_destination_that_was_refused_can_be_used_again(host):
 
 def too_few_huge_pages_for_staging_are_counted(host):
     source, destination = two_vmms(host)
-    host.make_available(2 * M, 3)
+    host.need(2 * M, 3)
     taker = receive(host, destination, "--placement", "copy")
     giver = send(host, source, listening_uri(taker))
     for process in (giver, taker):
@@ -115,7 +116,7 @@ def a_unix_socket_in_use_is_named(host):
 def answer_once(listener, reply):
     def serve():
         peer, _ = listener.accept()
-        with peer:
+        with peer, contextlib.suppress(ConnectionError):
             peer.sendall(reply)
             while peer.recv(4096):
                 pass
@@ -222,6 +223,22 @@ def a_failed_side_writes_its_report(host):
     assert_runs(source)
 
 
-CASES = [value for value in list(globals().values())
-         if callable(value) and getattr(value, "__module__", "") == __name__ and
-         value.__code__.co_varnames[:value.__code__.co_argcount] == ("host",)]
+CASES = [
+    page_sizes_that_differ_are_refused_by_name,
+    lengths_that_differ_are_refused_by_name,
+    a_block_of_another_name_is_refused_by_name,
+    a_destination_that_was_refused_can_be_used_again,
+    too_few_huge_pages_for_staging_are_counted,
+    an_address_of_no_known_scheme_is_a_usage_error,
+    a_port_nobody_listens_on_is_named,
+    a_port_in_use_is_named,
+    a_unix_socket_in_use_is_named,
+    a_server_that_is_not_hugeferry_is_refused,
+    a_silent_server_is_given_up_in_time,
+    strangers_are_reported_and_the_next_peer_is_served,
+    only_a_waiting_vmm_can_receive,
+    only_a_running_vm_can_be_sent,
+    sockets_of_two_vmms_are_not_taken_for_one,
+    a_socket_that_is_not_there_is_named,
+    a_failed_side_writes_its_report,
+]

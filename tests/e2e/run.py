@@ -13,7 +13,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import losses  # noqa: E402
 import moves  # noqa: E402
 import refusals  # noqa: E402
-from host import Host  # noqa: E402
+from host import Host, Skip  # noqa: E402
 
 
 class Stopped(BaseException):
@@ -35,15 +35,18 @@ def explain(host, error):
 
 def run_case(host, number, case):
     started = time.monotonic()
+    reason = ""
     try:
         case(host)
         result = "ok"
+    except Skip as skip:
+        result, reason = "ok", f" # SKIP {skip}"
     except Exception as error:  # any failure of a case is a failed case
         result = "not ok"
         explain(host, error)
     finally:
         host.end_processes()
-    print(f"{result} {number} - {case.__name__} ({time.monotonic() - started:.1f} s)", flush=True)
+    print(f"{result} {number} - {case.__name__} ({time.monotonic() - started:.1f} s){reason}", flush=True)
     return result == "ok"
 
 
