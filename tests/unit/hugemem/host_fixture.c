@@ -78,13 +78,17 @@ int host_pages_reserve(uint64_t page_size_bytes, uint64_t pages)
 	return 0;
 }
 
+void host_pages_give_back_last(void)
+{
+	reservation_count--;
+	close(reservations[reservation_count].alive_fd);
+	waitpid(reservations[reservation_count].janitor, NULL, 0);
+}
+
 void host_pages_give_back(void)
 {
-	while (reservation_count > 0) {
-		reservation_count--;
-		close(reservations[reservation_count].alive_fd);
-		waitpid(reservations[reservation_count].janitor, NULL, 0);
-	}
+	while (reservation_count > 0)
+		host_pages_give_back_last();
 }
 
 uint64_t host_pages_free(uint64_t page_size_bytes)

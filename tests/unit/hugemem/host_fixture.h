@@ -26,7 +26,9 @@
 
 /* 0, or -1 with a printed reason; for group setup. Adds to what is there. */
 int host_pages_reserve(uint64_t page_size_bytes, uint64_t pages);
-/* All that was added by host_pages_reserve(). */
+/* What the last host_pages_reserve() added. */
+void host_pages_give_back_last(void);
+/* All that was added. */
 void host_pages_give_back(void);
 uint64_t host_pages_free(uint64_t page_size_bytes);
 /* Free and reserved by nobody. */

@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The destination's memory port is made ready, or refused with a reason. */
+#include "tests/unit/hugemem/incoming_rig.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "hugemem/userfault.h"
+
+static void a_stale_file_is_refused_naming_block_and_page(void **state)
+{
+	struct destination *d = *state;
+
+	make_guest_memory(d);
+	*guest_page(d, 1, 2) = 1;
+	attach_vmm(d);
+	assert_int_equal(create_port(d), 0);
+	assert_int_equal(prepare(d), -EEXIST);
+	assert_non_null(strstr(d->engine.ready_err.text, "'ram1': page 2 "));
+	assert_false(hf_attach_armed(d->attach));
+}
+
+static void other_memory_than_was_lent_is_refused(void **state)
+{
+	struct destination *d = *state;
+	int other = ram_file_anonymous(HUGE_BYTES, PAGES);
+
+	make_guest_memory(d);
+	attach_vmm(d);
+	void *address = mmap(d->vmm[0] + HUGE_BYTES, HUGE_BYTES, PROT_READ | PROT_WRITE,
+			     MAP_SHARED | MAP_NORESERVE | MAP_FIXED, other, 0);
+	close(other);
+	assert_ptr_equal(address, d->vmm[0] + HUGE_BYTES);
+	assert_int_equal(create_port(d), 0);
+	assert_int_equal(prepare(d), -EINVAL);
+	assert_non_null(strstr(d->engine.ready_err.text, "'ram0'"));
+}
+
+static void the_page_of_zeros_needs_no_fault_to_be_read(void **state)
+{
+	struct destination *d = *state;
+
+	bring_up(d);
+	const uint8_t *zeros = d->memory->placer.zeros;
+	for (uint64_t at = 0; at < HUGE_BYTES; at += 4096)
+		assert_true(page_is_mapped(zeros + at));
+}
+
+static void a_stop_ends_the_allocation(void **state)
+{
+	struct destination *d = *state;
+
+	make_guest_memory(d);
+	attach_vmm(d);
+	assert_int_equal(create_port(d), 0);
+	atomic_store(&d->memory->stopping, true);
+	assert_int_equal(prepare(d), -ECANCELED);
+	assert_int_equal(d->engine.ready_err.class, HF_ERR_CANCELLED);
+	assert_int_equal(
+	    hf_userfault_continue(d->memory->placer.userfault_fd, (uintptr_t)d->vmm[0], HUGE_BYTES), -EFAULT);
+}
+
+static void too_few_pages_to_allocate_says_how_many_are_missing(void **state)
+{
+	struct destination *d = *state;
+	char missing[64];
+
+	d->pages = host_pages_available(HUGE_BYTES) + 5;
+	make_guest_memory(d);
+	attach_vmm(d);
+	assert_int_equal(create_port(d), 0);
+	assert_int_equal(prepare(d), -ENOMEM);
+	snprintf(missing, sizeof(missing), " %llu huge pages of 2 MiB are missing",
+		 (unsigned long long)(d->pages + 5));
+	assert_non_null(strstr(d->engine.ready_err.text, missing));
+}
+
+static void a_limit_of_the_mount_is_told_apart_from_an_empty_pool(void **state)
+{
+	struct destination *d = *state;
+
+	d->fd[0] = ram_file_limited(PAGES, 2, &d->hog_fd);
+	make_guest_memory(d);
+	attach_vmm(d);
+	assert_int_equal(create_port(d), 0);
+	assert_int_equal(prepare(d), -ENOMEM);
+	assert_non_null(strstr(d->engine.ready_err.text, "size limit of the hugetlbfs mount"));
+}
+
+static void too_few_pages_for_staging_is_said_at_once(void **state)
+{
+	struct destination *d = *state;
+
+	d->slots = 4000;
+	make_guest_memory(d);
+	attach_vmm(d);
+	assert_int_equal(create_port(d), 0);
+	assert_int_equal(prepare(d), -ENOMEM);
+	assert_non_null(strstr(d->engine.ready_err.text, "staging"));
+}
+
+static void default_slots_are_sixteen_of_two_mebibytes(void **state)
+{
+	struct destination *d = *state;
+
+	d->slots = 0;
+	make_guest_memory(d);
+	attach_vmm(d);
+	assert_int_equal(create_port(d), 0);
+	assert_int_equal(d->port.slots, 16);
+}
+
+static void touched_private_memory_is_refused(void **state)
+{
+	struct destination *d = *state;
+
+	d->private_memory = true;
+	make_guest_memory(d);
+	*guest_page(d, 0, 3) = 1;
+	attach_vmm(d);
+	assert_int_equal(create_port(d), 0);
+	assert_int_equal(prepare(d), -EEXIST);
+	assert_non_null(strstr(d->engine.ready_err.text, "'ram0': page 3 "));
+}
+
+static void a_private_mapping_of_a_used_file_is_refused(void **state)
+{
+	struct destination *d = *state;
+
+	d->private_memory = true;
+	make_guest_memory(d);
+	uint8_t *shared = ram_map(d->fd[1], PAGES * HUGE_BYTES, false);
+	shared[0] = 1;
+	munmap(shared, PAGES * HUGE_BYTES);
+	attach_vmm(d);
+	assert_int_equal(create_port(d), 0);
+	assert_int_equal(prepare(d), -EEXIST);
+	assert_non_null(strstr(d->engine.ready_err.text, "'ram1'"));
+}
+
+static void continue_of_private_memory_is_refused_naming_the_block(void **state)
+{
+	struct destination *d = *state;
+
+	d->private_memory = true;
+	d->choice = HF_PLACEMENT_CHOICE_CONTINUE;
+	make_guest_memory(d);
+	attach_vmm(d);
+	assert_int_equal(create_port(d), -EINVAL);
+	assert_non_null(strstr(d->err.text, "'ram0' is private"));
+	assert_null(d->memory);
+}
+
+static void auto_takes_continue_for_shared_memory(void **state)
+{
+	struct destination *d = *state;
+
+	make_guest_memory(d);
+	attach_vmm(d);
+	assert_int_equal(create_port(d), 0);
+	assert_int_equal(d->port.placement, HF_PLACEMENT_CONTINUE);
+	assert_int_equal(d->port.slots, 0);
+	assert_string_equal(hf_incoming_memory_reason(d->memory),
+			    "shared hugetlbfs, MINOR_HUGETLBFS offered");
+}
+
+static void blocks_that_differ_from_the_lent_regions_are_refused(void **state)
+{
+	struct destination *d = *state;
+
+	make_guest_memory(d);
+	attach_vmm(d);
+	strcpy(d->blocks.blocks[1].idstr, "other");
+	assert_int_equal(create_port(d), -EINVAL);
+	strcpy(d->blocks.blocks[1].idstr, "ram1");
+	d->blocks.count = 1;
+	assert_int_equal(create_port(d), -EINVAL);
+	d->blocks.count = 2;
+	assert_int_equal(create_port(d), 0);
+}
+
+static void default_slots_are_two_of_one_gibibyte(void **state)
+{
+	struct destination *d = *state;
+
+	d->block_count = d->pages = 1;
+	d->slots = 0;
+	d->page_size_bytes = GIB;
+	make_guest_memory(d);
+	attach_vmm(d);
+	assert_int_equal(create_port(d), 0);
+	assert_int_equal(d->port.slots, 2);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    BOTH(a_stale_file_is_refused_naming_block_and_page),
+	    BOTH(other_memory_than_was_lent_is_refused),
+	    BOTH(the_page_of_zeros_needs_no_fault_to_be_read),
+	    WITH(with_continue, a_stop_ends_the_allocation),
+	    WITH(with_continue, too_few_pages_to_allocate_says_how_many_are_missing),
+	    WITH(with_continue, a_limit_of_the_mount_is_told_apart_from_an_empty_pool),
+	    WITH(copy, too_few_pages_for_staging_is_said_at_once),
+	    WITH(copy, default_slots_are_sixteen_of_two_mebibytes),
+	    ANY(touched_private_memory_is_refused),
+	    ANY(a_private_mapping_of_a_used_file_is_refused),
+	    ANY(continue_of_private_memory_is_refused_naming_the_block),
+	    ANY(auto_takes_continue_for_shared_memory),
+	    ANY(blocks_that_differ_from_the_lent_regions_are_refused),
+	    WITH(copy, default_slots_are_two_of_one_gibibyte),
+	};
+
+	return cmocka_run_group_tests(tests, reserve_pages, give_back_pages);
+}
