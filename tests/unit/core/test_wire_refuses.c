@@ -331,10 +331,11 @@ static void two_blocks_of_one_name_are_refused(void **state)
 static void the_text_of_a_fail_is_made_printable(void **state)
 {
 	(void)state;
+	static const uint8_t hostile[8] = {0x1b, '[', '2', 'J', 0, 0xff, 0xc3, 0xa4};
 	struct hf_err why;
 	uint8_t bytes[GOLDEN_MAX_BYTES];
 	size_t count = golden_read("fail", bytes);
-	memcpy(bytes + 12, "\x1b[2J\0\xff\xc3\xa4", 8);
+	memcpy(bytes + 12, hostile, sizeof(hostile));
 	assert_int_equal(hf_wire_decode_fail(bytes, count, &why, NULL), 0);
 	assert_string_equal(why.text, "?[2J??\u00e4");
 }
