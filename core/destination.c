@@ -223,7 +223,7 @@ static void prepare(struct hf_destination *d)
 	int result = choose_placement(d, &err);
 	if (result == 0) {
 		hf_destination_lock(d);
-		result = hf_destination_pages_prepare(d);
+		result = hf_destination_fetch_prepare(d);
 		pthread_mutex_unlock(&d->lock);
 		if (result == 0)
 			result = d->memory.ops->prepare(d->memory.self);
@@ -288,7 +288,7 @@ static void event_link_up(void *engine, const struct hf_link_info *info)
 	if (d->status != HF_STATUS_NONE) {
 		hf_err_set(&err, HF_ERR_LOCAL, EISCONN, "VM '%s': a second link came up", d->vm_name);
 		actions = hf_destination_fail_locked(d, &err);
-	} else if (hf_destination_pages_link_up(d, info) < 0) {
+	} else if (hf_destination_fetch_link_up(d, info) < 0) {
 		hf_err_set(&err, HF_ERR_LOCAL, ENOMEM, "VM '%s': no memory for the link's fetches",
 			   d->vm_name);
 		d->epoch = info->epoch;
@@ -315,7 +315,7 @@ static void event_link_down(void *engine, uint64_t epoch, const struct hf_err *w
 		pthread_mutex_unlock(&d->lock);
 		return;
 	}
-	hf_destination_pages_link_down(d);
+	hf_destination_fetch_link_down(d);
 	d->epoch = 0;
 	unsigned actions = ACTION_NOTIFY;
 	if (d->complete_said)
@@ -621,49 +621,6 @@ void hf_destination_hold_background(struct hf_destination *d, bool hold)
 	hf_destination_lock(d);
 	d->background_held = hold;
 	hf_destination_unlock_act(d, hold ? 0 : ACTION_PUMP | ACTION_KICK_BACKGROUND);
-}
-
-static uint64_t since(uint64_t start_ns, uint64_t end_ns)
-{
-	return start_ns && end_ns > start_ns ? end_ns - start_ns : 0;
-}
-
-void hf_destination_snapshot(struct hf_destination *d, struct hf_destination_snapshot *out)
-{
-	hf_destination_lock(d);
-	uint64_t now_ns = d->end_ns ? d->end_ns : hf_clock_now_ns(&d->clock);
-	*out = (struct hf_destination_snapshot){
-	    .status = d->status,
-	    .incoming = d->incoming,
-	    .err = d->err,
-	    .placement = d->memory.placement,
-	    .chunk_bytes = d->chunk_bytes,
-	    .pages_total = d->blocks.pages_total,
-	    .pages_received = d->pages_received,
-	    .pages_fetched = d->pages_fetched,
-	    .pages_zero = d->pages_zero,
-	    .transferred_bytes = d->transferred_bytes,
-	    .pages_stalled = d->pages_stalled,
-	    .setup_time_ns = d->setup_time_ns,
-	    .load_time_ns = d->load_time_ns,
-	    .postcopy_time_ns =
-		since(d->run_ns, d->pages_received == d->blocks.pages_total ? d->placed_last_ns : now_ns),
-	    .total_time_ns = since(d->link_up_ns, now_ns),
-	    .downtime_ns = d->downtime_ns,
-	    .fault_latency = d->fault_latency,
-	};
-	memcpy(out->source_vm_name, d->source_vm_name, sizeof(out->source_vm_name));
-	hf_blocktime_totals(d->blocktime, now_ns, &out->blocktime);
-	pthread_mutex_unlock(&d->lock);
-}
-
-int hf_destination_blocktime_vcpu(struct hf_destination *d, uint32_t vcpu, struct hf_blocktime_vcpu *out)
-{
-	hf_destination_lock(d);
-	uint64_t now_ns = d->end_ns ? d->end_ns : hf_clock_now_ns(&d->clock);
-	int result = hf_blocktime_vcpu(d->blocktime, vcpu, now_ns, out);
-	pthread_mutex_unlock(&d->lock);
-	return result;
 }
 
 /* ---- creation ---------------------------------------------------------------------------------- */

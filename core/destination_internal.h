@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * destination_internal.h - what the two halves of the destination engine share. Not a public header.
+ * destination_internal.h - what the parts of the destination engine share. Not a public header.
  *
- * Purpose: destination.c holds the life of a migration, destination_pages.c the way of a page; both work on
- * this struct. Ownership, threads, units, errors: as in destination.h; "locked" in a comment means that the
- * caller holds destination->lock.
+ * Purpose: destination.c holds the life of a migration, destination_pages.c the way of a page,
+ * destination_fetch.c how its bytes come; all work on this struct. Ownership, threads, units, errors: as in
+ * destination.h; "locked" in a comment means that the caller holds destination->lock.
  */
 #ifndef HF_CORE_DESTINATION_INTERNAL_H
 #define HF_CORE_DESTINATION_INTERNAL_H
@@ -161,23 +161,60 @@ unsigned hf_destination_fail_locked(struct hf_destination *destination, const st
 /* Locked. If every page is placed and the VM runs: the actions that end the migration. */
 unsigned hf_destination_check_end(struct hf_destination *destination);
 
+/* ---- queues of pages, linked through page_entry.next; locked ---- */
+
+static inline void hf_page_queue_push(struct hf_destination *d, struct page_queue *queue, uint32_t page)
+{
+	d->pages[page].next = HF_PAGE_NONE;
+	if (queue->head == HF_PAGE_NONE)
+		queue->head = page;
+	else
+		d->pages[queue->tail].next = page;
+	queue->tail = page;
+}
+
+static inline uint32_t hf_page_queue_pop(struct hf_destination *d, struct page_queue *queue)
+{
+	uint32_t page = queue->head;
+	if (page != HF_PAGE_NONE)
+		queue->head = d->pages[page].next;
+	return page;
+}
+
 /* ---- destination_pages.c ---- */
 
 int hf_destination_pages_create(struct hf_destination *destination,
 				const struct hf_destination_config *config, struct hf_err *err);
 void hf_destination_pages_destroy(struct hf_destination *destination);
-/* Locked. The placement is settled: makes the table of transfers. */
-int hf_destination_pages_prepare(struct hf_destination *destination);
-/* Locked. Sizes the fetch slots for a new link. */
-int hf_destination_pages_link_up(struct hf_destination *destination, const struct hf_link_info *info);
-/* Locked. No fetch is on its way any more. */
-void hf_destination_pages_link_down(struct hf_destination *destination);
 /* Locked. The presence map is whole: sorts the pages into those to fetch and those that are zeros. */
 void hf_destination_pages_presence(struct hf_destination *destination);
+/* Locked. Faults are served from LISTEN on. */
+bool hf_destination_serving(const struct hf_destination *destination);
+bool hf_destination_background_runs(const struct hf_destination *destination);
+/* Locked. Somebody waits for the page's bytes: the background is held until they have landed. */
+void hf_destination_begin_await(struct hf_destination *destination, uint32_t page);
+void hf_destination_end_await(struct hf_destination *destination, uint32_t page);
+void hf_destination_queue_urgent(struct hf_destination *destination, uint32_t page);
+/* Locked. Takes a page that the background has not come to out of the background's hands. */
+void hf_destination_claim(struct hf_destination *destination, uint32_t page);
+/* Without the lock. All chunks have landed and the page is PAGE_PLACING: makes it visible. */
+void hf_destination_place_transfer(struct hf_destination *destination, uint32_t page, uint16_t index);
+
+/* ---- destination_fetch.c ---- */
+
+/* Locked. The placement is settled: makes the table of transfers. */
+int hf_destination_fetch_prepare(struct hf_destination *destination);
+void hf_destination_fetch_destroy(struct hf_destination *destination);
+/* Locked. Sizes the fetch slots for a new link. */
+int hf_destination_fetch_link_up(struct hf_destination *destination, const struct hf_link_info *info);
+/* Locked. No fetch is on its way any more. */
+void hf_destination_fetch_link_down(struct hf_destination *destination);
+/* Locked. A fault on a page in PAGE_FETCHING: its chunks not yet posted become urgent. */
+void hf_destination_promote(struct hf_destination *destination, uint32_t page);
+/* Locked. */
+void hf_destination_free_transfer(struct hf_destination *destination, uint16_t index);
 /* Without the lock: posts fetches until there is nothing to post or no room. */
 void hf_destination_pump(struct hf_destination *destination);
 void hf_destination_event_fetch_done(void *engine, const struct hf_fetch_done *done);
-/* Locked. Faults are served from LISTEN on. */
-bool hf_destination_serving(const struct hf_destination *destination);
 
 #endif

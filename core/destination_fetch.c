@@ -1,0 +1,422 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Fetching pages
+ *
+ * A transfer is a page whose chunks are being fetched; a slot is one chunk the transport holds. Transfers
+ * with chunks still to be posted stand in one list a class, urgent or background; the rest only wait for
+ * their bytes. next_fetch() takes the next chunk in this order:
+ *
+ *   1. a page somebody waits for whose transfer is under way, 2. one that waits for a transfer;
+ *   3. if the scheduler allows the background now: the page it is in the middle of, 4. the next one the scan
+ *      finds.
+ *
+ * A slot's index and generation are the fetch's id, so a done that is stale, repeated or made up is noticed
+ * and dropped. A chunk that fails marks its transfer: no more of it is posted, and when the last chunk on its
+ * way has come back the page is missing again (or waits again, if somebody waits). After a failure nothing is
+ * posted until the next link, since the link is going down; -EAGAIN is no failure, the next done pumps again.
+ */
+#include "core/destination_internal.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+/* ---- transfers --------------------------------------------------------------------------------- */
+
+static void list_push(struct hf_destination *d, struct transfer_list *list, uint16_t transfer)
+{
+	d->transfers[transfer].next = HF_TRANSFER_NONE;
+	if (list->head == HF_TRANSFER_NONE)
+		list->head = transfer;
+	else
+		d->transfers[list->tail].next = transfer;
+	list->tail = transfer;
+}
+
+static void list_remove(struct hf_destination *d, struct transfer_list *list, uint16_t transfer)
+{
+	uint16_t previous = HF_TRANSFER_NONE;
+	uint16_t at = list->head;
+	while (at != transfer) {
+		assert(at != HF_TRANSFER_NONE);
+		previous = at;
+		at = d->transfers[at].next;
+	}
+	if (previous == HF_TRANSFER_NONE)
+		list->head = d->transfers[transfer].next;
+	else
+		d->transfers[previous].next = d->transfers[transfer].next;
+	if (list->tail == transfer)
+		list->tail = previous;
+}
+
+static const struct hf_ramblock *block_of(const struct hf_destination *d, uint32_t page)
+{
+	return &d->blocks.blocks[hf_ramblocks_block_of_page(&d->blocks, page)];
+}
+
+static uint32_t chunk_of_block(const struct hf_destination *d, const struct hf_ramblock *block)
+{
+	return block->page_size_bytes < d->chunk_bytes ? (uint32_t)block->page_size_bytes : d->chunk_bytes;
+}
+
+static bool take_transfer(struct hf_destination *d, uint32_t page, enum hf_fetch_class class)
+{
+	uint16_t index = d->transfers_free;
+	if (index == HF_TRANSFER_NONE)
+		return false;
+	bool background = class == HF_FETCH_BACKGROUND;
+	if (background && d->transfers_background >= d->background_transfers_max)
+		return false;
+
+	const struct hf_ramblock *block = block_of(d, page);
+	struct transfer *transfer = &d->transfers[index];
+	d->transfers_free = transfer->next;
+	*transfer = (struct transfer){
+	    .page = page,
+	    .chunks = (uint32_t)(block->page_size_bytes / chunk_of_block(d, block)),
+	    .class = class,
+	    .background_slot = background,
+	};
+	d->transfers_background += background;
+	d->pages[page].state = PAGE_FETCHING;
+	d->pages[page].transfer = index;
+	list_push(d, &d->active[class], index);
+	return true;
+}
+
+void hf_destination_free_transfer(struct hf_destination *d, uint16_t index)
+{
+	struct transfer *transfer = &d->transfers[index];
+	d->transfers_background -= transfer->background_slot;
+	d->pages[transfer->page].transfer = HF_TRANSFER_NONE;
+	transfer->next = d->transfers_free;
+	d->transfers_free = index;
+}
+
+void hf_destination_promote(struct hf_destination *d, uint32_t page)
+{
+	uint16_t index = d->pages[page].transfer;
+	struct transfer *transfer = &d->transfers[index];
+	hf_destination_begin_await(d, page);
+	if (transfer->class == HF_FETCH_URGENT)
+		return;
+	transfer->class = HF_FETCH_URGENT;
+	if (transfer->chunks_posted < transfer->chunks && !transfer->failed) {
+		list_remove(d, &d->active[HF_FETCH_BACKGROUND], index);
+		list_push(d, &d->active[HF_FETCH_URGENT], index);
+	}
+}
+
+/* ---- posting ----------------------------------------------------------------------------------- */
+
+static bool start_urgent(struct hf_destination *d)
+{
+	uint32_t page = d->urgent_wait.head;
+	if (page == HF_PAGE_NONE || d->transfers_free == HF_TRANSFER_NONE)
+		return false;
+	hf_page_queue_pop(d, &d->urgent_wait);
+	return take_transfer(d, page, HF_FETCH_URGENT);
+}
+
+static bool start_background(struct hf_destination *d)
+{
+	uint32_t page = hf_pagemap_next_set(&d->todo_fetch, d->schedule.cursor_page);
+	if (page == HF_PAGE_NONE)
+		page = hf_pagemap_next_set(&d->todo_fetch, 0);
+	if (page == HF_PAGE_NONE || !take_transfer(d, page, HF_FETCH_BACKGROUND))
+		return false;
+	hf_destination_claim(d, page);
+	d->schedule.cursor_page = page + 1;
+	return true;
+}
+
+/* The transfer whose next chunk is to be posted now, or none. Urgent first. */
+static uint16_t choose_transfer(struct hf_destination *d)
+{
+	if (d->outstanding[HF_FETCH_URGENT] < d->link.capacity_chunks[HF_FETCH_URGENT]) {
+		if (d->active[HF_FETCH_URGENT].head == HF_TRANSFER_NONE)
+			start_urgent(d);
+		if (d->active[HF_FETCH_URGENT].head != HF_TRANSFER_NONE)
+			return d->active[HF_FETCH_URGENT].head;
+	}
+
+	if (d->outstanding[HF_FETCH_BACKGROUND] >= d->link.capacity_chunks[HF_FETCH_BACKGROUND] ||
+	    !hf_destination_background_runs(d) ||
+	    !hf_schedule_background_allowed(&d->schedule, d->chunk_bytes))
+		return HF_TRANSFER_NONE;
+	if (d->active[HF_FETCH_BACKGROUND].head == HF_TRANSFER_NONE)
+		start_background(d);
+	return d->active[HF_FETCH_BACKGROUND].head;
+}
+
+static uint32_t take_slot(struct hf_destination *d, uint16_t transfer, enum hf_fetch_class class,
+			  uint64_t offset, uint32_t length)
+{
+	uint32_t index = d->slots_free;
+	assert(index != HF_FETCH_SLOT_NONE); /* there are as many as the link's capacity */
+	struct fetch_slot *slot = &d->slots[index];
+	d->slots_free = slot->next_free;
+	slot->generation++;
+	slot->busy = true;
+	slot->transfer = transfer;
+	slot->class = class;
+	slot->length_bytes = length;
+	slot->offset_bytes = offset;
+	slot->posted_ns = hf_clock_now_ns(&d->clock);
+	return index;
+}
+
+/* Locked. Fills the next fetch to post; false if there is none. */
+static bool next_fetch(struct hf_destination *d, struct hf_fetch *fetch, uint32_t *landing_slot)
+{
+	if (!hf_destination_serving(d) || d->epoch == 0 || d->fetch_broken)
+		return false;
+	uint16_t index = choose_transfer(d);
+	if (index == HF_TRANSFER_NONE)
+		return false;
+
+	struct transfer *transfer = &d->transfers[index];
+	uint32_t block_index = hf_ramblocks_block_of_page(&d->blocks, transfer->page);
+	const struct hf_ramblock *block = &d->blocks.blocks[block_index];
+	uint32_t chunk = chunk_of_block(d, block);
+	uint64_t offset_in_page = (uint64_t)transfer->chunks_posted * chunk;
+	uint32_t slot = take_slot(d, index, transfer->class, offset_in_page, chunk);
+
+	*fetch = (struct hf_fetch){
+	    .id = (uint64_t)d->slots[slot].generation << 32 | slot,
+	    .epoch = d->epoch,
+	    .block = d->source_of_block[block_index],
+	    .offset_bytes = (transfer->page - block->first_page) * block->page_size_bytes + offset_in_page,
+	    .length_bytes = chunk,
+	    .class = transfer->class,
+	};
+	*landing_slot = index;
+	if (++transfer->chunks_posted == transfer->chunks)
+		list_remove(d, &d->active[transfer->class], index);
+	d->outstanding[fetch->class]++;
+	hf_schedule_posted(&d->schedule, fetch->class, chunk);
+	return true;
+}
+
+static void *landing_of(struct hf_destination *d, const struct hf_fetch *fetch, uint32_t landing_slot)
+{
+	uint32_t block_index = d->block_of_source[fetch->block];
+	uint64_t page_size = d->blocks.blocks[block_index].page_size_bytes;
+	uint8_t *page = d->memory.ops->landing(d->memory.self, block_index, fetch->offset_bytes / page_size,
+					       landing_slot);
+	return page + fetch->offset_bytes % page_size;
+}
+
+/* ---- done -------------------------------------------------------------------------------------- */
+
+/* Locked. A transfer that failed and has nothing on its way any more: its page is missing again. */
+static void give_up_transfer(struct hf_destination *d, uint16_t index)
+{
+	uint32_t page = d->transfers[index].page;
+	struct page_entry *entry = &d->pages[page];
+	bool awaited = entry->awaited;
+
+	hf_destination_free_transfer(d, index);
+	entry->landed = true;
+	hf_destination_end_await(d, page);
+	if (awaited) {
+		hf_destination_queue_urgent(d, page);
+		return;
+	}
+	entry->state = PAGE_MISSING;
+	hf_pagemap_set(&d->todo_fetch, page);
+}
+
+/* Locked. Looks up the slot of a done; NULL for one that is not outstanding (a transport's mistake). */
+static struct fetch_slot *slot_of_done(struct hf_destination *d, const struct hf_fetch_done *done)
+{
+	uint32_t index = (uint32_t)done->id;
+	if (done->epoch != d->epoch || index >= d->slots_count)
+		return NULL;
+	struct fetch_slot *slot = &d->slots[index];
+	return slot->busy && slot->generation == done->id >> 32 ? slot : NULL;
+}
+
+/* A zero chunk's landing must hold zeros before the chunk counts as landed. */
+static void clear_landing(struct hf_destination *d, const struct hf_fetch_done *done)
+{
+	hf_destination_lock(d);
+	struct fetch_slot *slot = slot_of_done(d, done);
+	if (!slot) {
+		pthread_mutex_unlock(&d->lock);
+		return;
+	}
+	uint16_t index = slot->transfer;
+	uint32_t page = d->transfers[index].page;
+	uint32_t block = hf_ramblocks_block_of_page(&d->blocks, page);
+	uint32_t length = slot->length_bytes;
+	uint64_t offset = slot->offset_bytes;
+	bool landed = d->pages[page].landed;
+	pthread_mutex_unlock(&d->lock);
+
+	uint8_t *landing =
+	    d->memory.ops->landing(d->memory.self, block, page - d->blocks.blocks[block].first_page, index);
+	d->memory.ops->clear(d->memory.self, landing + offset, length, landed);
+}
+
+/* Locked. Accounts one done. Returns the transfer if all its chunks have landed, else none. */
+static uint16_t account_done(struct hf_destination *d, struct fetch_slot *slot,
+			     const struct hf_fetch_done *done)
+{
+	uint16_t index = slot->transfer;
+	struct transfer *transfer = &d->transfers[index];
+	bool landed = done->status == HF_FETCH_OK;
+
+	hf_schedule_done(&d->schedule, slot->class, slot->length_bytes, landed, slot->posted_ns,
+			 hf_clock_now_ns(&d->clock));
+	d->outstanding[slot->class]--;
+	slot->busy = false;
+	slot->next_free = d->slots_free;
+	d->slots_free = (uint32_t)(slot - d->slots);
+
+	if (done->status == HF_FETCH_FAILED)
+		d->fetch_broken = true;
+	transfer->chunks_done++;
+	if (landed && done->zero)
+		transfer->chunks_zero++;
+	else if (landed)
+		d->transferred_bytes += slot->length_bytes;
+	else if (!transfer->failed) {
+		/* Posts no more of this page; it starts anew once what is on its way has come back. */
+		transfer->failed = true;
+		if (transfer->chunks_posted < transfer->chunks)
+			list_remove(d, &d->active[transfer->class], index);
+	}
+
+	if (transfer->failed && transfer->chunks_done == transfer->chunks_posted)
+		give_up_transfer(d, index);
+	else if (transfer->chunks_done == transfer->chunks)
+		return index;
+	return HF_TRANSFER_NONE;
+}
+
+void hf_destination_pump(struct hf_destination *d)
+{
+	for (;;) {
+		struct hf_fetch fetch;
+		uint32_t landing_slot;
+
+		hf_destination_lock(d);
+		bool more = next_fetch(d, &fetch, &landing_slot);
+		pthread_mutex_unlock(&d->lock);
+		if (!more)
+			return;
+
+		fetch.landing = landing_of(d, &fetch, landing_slot);
+		int result = d->transport.ops->fetch(d->transport.self, &fetch);
+		if (result == 0)
+			continue;
+
+		/*
+		 * Not posted, so no done will come from the transport: it ends here. -EAGAIN: the next done
+		 * pumps again. Anything else: the link is going down.
+		 */
+		struct hf_fetch_done done = {
+		    .id = fetch.id,
+		    .epoch = fetch.epoch,
+		    .status = result == -EAGAIN ? HF_FETCH_CANCELLED : HF_FETCH_FAILED,
+		};
+		hf_destination_lock(d);
+		struct fetch_slot *slot = slot_of_done(d, &done);
+		if (slot)
+			account_done(d, slot, &done);
+		hf_destination_unlock_act(d, 0);
+		return;
+	}
+}
+
+void hf_destination_event_fetch_done(void *engine, const struct hf_fetch_done *done)
+{
+	struct hf_destination *d = engine;
+	if (done->status == HF_FETCH_OK && done->zero)
+		clear_landing(d, done);
+
+	hf_destination_lock(d);
+	struct fetch_slot *slot = slot_of_done(d, done);
+	if (!slot) {
+		pthread_mutex_unlock(&d->lock);
+		return;
+	}
+	uint16_t index = account_done(d, slot, done);
+	uint32_t page = HF_PAGE_NONE;
+	if (index != HF_TRANSFER_NONE) {
+		page = d->transfers[index].page;
+		d->pages[page].state = PAGE_PLACING;
+		hf_destination_end_await(
+		    d, page); /* off the link: the background may go on while the page is placed */
+	}
+	hf_destination_unlock_act(d, ACTION_PUMP);
+
+	if (index != HF_TRANSFER_NONE)
+		hf_destination_place_transfer(d, page, index);
+}
+
+/* ---- link and creation ------------------------------------------------------------------------- */
+
+static void free_slots(struct hf_destination *d)
+{
+	free(d->slots);
+	d->slots = NULL;
+	d->slots_count = 0;
+	d->slots_free = HF_FETCH_SLOT_NONE;
+}
+
+void hf_destination_fetch_link_down(struct hf_destination *d)
+{
+	/* Only fetches that the transport refused and whose caller has not come back to say so. */
+	struct hf_fetch_done done = {.epoch = d->epoch, .status = HF_FETCH_FAILED};
+	for (uint32_t i = 0; i < d->slots_count; i++)
+		if (d->slots[i].busy)
+			account_done(d, &d->slots[i], &done);
+}
+
+int hf_destination_fetch_link_up(struct hf_destination *d, const struct hf_link_info *info)
+{
+	uint32_t count = info->capacity_chunks[HF_FETCH_URGENT] + info->capacity_chunks[HF_FETCH_BACKGROUND];
+	struct fetch_slot *slots = calloc(count, sizeof(*slots));
+	if (!slots)
+		return -ENOMEM;
+	free_slots(d);
+	d->slots = slots;
+	d->slots_count = count;
+	for (uint32_t i = count; i-- > 0;) {
+		slots[i].next_free = d->slots_free;
+		d->slots_free = i;
+	}
+	d->outstanding[HF_FETCH_URGENT] = 0;
+	d->outstanding[HF_FETCH_BACKGROUND] = 0;
+	d->fetch_broken = false;
+	hf_schedule_link_up(&d->schedule, info, hf_clock_now_ns(&d->clock));
+	return 0;
+}
+
+int hf_destination_fetch_prepare(struct hf_destination *d)
+{
+	uint32_t count = HF_TRANSFERS_MAX;
+	if (d->memory.slots > 0 && d->memory.slots < count)
+		count = d->memory.slots;
+	d->transfers = calloc(count, sizeof(*d->transfers));
+	if (!d->transfers)
+		return -ENOMEM;
+	d->transfers_count = (uint16_t)count;
+	d->transfers_free = HF_TRANSFER_NONE;
+	for (uint16_t i = d->transfers_count; i-- > 0;) {
+		d->transfers[i].next = d->transfers_free;
+		d->transfers_free = i;
+	}
+	/* A quarter, at least one, is kept for pages that somebody waits for. */
+	d->background_transfers_max = count > 1 ? count - (count + 3) / 4 : 1;
+	return 0;
+}
+
+void hf_destination_fetch_destroy(struct hf_destination *d)
+{
+	free_slots(d);
+	free(d->transfers);
+}
