@@ -73,6 +73,8 @@ struct hf_source {
 	struct hf_err err;
 	uint64_t epoch;
 	bool vm_stopping, vm_busy;
+	bool device_whole; /* DEVICE_END is on its way: LOADED may be heard */
+	bool resumed;	   /* RESUMED was heard */
 	bool hold_background;
 	uint32_t pages_present;
 	struct hf_wire_ready ready;
