@@ -323,15 +323,16 @@ static unsigned on_loaded(struct hf_source *s)
 
 static unsigned on_resumed(struct hf_source *s)
 {
-	if (s->owner != HF_VM_OWNER_DESTINATION || s->downtime_ns != 0)
+	if (s->owner != HF_VM_OWNER_DESTINATION || s->resumed)
 		return unexpected(s, HF_WIRE_RESUMED);
+	s->resumed = true;
 	s->downtime_ns = hf_clock_now_ns(&s->clock) - s->stop_ns;
 	return ACTION_NOTIFY;
 }
 
 static unsigned on_complete(struct hf_source *s)
 {
-	if (s->status != HF_STATUS_POSTCOPY_ACTIVE || s->downtime_ns == 0)
+	if (s->status != HF_STATUS_POSTCOPY_ACTIVE || !s->resumed)
 		return unexpected(s, HF_WIRE_COMPLETE);
 	atomic_store(&s->serving, false);
 	s->end_ns = hf_clock_now_ns(&s->clock);
