@@ -313,7 +313,7 @@ static unsigned on_ready(struct hf_source *s, const uint8_t *payload, size_t byt
 
 static unsigned on_loaded(struct hf_source *s)
 {
-	if (s->status != HF_STATUS_DEVICE)
+	if (s->status != HF_STATUS_DEVICE || !s->device_whole)
 		return unexpected(s, HF_WIRE_LOADED);
 	s->owner = HF_VM_OWNER_DESTINATION;
 	s->run_ns = hf_clock_now_ns(&s->clock);
@@ -457,6 +457,9 @@ static int send_device(struct hf_source *s, const uint8_t *state, size_t total)
 	ssize_t bytes = hf_wire_encode_device_end(&end, buffer, sizeof(buffer));
 	if (bytes < 0)
 		return (int)bytes;
+	pthread_mutex_lock(&s->lock);
+	s->device_whole = true;
+	pthread_mutex_unlock(&s->lock);
 	send_message(s, HF_WIRE_DEVICE_END, buffer, (size_t)bytes);
 	return 0;
 }
