@@ -264,17 +264,22 @@ static void wait_for_end(struct receive *receive)
 
 /* ---- the end ---- */
 
-/* Threads that call the engine end before it does; the figures are taken when nothing moves any more. */
+/*
+ * Threads that call the engine end before it does; the figures are taken when nothing moves any more. The
+ * link is closed last: the threads of the memory and of the VM adapter use it.
+ */
 static void stop_ports(struct receive *receive)
 {
-	if (receive->link) {
+	if (receive->link)
 		receive->scheme->flush(receive->link, FLUSH_TIMEOUT_MS);
-		receive->scheme->close(receive->link);
-	}
-	receive->link = NULL;
 	if (receive->memory_started)
 		hf_incoming_memory_stop(receive->memory);
 	receive->memory_started = false;
+	hf_qmp_vm_destroy(receive->vm);
+	receive->vm = NULL;
+	if (receive->link)
+		receive->scheme->close(receive->link);
+	receive->link = NULL;
 }
 
 static void explain_failure(struct receive *receive)
@@ -285,18 +290,30 @@ static void explain_failure(struct receive *receive)
 			: "the waiting VMM is untouched and still in inmigrate");
 }
 
+static void explain_pause(const struct hf_destination_snapshot *snapshot)
+{
+	if (snapshot->incoming == HF_INCOMING_RUNNING)
+		hf_complain(
+		    COMMAND,
+		    "the migration stopped after the hand-over (%s); the VM belongs to this side and has "
+		    "%u of %u pages, and a vCPU that needs another one waits",
+		    snapshot->err.text, snapshot->pages_received, snapshot->pages_total);
+	else
+		hf_complain(
+		    COMMAND,
+		    "the migration stopped during the hand-over (%s); the VM is loaded here and does not "
+		    "run: look at the source; only if it says that the VM belongs to the destination may "
+		    "it be run here, and it has %u of %u pages",
+		    snapshot->err.text, snapshot->pages_received, snapshot->pages_total);
+}
+
 static enum hf_exit conclude(struct receive *receive)
 {
 	switch (receive->snapshot.status) {
 	case HF_STATUS_COMPLETED:
 		return HF_EXIT_OK;
 	case HF_STATUS_POSTCOPY_PAUSED:
-		hf_complain(
-		    COMMAND,
-		    "the link was lost after the hand-over (%s); the VM runs here on the %u of %u pages "
-		    "it has, and a vCPU that needs another one waits",
-		    receive->snapshot.err.text, receive->snapshot.pages_received,
-		    receive->snapshot.pages_total);
+		explain_pause(&receive->snapshot);
 		return HF_EXIT_LINK_LOST;
 	case HF_STATUS_CANCELLED:
 		explain_failure(receive);

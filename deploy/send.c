@@ -113,6 +113,10 @@ static int start_engine(struct send *send, struct hf_err *err)
 	    .memory = hf_outgoing_memory_port(send->memory),
 	    .transport = send->scheme->transport(send->link),
 	    .vm = hf_qmp_vm_port(send->vm),
+	    .wish_placement = send->options.placement != HF_PLACEMENT_CHOICE_AUTO,
+	    .placement = send->options.placement == HF_PLACEMENT_CHOICE_COPY ? HF_PLACEMENT_COPY
+									     : HF_PLACEMENT_CONTINUE,
+	    .hold_background = send->options.no_background,
 	    .notify = hf_waiter_notify,
 	    .opaque = &send->waiter,
 	};
@@ -204,6 +208,8 @@ static void wait_for_end(struct send *send)
 			vmm_ended(send);
 		if (woken.signal == SIGINT || woken.signal == SIGTERM)
 			cancel(send);
+		if (woken.signal == SIGUSR1)
+			hf_source_hold_background(send->engine, false);
 		hf_source_snapshot(send->engine, &send->snapshot);
 		check_deadline(send);
 	}

@@ -2,8 +2,9 @@
 """Moves that must succeed: every combination, every byte checked and compared."""
 import json
 import os
+import signal
 
-from host import G, M, err_of, finish, one_line, out_of, wait_until
+from host import G, M, Vmm, err_of, finish, listening_uri, one_line, out_of, receive, send, wait_until
 
 
 def demo(host, *arguments):
@@ -95,6 +96,36 @@ def eight_channels_and_whole_page_chunks_work(host):
     check_report(demo(host, "--mem", "512M", "--channels", 8, "--chunk-size", "2M"), 2, mem=512 * M)
 
 
+def move(host, mem, *send_options, signal_send=None):
+    """Moves a VM with options of `send` alone; returns the destination's report."""
+    host.need(2 * M, 2 * mem // (2 * M) + 64)
+    source, destination = Vmm(host, mem=mem), Vmm(host, incoming=True, mem=mem)
+    path = host.name("json")
+    taker = receive(host, destination, "--json", path)
+    giver = send(host, source, listening_uri(taker), *send_options)
+    if signal_send:
+        wait_until(lambda: destination.status() == "running", "the destination runs")
+        giver.send_signal(signal_send)
+    assert finish(giver)[0] == 0 and finish(taker)[0] == 0, (err_of(giver), err_of(taker))
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def the_source_may_ask_for_the_placement(host):
+    report = move(host, 256 * M, "--placement", "copy")
+    assert report["placement"] == "copy" and report["status"] == "completed"
+
+
+def the_source_may_hold_the_background_and_every_page_comes_by_a_fault(host):
+    report = move(host, 256 * M, "--no-background")
+    assert report["faults"]["vcpu"] + report["faults"]["other"] >= report["pages_fetched"], report["faults"]
+
+
+def the_source_may_let_the_background_go_on(host):
+    report = move(host, 2 * G, "--no-background", signal_send=signal.SIGUSR1)
+    assert report["faults"]["vcpu"] < report["pages_fetched"], report["faults"]
+
+
 def a_demo_gives_back_all_it_took(host):
     before = host.read_counter(2 * M, "nr_hugepages")
     process = host.start(host.hugeferry, "demo", "--mem", "256M", "--keep-going-seconds", 0)
@@ -147,6 +178,9 @@ CASES = [
     holes("continue"),
     one_channel_and_small_chunks_are_enough,
     eight_channels_and_whole_page_chunks_work,
+    the_source_may_ask_for_the_placement,
+    the_source_may_hold_the_background_and_every_page_comes_by_a_fault,
+    the_source_may_let_the_background_go_on,
     a_demo_gives_back_all_it_took,
     a_demo_that_cannot_have_its_memory_takes_nothing,
     a_demo_that_is_stopped_gives_back_all_it_took,

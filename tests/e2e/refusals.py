@@ -56,6 +56,17 @@ def a_destination_that_was_refused_can_be_used_again(host):
     assert destination.status() == "running"
 
 
+def placements_asked_for_differently_are_refused(host):
+    source, destination = two_vmms(host)
+    taker = receive(host, destination, "--placement", "continue")
+    giver = send(host, source, listening_uri(taker), "--placement", "copy")
+    for process in (giver, taker):
+        code, said = finish(process)
+        assert code == 1, (code, said)
+        one_line(said, "copy", "continue")
+    assert_runs(source)
+
+
 def too_few_huge_pages_for_staging_are_counted(host):
     source, destination = two_vmms(host)
     host.need(2 * M, 3)
@@ -228,6 +239,7 @@ CASES = [
     lengths_that_differ_are_refused_by_name,
     a_block_of_another_name_is_refused_by_name,
     a_destination_that_was_refused_can_be_used_again,
+    placements_asked_for_differently_are_refused,
     too_few_huge_pages_for_staging_are_counted,
     an_address_of_no_known_scheme_is_a_usage_error,
     a_port_nobody_listens_on_is_named,
