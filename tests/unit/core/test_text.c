@@ -12,7 +12,7 @@ static bool printable(const char *text)
 {
 	/* An exact copy on the heap, so that reading past the end is noticed. */
 	size_t bytes = strlen(text);
-	uint8_t *copy = malloc(bytes ? bytes : 1);
+	uint8_t *copy = calloc(1, bytes ? bytes : 1);
 	memcpy(copy, text, bytes); // NOLINT(bugprone-not-null-terminated-result): on purpose, see above
 	bool result = hf_text_is_printable(copy, bytes);
 	free(copy);
