@@ -576,7 +576,7 @@ static int load_section(struct reader *reader, const struct hf_devstate_section 
 		memcpy(copies[i], section->object, section->desc->object_bytes);
 		int result = load_object(reader, section->desc, copies[i], err);
 		if (result)
-			hf_err_prefix(err, "instance %" PRIu32, instance);
+			hf_err_prefix(err, "section '%s' instance %" PRIu32, name, instance);
 		return result;
 	}
 	return hf_err_set(err, HF_ERR_PEER, EPROTO,

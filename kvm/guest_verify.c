@@ -58,12 +58,13 @@ static void wrong_bytes(struct verifier *verifier, uint64_t offset, uint64_t byt
 static void check_word(struct verifier *verifier, uint64_t offset, uint64_t expected)
 {
 	uint64_t difference = word_at(verifier, offset) ^ expected;
-	uint64_t bytes = 0;
+	if (__builtin_expect(!difference, 1))
+		return;
 
+	uint64_t first = (uint64_t)__builtin_ctzll(difference) / 8, bytes = 0;
 	for (; difference; difference >>= 8)
 		bytes += (difference & 0xff) != 0;
-	if (__builtin_expect(bytes != 0, 0))
-		wrong_bytes(verifier, offset, bytes);
+	wrong_bytes(verifier, offset + first, bytes);
 }
 
 /* A word that cannot be named, only its relation to others. */

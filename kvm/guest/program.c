@@ -101,11 +101,7 @@ static inline void visit(volatile struct hf_guest_status *status, const struct h
 
 static inline void do_step(volatile struct hf_guest_status *status, const struct hf_guest_header *header)
 {
-	uint64_t step = hf_guest_count(status->step);
-	if (step != steps_done) {
-		complain(status, (uint64_t)&status->step, steps_done, step);
-		steps_done = step;
-	}
+	uint64_t step = steps_done;
 	note_stall(status);
 	if (step % HF_GUEST_PORT_STEPS == 0)
 		read_port(status);
@@ -120,9 +116,10 @@ static inline void do_step(volatile struct hf_guest_status *status, const struct
 		visit(status, header, page, random);
 	forget_registers();
 
-	step = hf_guest_count(status->step) + 1;
-	status->step = hf_guest_seal(step);
-	steps_done = step;
+	step = hf_guest_count(status->step);
+	if (step != steps_done)
+		complain(status, (uint64_t)&status->step, steps_done, step);
+	status->step = hf_guest_seal(++steps_done);
 }
 
 __attribute__((noreturn, flatten, section(".entry"))) void guest_entry(uint64_t vcpu)

@@ -279,20 +279,6 @@ int vmm_machine_enter_guest(struct vmm_machine *machine, struct hf_err *err)
 
 /* ---- running and stopping --------------------------------------------------------------------- */
 
-int vmm_machine_run(struct vmm_machine *machine, struct hf_err *err)
-{
-	struct vmm_run_control *control = &machine->control;
-
-	pthread_mutex_lock(&control->lock);
-	bool failed = control->has_failed;
-	for (uint32_t i = 0; !failed && i < machine->vcpus; i++)
-		vmm_vcpu_unkick(&machine->vcpu[i]);
-	control->run = !failed;
-	pthread_cond_broadcast(&control->changed);
-	pthread_mutex_unlock(&control->lock);
-	return failed ? hf_err_set(err, HF_ERR_LOCAL, EIO, "the machine has failed and cannot run again") : 0;
-}
-
 static struct timespec deadline_after(uint32_t timeout_ms)
 {
 	struct timespec deadline;
@@ -315,26 +301,49 @@ static uint32_t first_running(const struct vmm_machine *machine)
 	return i;
 }
 
-int vmm_machine_stop(struct vmm_machine *machine, uint32_t timeout_ms, struct hf_err *err)
+/* Kicks every vCPU and waits; the first that still runs then, or the number of vCPUs. */
+static uint32_t kick_and_wait_locked(struct vmm_machine *machine, uint32_t timeout_ms)
 {
 	struct vmm_run_control *control = &machine->control;
 	struct timespec deadline = deadline_after(timeout_ms);
 	int waited = 0;
 
-	pthread_mutex_lock(&control->lock);
 	control->run = false;
 	for (uint32_t i = 0; i < machine->vcpus; i++)
 		vmm_vcpu_kick(&machine->vcpu[i]);
 	while (first_running(machine) < machine->vcpus && !waited)
 		waited = pthread_cond_timedwait(&control->changed, &control->lock, &deadline);
+	return first_running(machine);
+}
 
-	uint32_t running = first_running(machine);
-	if (running < machine->vcpus && !control->has_failed) {
-		for (uint32_t i = 0; i < machine->vcpus; i++)
-			vmm_vcpu_unkick(&machine->vcpu[i]);
-		control->run = true;
-		pthread_cond_broadcast(&control->changed);
-	}
+static void let_run_locked(struct vmm_machine *machine)
+{
+	for (uint32_t i = 0; i < machine->vcpus; i++)
+		vmm_vcpu_unkick(&machine->vcpu[i]);
+	machine->control.run = true;
+	pthread_cond_broadcast(&machine->control.changed);
+}
+
+int vmm_machine_run(struct vmm_machine *machine, struct hf_err *err)
+{
+	struct vmm_run_control *control = &machine->control;
+
+	pthread_mutex_lock(&control->lock);
+	bool failed = control->has_failed;
+	if (!failed)
+		let_run_locked(machine);
+	pthread_mutex_unlock(&control->lock);
+	return failed ? hf_err_set(err, HF_ERR_LOCAL, EIO, "the machine has failed and cannot run again") : 0;
+}
+
+int vmm_machine_stop(struct vmm_machine *machine, uint32_t timeout_ms, struct hf_err *err)
+{
+	struct vmm_run_control *control = &machine->control;
+
+	pthread_mutex_lock(&control->lock);
+	uint32_t running = kick_and_wait_locked(machine, timeout_ms);
+	if (running < machine->vcpus && !control->has_failed)
+		let_run_locked(machine);
 	pthread_mutex_unlock(&control->lock);
 	if (running < machine->vcpus)
 		return hf_err_set(err, HF_ERR_LOCAL, ETIMEDOUT,
@@ -342,6 +351,15 @@ int vmm_machine_stop(struct vmm_machine *machine, uint32_t timeout_ms, struct hf
 				  " ms, it waits for a page of guest memory; the machine runs on",
 				  running, timeout_ms);
 	return 0;
+}
+
+bool vmm_machine_halt(struct vmm_machine *machine, uint32_t timeout_ms)
+{
+	pthread_mutex_lock(&machine->control.lock);
+	machine->control.has_failed = true;
+	bool halted = kick_and_wait_locked(machine, timeout_ms) == machine->vcpus;
+	pthread_mutex_unlock(&machine->control.lock);
+	return halted;
 }
 
 /* ---- device state ----------------------------------------------------------------------------- */

@@ -13,6 +13,7 @@
 #ifndef HF_KVM_VMM_MACHINE_H
 #define HF_KVM_VMM_MACHINE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -48,6 +49,9 @@ int vmm_machine_run(struct vmm_machine *machine, struct hf_err *err);
  * waits for a page); the others run on.
  */
 int vmm_machine_stop(struct vmm_machine *machine, uint32_t timeout_ms, struct hf_err *err);
+
+/* For the end: as stop, but the order stands; nothing runs any more. False: a vCPU is still in KVM_RUN. */
+bool vmm_machine_halt(struct vmm_machine *machine, uint32_t timeout_ms);
 
 /* Stopped only. *data is freed with free(). */
 int vmm_machine_save(struct vmm_machine *machine, void **data, size_t *length_bytes, struct hf_err *err);

@@ -7,8 +7,9 @@
  * whoever can connect to it finds a complete VM. The main thread then waits for a signal or for `quit`,
  * and takes everything down in reverse.
  *
- * A vCPU may wait for a page nobody will ever bring. Then threads cannot be joined; the files are removed
- * and the process ends with the vCPU in it.
+ * A vCPU may wait for a page nobody will ever bring. It is let go by giving up our copy of the userfaultfd;
+ * where an agent still holds one, threads cannot be joined: the files are removed and the process ends with
+ * the vCPU in it.
  *
  * The vCPUs report failures to the monitor, so that one exists before the machine and outlives it.
  */
@@ -28,7 +29,7 @@
 #include "kvm/vmm/monitor.h"
 #include "kvm/vmm/options.h"
 
-#define END_LIMIT_MS 2000
+#define HALT_LIMIT_MS 1000
 
 struct vmm {
 	struct vmm_options options;
@@ -151,17 +152,24 @@ static const char *wait_for_end(const struct vmm *vmm)
 }
 
 /* False: a vCPU does not come out of KVM_RUN. */
-static bool destroy_all(struct vmm *vmm, const char *reason)
+static bool halt_machine(struct vmm *vmm)
 {
-	struct hf_err err = HF_ERR_INIT;
+	if (!vmm->machine || vmm_machine_halt(vmm->machine, HALT_LIMIT_MS))
+		return true;
+	/* It waits for a page. Without our copy of the userfaultfd the page is zeros, unless an agent holds
+	 * one. */
+	hf_attach_destroy(vmm->attach);
+	vmm->attach = NULL;
+	return vmm_machine_halt(vmm->machine, HALT_LIMIT_MS);
+}
 
+static void destroy_all(struct vmm *vmm, const char *reason)
+{
 	/* The monitor's worker calls the machine, the machine's threads call the monitor. */
 	vmm_monitor_quiesce(vmm->monitor, reason);
-	if (vmm->machine && vmm_machine_stop(vmm->machine, END_LIMIT_MS, &err)) {
-		fprintf(stderr, "hugeferry-vmm: %s: %s\n", vmm->options.name, err.text);
-		hf_attach_destroy(vmm->attach);
+	if (!halt_machine(vmm)) {
 		unlink(vmm->ram.path);
-		return false;
+		_exit(reason ? 0 : 1);
 	}
 	vmm_machine_destroy(vmm->machine);
 	vmm_monitor_destroy(vmm->monitor);
@@ -169,7 +177,6 @@ static bool destroy_all(struct vmm *vmm, const char *reason)
 	hf_ram_file_destroy(&vmm->ram);
 	if (vmm->signal_fd >= 0)
 		close(vmm->signal_fd);
-	return true;
 }
 
 int main(int argc, char **argv)
@@ -192,7 +199,6 @@ int main(int argc, char **argv)
 	const char *reason = result ? NULL : wait_for_end(&vmm);
 	if (result)
 		fprintf(stderr, "hugeferry-vmm: %s\n", err.text);
-	if (!destroy_all(&vmm, reason))
-		_exit(1);
+	destroy_all(&vmm, reason);
 	return result ? 1 : 0;
 }

@@ -23,6 +23,8 @@
 
 #include "kvm/vmm/monitor_internal.h"
 
+#define ARM_LIMIT_MS 500
+
 static const char *const state_names[] = {
     [VMM_INMIGRATE] = "inmigrate",     [VMM_PAUSED] = "paused",
     [VMM_RUNNING] = "running",	       [VMM_FINISH_MIGRATE] = "finish-migrate",
@@ -55,7 +57,8 @@ void vmm_monitor_machine_failed(void *opaque, const struct hf_err *err)
 
 int vmm_monitor_check_armed(const struct vmm_monitor *monitor, struct hf_err *err)
 {
-	if (!monitor->attach || hf_attach_armed(monitor->attach))
+	/* The library arms just after the descriptor has left; an agent may be here before that. */
+	if (!monitor->attach || !hf_attach_wait_armed(monitor->attach, ARM_LIMIT_MS))
 		return 0;
 	return hf_err_set(
 	    err, HF_ERR_LOCAL, EPERM,
