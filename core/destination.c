@@ -119,6 +119,7 @@ static unsigned violation(struct hf_destination *d, const struct hf_err *why)
 {
 	struct hf_err err = *why;
 	err.class = HF_ERR_PEER;
+	hf_err_prefix(&err, "VM '%s'", d->vm_name);
 	return hf_destination_fail_locked(d, &err);
 }
 

@@ -125,6 +125,13 @@ static unsigned unexpected(struct hf_source *s, uint32_t type)
 	return fail_locked(s, &err);
 }
 
+/* Locked. A message that cannot be decoded; why's text does not name the VM. */
+static unsigned violation(struct hf_source *s, struct hf_err *why)
+{
+	hf_err_prefix(why, "VM '%s'", s->vm_name);
+	return fail_locked(s, why);
+}
+
 static void unlock_act(struct hf_source *s, unsigned actions);
 
 void hf_source_fail(struct hf_source *s, const struct hf_err *why)
@@ -303,7 +310,7 @@ static unsigned on_ready(struct hf_source *s, const uint8_t *payload, size_t byt
 		return unexpected(s, HF_WIRE_READY);
 	struct hf_err err = HF_ERR_INIT;
 	if (hf_wire_decode_ready(payload, bytes, &s->ready, &err) < 0)
-		return fail_locked(s, &err);
+		return violation(s, &err);
 	move(s, HF_STATUS_ACTIVE);
 	s->vm_stopping = true;
 	s->vm_busy = true;
@@ -344,7 +351,7 @@ static unsigned on_fail(struct hf_source *s, const uint8_t *payload, size_t byte
 {
 	struct hf_err why, err = HF_ERR_INIT;
 	if (hf_wire_decode_fail(payload, bytes, &why, &err) < 0)
-		return fail_locked(s, &err);
+		return violation(s, &err);
 	hf_err_prefix(&why, "the destination says");
 	return fail_locked(s, &why) & ~(unsigned)ACTION_SEND_FAIL;
 }
