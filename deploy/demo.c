@@ -300,7 +300,7 @@ static int receive_listens(struct hf_demo *demo, struct hf_err *err)
 	if (!end)
 		return 0;
 	const char *uri = text + sizeof(start) - 1;
-	if (strncmp(text, start, sizeof(start) - 1) || (size_t)(end - uri) >= sizeof(demo->uri))
+	if (strncmp(text, start, sizeof(start) - 1) != 0 || (size_t)(end - uri) >= sizeof(demo->uri))
 		return hf_err_set(err, HF_ERR_LOCAL, EPROTO, "receive did not say where it listens");
 	memcpy(demo->uri, uri, (size_t)(end - uri));
 	demo->uri[end - uri] = '\0';

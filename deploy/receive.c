@@ -85,7 +85,7 @@ static int check_waiting(struct receive *receive, struct hf_err *err)
 	int result = hf_qmp_vm_status(receive->vm, status, sizeof(status), err);
 	if (result)
 		return result;
-	if (strcmp(status, "inmigrate"))
+	if (strcmp(status, "inmigrate") != 0)
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
 				  "the VM at %s is '%s', not 'inmigrate'; start its VMM so that it waits for "
 				  "a migration (-incoming defer)",

@@ -51,7 +51,7 @@ static int check_running(struct send *send, struct hf_err *err)
 	int result = hf_qmp_vm_status(send->vm, status, sizeof(status), err);
 	if (result)
 		return result;
-	if (strcmp(status, "running"))
+	if (strcmp(status, "running") != 0)
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
 				  "the VM at %s is '%s'; only a running VM can be moved, since it would be "
 				  "run at the destination",
@@ -215,14 +215,11 @@ static void wait_for_end(struct send *send)
 	}
 }
 
-/* Threads that call the engine end before it does. */
-static void stop_ports(struct send *send)
+/* The last message must reach the destination before anything ends here. */
+static void flush_link(struct send *send)
 {
-	if (send->link) {
+	if (send->link)
 		send->scheme->flush(send->link, FLUSH_TIMEOUT_MS);
-		send->scheme->close(send->link);
-	}
-	send->link = NULL;
 }
 
 static void end_source_vmm(struct send *send)
@@ -283,10 +280,12 @@ static void write_report(const struct send *send, const struct hf_err *early)
 	json_decref(report);
 }
 
+/* Threads that call the engine end before it does; the VM adapter's may still use the link. */
 static void tear_down(struct send *send)
 {
-	stop_ports(send);
 	hf_qmp_vm_destroy(send->vm);
+	if (send->link)
+		send->scheme->close(send->link);
 	hf_source_destroy(send->engine);
 	hf_outgoing_memory_destroy(send->memory);
 	hf_ramblocks_destroy(&send->blocks);
@@ -313,7 +312,7 @@ int hf_main_send(int argc, char **argv)
 		write_report(&send, &err);
 	} else {
 		wait_for_end(&send);
-		stop_ports(&send);
+		flush_link(&send);
 		code = conclude(&send);
 		write_report(&send, NULL);
 	}

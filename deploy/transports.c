@@ -117,7 +117,7 @@ int hf_scheme_of(const char *uri, const struct hf_scheme **scheme, struct hf_err
 {
 	for (size_t i = 0; i < SCHEMES; i++) {
 		size_t length = strlen(schemes[i].name);
-		if (strncmp(uri, schemes[i].name, length) || uri[length] != ':')
+		if (strncmp(uri, schemes[i].name, length) != 0 || uri[length] != ':')
 			continue;
 		int result = schemes[i].check_uri(uri, err);
 		if (!result)

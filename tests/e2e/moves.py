@@ -126,13 +126,17 @@ def the_source_may_let_the_background_go_on(host):
     assert report["faults"]["vcpu"] < report["pages_fetched"], report["faults"]
 
 
+def demo_folders():
+    return {name for name in os.listdir("/tmp") if name.startswith("hugeferry-demo-")}
+
+
 def a_demo_gives_back_all_it_took(host):
-    before = host.read_counter(2 * M, "nr_hugepages")
+    before, folders = host.read_counter(2 * M, "nr_hugepages"), demo_folders()
     process = host.start(host.hugeferry, "demo", "--mem", "256M", "--keep-going-seconds", 0)
     code, said = finish(process)
     assert code == 0, said
     assert host.read_counter(2 * M, "nr_hugepages") == before
-    assert not [name for name in os.listdir("/tmp") if name.startswith("hugeferry-demo-")]
+    assert demo_folders() == folders
 
 
 def a_demo_that_cannot_have_its_memory_takes_nothing(host):
@@ -144,7 +148,7 @@ def a_demo_that_cannot_have_its_memory_takes_nothing(host):
 
 
 def a_demo_that_is_stopped_gives_back_all_it_took(host):
-    before = host.read_counter(2 * M, "nr_hugepages")
+    before, folders = host.read_counter(2 * M, "nr_hugepages"), demo_folders()
     for stage in ("starting", "moving it"):
         process = host.start(host.hugeferry, "demo", "--mem", "512M", "--no-background",
                              "--demand-only-seconds", 600)
@@ -153,7 +157,7 @@ def a_demo_that_is_stopped_gives_back_all_it_took(host):
         code, said = finish(process)
         assert code == 3 and "cancelled by SIGTERM" in said, (code, err_of(process))
         assert host.read_counter(2 * M, "nr_hugepages") == before
-        assert not [name for name in os.listdir("/tmp") if name.startswith("hugeferry-demo-")]
+        assert demo_folders() == folders
 
 
 CASES = [

@@ -23,8 +23,10 @@ static int make_folder(void **state)
 {
 	struct folder *folder = calloc(1, sizeof(*folder));
 	strcpy(folder->path, "/tmp/hugeferry-test-XXXXXX");
-	if (!mkdtemp(folder->path))
+	if (!mkdtemp(folder->path)) {
+		free(folder);
 		return -1;
+	}
 	snprintf(folder->file, sizeof(folder->file), "%s/report.json", folder->path);
 	*state = folder;
 	return 0;
