@@ -95,7 +95,18 @@ class Host:
         self.pools[page_size] = self.pools.get(page_size, 0) + change
         return self.available(page_size) == pages
 
+    @staticmethod
+    def compact():
+        """Gives the kernel the best chance of finding memory in large pieces."""
+        os.sync()
+        for path, value in (("drop_caches", "3"), ("compact_memory", "1")):
+            with open(f"/proc/sys/vm/{path}", "w", encoding="ascii") as file:
+                file.write(value)
+
     def need(self, page_size, pages):
+        if self.make_available(page_size, pages):
+            return
+        self.compact()
         if self.make_available(page_size, pages):
             return
         text = f"{pages} huge pages of {page_size >> 20} MiB cannot be had, only {self.available(page_size)}"

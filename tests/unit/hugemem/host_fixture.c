@@ -54,6 +54,33 @@ static int start_janitor(struct reservation *reservation)
 	_exit(hf_hugepages_give_back(reservation->page_size_bytes, reservation->added, NULL) != 0);
 }
 
+static void write_vm_setting(const char *path, const char *value)
+{
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	if (write(fd, value, strlen(value)) < 0)
+		print_message("%s: %s\n", path, strerror(errno));
+	close(fd);
+}
+
+/* Gives the kernel the best chance of finding memory in large pieces. */
+static void compact_memory(void)
+{
+	sync();
+	write_vm_setting("/proc/sys/vm/drop_caches", "3");
+	write_vm_setting("/proc/sys/vm/compact_memory", "1");
+}
+
+static int reserve(uint64_t page_size_bytes, uint64_t pages, uint64_t *added, struct hf_err *err)
+{
+	int result = hf_hugepages_reserve(page_size_bytes, pages, added, err);
+	if (result == 0)
+		return 0;
+	compact_memory();
+	return hf_hugepages_reserve(page_size_bytes, pages, added, err);
+}
+
 int host_pages_reserve(uint64_t page_size_bytes, uint64_t pages)
 {
 	struct hf_err err = HF_ERR_INIT;
@@ -65,8 +92,7 @@ int host_pages_reserve(uint64_t page_size_bytes, uint64_t pages)
 	/* On top of what is free now: that may belong to somebody who has not touched it yet. */
 	struct hf_hugepage_counts counts = {0};
 	if (hf_hugepage_counts(page_size_bytes, &counts, &err) ||
-	    hf_hugepages_reserve(page_size_bytes, hf_hugepages_available(&counts) + pages,
-				 &reservation->added, &err)) {
+	    reserve(page_size_bytes, hf_hugepages_available(&counts) + pages, &reservation->added, &err)) {
 		print_message("%s\n", err.text);
 		return -1;
 	}
