@@ -31,8 +31,10 @@ struct hf_guest_config {
 	uint64_t seed;
 };
 
-/* Fills guest memory (program, tables, pattern) before the first run. Pages past fill_percent are not
- * touched. */
+/*
+ * Fills guest memory (program, tables, pattern) before the first run. The holes fill_percent leaves are
+ * spread over memory by the seed and are not touched.
+ */
 int hf_guest_load(void *memory, const struct hf_guest_config *config, struct hf_err *err);
 
 struct hf_guest_report {
@@ -46,7 +48,10 @@ struct hf_guest_report {
 	uint32_t vcpus;
 };
 
-/* Checks every byte against what it must be and reads the guest's own counters. 0 also when bytes are wrong.
+/*
+ * Checks every byte against what it must be and reads the guest's own counters. 0 also when bytes are wrong.
+ * -EBADMSG: the guest's header is, so there is nothing to check against. Reading shared huge pages makes
+ * holes exist.
  */
 int hf_guest_verify(const void *memory, uint64_t memory_bytes, struct hf_guest_report *report,
 		    struct hf_err *err);

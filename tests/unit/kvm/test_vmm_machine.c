@@ -268,6 +268,53 @@ static void a_stopped_machine_does_not_change(void **state)
 	munmap(memory, MEMORY_BYTES);
 }
 
+/* Physical addresses leave out 3 to 4 GiB, the guest's own addresses do not. */
+static void memory_on_both_sides_of_the_hole_is_right(void **state)
+{
+	struct hf_guest_config config = {.pattern = HF_GUEST_RANDOM,
+					 .vcpus = 1,
+					 .write_percent = 100,
+					 .fill_percent = 2,
+					 .memory_bytes = HF_GUEST_LOW_BYTES + (1ull << 30),
+					 .page_size_bytes = PAGE_BYTES,
+					 .seed = 3};
+	uint64_t bytes = config.memory_bytes, high_writes = 0;
+	uint32_t failures = 0;
+	uint8_t *memory =
+	    mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	struct vmm_machine_config machine_config = {.memory = memory,
+						    .memory_bytes = bytes,
+						    .page_size_bytes = PAGE_BYTES,
+						    .vcpus = 1,
+						    .failed = machine_failed,
+						    .opaque = &failures};
+	struct hf_guest_report report;
+	struct vmm_machine *machine;
+
+	(void)state;
+	assert_ptr_not_equal(memory, MAP_FAILED);
+	assert_int_equal(hf_guest_load(memory, &config, NULL), 0);
+	const struct hf_guest_header *header =
+	    (const struct hf_guest_header *)(memory + HF_GUEST_HEADER_OFFSET);
+	assert_int_equal(vmm_machine_create(&machine, &machine_config, NULL), 0);
+	assert_int_equal(vmm_machine_enter_guest(machine, NULL), 0);
+	assert_int_equal(vmm_machine_run(machine, NULL), 0);
+	for (int i = 0; !high_writes && i < 20000; i++) {
+		assert_int_equal(__atomic_load_n(&failures, __ATOMIC_RELAXED), 0);
+		for (uint64_t page = HF_GUEST_LOW_BYTES / PAGE_BYTES; page < header->pages; page++)
+			high_writes +=
+			    *(volatile uint64_t *)(memory + hf_guest_ledger_offset(header, 0, page));
+		poll(NULL, 0, 1);
+	}
+	assert_int_equal(vmm_machine_stop(machine, STOP_MS, NULL), 0);
+	assert_true(high_writes > 0);
+	assert_int_equal(hf_guest_verify(memory, bytes, &report, NULL), 0);
+	assert_int_equal(report.bytes_wrong, 0);
+	assert_int_equal(report.guest_errors, 0);
+	vmm_machine_destroy(machine);
+	munmap(memory, bytes);
+}
+
 /* Well formed, but no CPU has such values. */
 static void state_that_kvm_refuses_is_an_error_and_good_state_loads_after_it(void **state)
 {
@@ -334,6 +381,7 @@ int main(void)
 	    cmocka_unit_test(every_part_of_a_vcpu_survives),
 	    cmocka_unit_test(a_port_read_under_way_when_stopped_is_done_once),
 	    cmocka_unit_test(a_stopped_machine_does_not_change),
+	    cmocka_unit_test(memory_on_both_sides_of_the_hole_is_right),
 	    cmocka_unit_test(state_that_kvm_refuses_is_an_error_and_good_state_loads_after_it),
 	};
 	struct sigaction kick = {.sa_handler = on_kick};
