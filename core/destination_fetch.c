@@ -131,16 +131,17 @@ static bool start_background(struct hf_destination *d)
 	return true;
 }
 
-/* The transfer whose next chunk is to be posted now, or none. Urgent first. */
-static uint16_t choose_transfer(struct hf_destination *d)
+static uint16_t choose_urgent(struct hf_destination *d)
 {
-	if (d->outstanding[HF_FETCH_URGENT] < d->link.capacity_chunks[HF_FETCH_URGENT]) {
-		if (d->active[HF_FETCH_URGENT].head == HF_TRANSFER_NONE)
-			start_urgent(d);
-		if (d->active[HF_FETCH_URGENT].head != HF_TRANSFER_NONE)
-			return d->active[HF_FETCH_URGENT].head;
-	}
+	if (d->outstanding[HF_FETCH_URGENT] >= d->link.capacity_chunks[HF_FETCH_URGENT])
+		return HF_TRANSFER_NONE;
+	if (d->active[HF_FETCH_URGENT].head == HF_TRANSFER_NONE)
+		start_urgent(d);
+	return d->active[HF_FETCH_URGENT].head;
+}
 
+static uint16_t choose_background(struct hf_destination *d)
+{
 	if (d->outstanding[HF_FETCH_BACKGROUND] >= d->link.capacity_chunks[HF_FETCH_BACKGROUND] ||
 	    !hf_destination_background_runs(d) ||
 	    !hf_schedule_background_allowed(&d->schedule, d->chunk_bytes))
@@ -148,6 +149,17 @@ static uint16_t choose_transfer(struct hf_destination *d)
 	if (d->active[HF_FETCH_BACKGROUND].head == HF_TRANSFER_NONE)
 		start_background(d);
 	return d->active[HF_FETCH_BACKGROUND].head;
+}
+
+/* The transfer whose next chunk is to be posted now, or none. Urgent first, unless the share is due. */
+static uint16_t choose_transfer(struct hf_destination *d)
+{
+	uint16_t index = HF_TRANSFER_NONE;
+	if (hf_schedule_background_due(&d->schedule))
+		index = choose_background(d);
+	if (index == HF_TRANSFER_NONE)
+		index = choose_urgent(d);
+	return index != HF_TRANSFER_NONE ? index : choose_background(d);
 }
 
 static uint32_t take_slot(struct hf_destination *d, uint16_t transfer, enum hf_fetch_class class,

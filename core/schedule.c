@@ -10,7 +10,8 @@
  *    are all that can delay the urgent page. Under endless faults that would starve it, and a migration that
  *    never ends is no good either: each urgent byte posted earns the background share/(100-share) bytes of
  *    credit, and credit may be spent during a hold. Credit is capped at two chunks, so that it cannot be
- *    saved up and then be spent in one burst in front of a fault.
+ *    saved up and then be spent in one burst in front of a fault. Many urgent chunks posted at once earn
+ *    more than that: when the credit is full, the background goes before the next of them.
  *
  *  - Window. Outstanding background bytes stay below twice (measured rate x shortest round trip seen), at
  * least two chunks for each background channel, so that the link stays busy, at most what the transport
@@ -75,15 +76,24 @@ bool hf_schedule_background_allowed(const struct hf_schedule *schedule, uint32_t
 	return schedule->urgent_pages == 0 || schedule->share_credit_bytes >= length_bytes;
 }
 
+static uint64_t credit_max_bytes(const struct hf_schedule *schedule)
+{
+	return (uint64_t)CREDIT_MAX_CHUNKS * schedule->chunk_bytes;
+}
+
+bool hf_schedule_background_due(const struct hf_schedule *schedule)
+{
+	return schedule->urgent_pages > 0 && schedule->share_credit_bytes >= credit_max_bytes(schedule);
+}
+
 static void earn_credit(struct hf_schedule *schedule, uint32_t urgent_bytes)
 {
 	uint64_t divisor = 100 - schedule->share_percent;
 	uint64_t earned = (uint64_t)urgent_bytes * schedule->share_percent + schedule->share_remainder;
-	uint64_t cap = (uint64_t)CREDIT_MAX_CHUNKS * schedule->chunk_bytes;
 	schedule->share_remainder = earned % divisor;
 	schedule->share_credit_bytes += earned / divisor;
-	if (schedule->share_credit_bytes > cap)
-		schedule->share_credit_bytes = cap;
+	if (schedule->share_credit_bytes > credit_max_bytes(schedule))
+		schedule->share_credit_bytes = credit_max_bytes(schedule);
 }
 
 void hf_schedule_posted(struct hf_schedule *schedule, enum hf_fetch_class class, uint32_t length_bytes)

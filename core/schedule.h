@@ -21,7 +21,8 @@
 #include "core/transport.h"
 
 #define HF_SCHEDULE_SHARE_DEFAULT_PERCENT 5u
-#define HF_SCHEDULE_SHARE_MAX_PERCENT	  90u
+#define HF_SCHEDULE_SHARE_MAX_PERCENT	  50u /* above it an urgent chunk earns more than one background chunk \
+					       */
 
 struct hf_schedule {
 	/* Set at creation or link_up. */
@@ -52,6 +53,8 @@ void hf_schedule_urgent_end(struct hf_schedule *schedule);
 
 /* May a background chunk of this length be posted now? */
 bool hf_schedule_background_allowed(const struct hf_schedule *schedule, uint32_t length_bytes);
+/* Its saved share is full: the next chunk posted is the background's, if it is allowed and has one. */
+bool hf_schedule_background_due(const struct hf_schedule *schedule);
 
 void hf_schedule_posted(struct hf_schedule *schedule, enum hf_fetch_class class, uint32_t length_bytes);
 /* landed: false for a fetch that failed; it says nothing about the link's speed. */
