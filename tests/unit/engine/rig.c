@@ -1,0 +1,455 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The recording ports. A landing's address is checked when it comes back in a fetch: bytes that land in the
+ * wrong place are the worst thing an engine can do.
+ */
+#include "tests/unit/engine/rig.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- lines ------------------------------------------------------------------------------------- */
+
+void rig_record(struct rig *rig, const char *format, ...)
+{
+	assert_true(rig->calls_made < RIG_CALLS_MAX);
+	char *line = rig->calls[rig->calls_made++];
+	va_list args;
+	va_start(args, format);
+	vsnprintf(line, RIG_CALL_BYTES, format, args);
+	va_end(args);
+	if (rig->inside)
+		rig->inside(rig, line);
+}
+
+void rig_expect_calls(struct rig *rig, int line, const char *const *calls)
+{
+	uint32_t at = 0;
+	bool same = true;
+	for (uint32_t i = 0; same && calls[i]; i++, at++)
+		same = at < rig->calls_made && strcmp(rig->calls[at], calls[i]) == 0;
+	if (!same || at != rig->calls_made) {
+		for (uint32_t i = 0; calls[i]; i++)
+			print_error("expected: %s\n", calls[i]);
+		for (uint32_t i = 0; i < rig->calls_made; i++)
+			print_error("called:   %s\n", rig->calls[i]);
+		fail_msg("line %d: other calls than expected", line);
+	}
+	rig_forget(rig);
+}
+
+void rig_forget(struct rig *rig)
+{
+	rig->calls_made = 0;
+}
+
+bool rig_called(const struct rig *rig, const char *call)
+{
+	for (uint32_t i = 0; i < rig->calls_made; i++)
+		if (strcmp(rig->calls[i], call) == 0)
+			return true;
+	return false;
+}
+
+/* ---- both sides -------------------------------------------------------------------------------- */
+
+static uint64_t clock_now(void *self)
+{
+	return ((struct rig *)self)->now_ns;
+}
+
+static void notify(void *opaque)
+{
+	((struct rig *)opaque)->notified++;
+}
+
+static int transport_send(void *self, uint64_t epoch, uint32_t type, const void *payload, size_t bytes)
+{
+	struct rig *rig = self;
+	assert_int_equal(epoch, RIG_EPOCH);
+	assert_in_range(type, HF_WIRE_ADVISE, RIG_TYPES - 1);
+	struct hf_wire_frame_header header = {.type = type, .length_bytes = (uint32_t)bytes};
+	uint8_t buffer[HF_WIRE_FRAME_HEADER_BYTES];
+	assert_int_equal(hf_wire_encode_frame_header(&header, buffer, sizeof(buffer)), sizeof(buffer));
+
+	rig->sent[type].times++;
+	rig->sent[type].bytes = bytes;
+	if (bytes && bytes <= RIG_PAYLOAD_BYTES)
+		memcpy(rig->sent[type].payload, payload, bytes);
+	rig_record(rig, "send %s", hf_wire_type_name(type));
+	return rig->send_result;
+}
+
+struct hf_err rig_sent_fail(const struct rig *rig)
+{
+	struct hf_err why;
+	assert_int_equal(
+	    hf_wire_decode_fail(rig->sent[HF_WIRE_FAIL].payload, rig->sent[HF_WIRE_FAIL].bytes, &why, NULL),
+	    0);
+	return why;
+}
+
+static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t bytes)
+{
+	static const char *const names[HF_VM_OPS] = {"stop", "save", "resume", "load", "run"};
+	struct rig *rig = self;
+	if (op == HF_VM_LOAD) {
+		assert_int_equal(bytes, RIG_STATE_BYTES);
+		assert_memory_equal(data, RIG_DEVICE_STATE, RIG_STATE_BYTES);
+	}
+	rig->vm_requests++;
+	rig_record(rig, "%s", names[op]);
+	return rig->vm_result[op];
+}
+
+/* ---- the destination's ports ------------------------------------------------------------------- */
+
+static uint32_t page_size_of(uint32_t block)
+{
+	return block == RIG_RAM ? RIG_RAM_PAGE : RIG_ROM_PAGE;
+}
+
+static const char *name_of(uint32_t block)
+{
+	return block == RIG_RAM ? "ram" : "rom";
+}
+
+static int memory_choose(void *self, enum hf_placement placement, struct hf_memory *port, struct hf_err *err)
+{
+	struct rig *rig = self;
+	rig_record(rig, "choose %s", placement == HF_PLACEMENT_COPY ? "copy" : "continue");
+	if (rig->choose_result)
+		return hf_err_set(err, HF_ERR_LOCAL, -rig->choose_result, "not that placement");
+	port->placement = placement;
+	port->slots = placement == HF_PLACEMENT_COPY ? RIG_SLOTS_MAX : 0;
+	rig->destination_config.memory = *port;
+	return 0;
+}
+
+static int memory_prepare(void *self)
+{
+	struct rig *rig = self;
+	rig_record(rig, "prepare");
+	return rig->prepare_result;
+}
+
+static void *memory_landing(void *self, uint32_t block, uint64_t page, uint32_t slot)
+{
+	struct rig *rig = self;
+	if (rig->destination_config.memory.placement == HF_PLACEMENT_COPY) {
+		assert_true(slot < rig->destination_config.memory.slots);
+		return rig->staging + (size_t)slot * RIG_RAM_PAGE;
+	}
+	return (block == RIG_RAM ? rig->ram : rig->rom) + page * page_size_of(block);
+}
+
+static int memory_place(void *self, uint32_t block, uint64_t page, uint32_t slot, struct hf_err *err)
+{
+	struct rig *rig = self;
+	rig->placing = memory_landing(self, block, page, slot);
+	rig->placing_page = rig->destination_blocks.blocks[block].first_page + (uint32_t)page;
+	rig_record(rig, "place %s %u", name_of(block), (unsigned)page);
+	rig->placing = NULL;
+	return rig->place_result ? hf_err_set(err, HF_ERR_LOCAL, -rig->place_result, "no place") : 0;
+}
+
+static int memory_place_zero(void *self, uint32_t block, uint64_t page, struct hf_err *err)
+{
+	struct rig *rig = self;
+	rig->placing_page = rig->destination_blocks.blocks[block].first_page + (uint32_t)page;
+	rig_record(rig, "place_zero %s %u", name_of(block), (unsigned)page);
+	return rig->place_zero_result ? hf_err_set(err, HF_ERR_LOCAL, -rig->place_zero_result, "no zeros")
+				      : 0;
+}
+
+static int memory_place_again(void *self, uint32_t block, uint64_t page, struct hf_err *err)
+{
+	struct rig *rig = self;
+	rig_record(rig, "place_again %s %u", name_of(block), (unsigned)page);
+	return rig->place_again_result ? hf_err_set(err, HF_ERR_LOCAL, -rig->place_again_result, "not again")
+				       : 0;
+}
+
+static void memory_clear(void *self, void *landing, size_t bytes, bool dirty)
+{
+	memset(landing, 0, bytes);
+	rig_record(self, "clear %zu%s", bytes, dirty ? " dirty" : "");
+}
+
+static void memory_kick(void *self, enum hf_work_class class)
+{
+	rig_record(self, "kick %s", class == HF_WORK_URGENT ? "urgent" : "background");
+}
+
+static int memory_release(void *self, struct hf_err *err)
+{
+	struct rig *rig = self;
+	rig_record(rig, "release");
+	return rig->release_result ? hf_err_set(err, HF_ERR_LOCAL, -rig->release_result, "not released") : 0;
+}
+
+static const struct hf_memory_ops memory_ops = {
+    .choose = memory_choose,
+    .prepare = memory_prepare,
+    .landing = memory_landing,
+    .place = memory_place,
+    .place_zero = memory_place_zero,
+    .place_again = memory_place_again,
+    .clear = memory_clear,
+    .kick = memory_kick,
+    .release = memory_release,
+};
+
+/* "ram 1.2" */
+static void name_fetch(const struct hf_fetch *fetch, char name[RIG_CALL_BYTES])
+{
+	uint32_t block = RIG_BLOCKS - 1 - fetch->block;
+	uint32_t size = page_size_of(block);
+	snprintf(name, RIG_CALL_BYTES, "%s %u.%u", name_of(block), (unsigned)(fetch->offset_bytes / size),
+		 (unsigned)(fetch->offset_bytes % size / RIG_CHUNK));
+}
+
+static void check_fetch(const struct rig *rig, const struct hf_fetch *fetch)
+{
+	assert_int_equal(fetch->epoch, RIG_EPOCH);
+	assert_true(fetch->block < RIG_BLOCKS);
+	uint32_t block = RIG_BLOCKS - 1 - fetch->block;
+	uint32_t size = page_size_of(block);
+	assert_true(fetch->offset_bytes + fetch->length_bytes <=
+		    rig->destination_blocks.blocks[block].length_bytes);
+	assert_int_equal(fetch->offset_bytes / size, (fetch->offset_bytes + fetch->length_bytes - 1) / size);
+
+	const uint8_t *landing = fetch->landing;
+	if (rig->destination_config.memory.placement == HF_PLACEMENT_CONTINUE)
+		assert_ptr_equal(landing, (block == RIG_RAM ? rig->ram : rig->rom) + fetch->offset_bytes);
+	else
+		assert_int_equal((uint64_t)(landing - rig->staging) % RIG_RAM_PAGE,
+				 fetch->offset_bytes % size);
+
+	for (uint32_t i = 0; i < rig->fetches_count; i++) {
+		assert_true(rig->fetches[i].id != fetch->id);
+		assert_false(rig->fetches[i].block == fetch->block &&
+			     rig->fetches[i].offset_bytes == fetch->offset_bytes);
+		assert_ptr_not_equal(rig->fetches[i].landing, fetch->landing);
+	}
+}
+
+static int transport_fetch(void *self, const struct hf_fetch *fetch)
+{
+	struct rig *rig = self;
+	char name[RIG_CALL_BYTES];
+	check_fetch(rig, fetch);
+	name_fetch(fetch, name);
+	bool refused = rig->fetch_failures > 0 && rig->fetch_taken == 0;
+	rig->fetch_taken -= rig->fetch_taken > 0;
+	if (refused) {
+		rig->fetch_failures--;
+	} else {
+		uint32_t of_class = 1;
+		for (uint32_t i = 0; i < rig->fetches_count; i++)
+			of_class += rig->fetches[i].class == fetch->class;
+		assert_true(of_class <= rig->link.capacity_chunks[fetch->class]);
+		assert_true(rig->fetches_count < RIG_FETCHES_MAX);
+		rig->fetches[rig->fetches_count++] = *fetch;
+		rig->posted_bytes[fetch->class] += fetch->length_bytes;
+	}
+	rig_record(rig, "fetch %s %s", fetch->class == HF_FETCH_URGENT ? "urgent" : "background", name);
+	return refused ? rig->fetch_result : 0;
+}
+
+static const struct hf_transport_ops transport_ops = {.fetch = transport_fetch, .send = transport_send};
+static const struct hf_vm_ops vm_ops = {.request = vm_request};
+
+static void end_fetch(struct rig *rig, uint32_t index, enum hf_fetch_status status, bool zero)
+{
+	struct hf_fetch_done done = {
+	    .id = rig->fetches[index].id,
+	    .epoch = rig->fetches[index].epoch,
+	    .status = status,
+	    .zero = zero,
+	};
+	rig->fetches_count--;
+	memmove(&rig->fetches[index], &rig->fetches[index + 1],
+		(rig->fetches_count - index) * sizeof(rig->fetches[0]));
+	hf_destination_events.fetch_done(rig->destination, &done);
+}
+
+void rig_fetch_ends(struct rig *rig, const char *chunk, enum hf_fetch_status status, bool zero)
+{
+	for (uint32_t i = 0; i < rig->fetches_count; i++) {
+		char name[RIG_CALL_BYTES];
+		name_fetch(&rig->fetches[i], name);
+		if (strcmp(name, chunk) == 0) {
+			end_fetch(rig, i, status, zero);
+			return;
+		}
+	}
+	fail_msg("no fetch of %s is on its way", chunk);
+}
+
+void rig_landed(struct rig *rig, const char *chunk)
+{
+	rig_fetch_ends(rig, chunk, HF_FETCH_OK, false);
+}
+
+void rig_landed_zero(struct rig *rig, const char *chunk)
+{
+	rig_fetch_ends(rig, chunk, HF_FETCH_OK, true);
+}
+
+void rig_land_oldest(struct rig *rig)
+{
+	assert_true(rig->fetches_count > 0);
+	end_fetch(rig, 0, HF_FETCH_OK, false);
+}
+
+void rig_land_oldest_of(struct rig *rig, enum hf_fetch_class class)
+{
+	for (uint32_t i = 0; i < rig->fetches_count; i++)
+		if (rig->fetches[i].class == class) {
+			end_fetch(rig, i, HF_FETCH_OK, false);
+			return;
+		}
+}
+
+void rig_land_all(struct rig *rig)
+{
+	while (rig->fetches_count > 0)
+		rig_land_oldest(rig);
+}
+
+/* ---- the source's ports ------------------------------------------------------------------------ */
+
+static const void *source_address(void *self, uint32_t block, uint64_t offset_bytes)
+{
+	struct rig *rig = self;
+	rig->addressed++;
+	return (RIG_BLOCKS - 1 - block == RIG_RAM ? rig->ram : rig->rom) + offset_bytes;
+}
+
+static int source_presence(void *self, uint32_t block, uint8_t *bitmap, size_t bytes, struct hf_err *err)
+{
+	struct rig *rig = self;
+	bool is_ram = RIG_BLOCKS - 1 - block == RIG_RAM;
+	uint64_t bits = is_ram ? rig->ram_present : rig->rom_present;
+	uint32_t pages = rig->source_blocks.blocks[block].pages;
+	for (uint32_t page = 0; page < pages && page < 64; page++)
+		if (bits >> page & 1)
+			bitmap[page / 8] |= (uint8_t)(1u << page % 8);
+	assert_int_equal(bytes, ((size_t)pages + 7) / 8);
+	rig_record(rig, "presence %s", is_ram ? "ram" : "rom");
+	return rig->presence_result ? hf_err_set(err, HF_ERR_LOCAL, -rig->presence_result, "no presence") : 0;
+}
+
+static const struct hf_source_memory_ops source_memory_ops = {
+    .address = source_address,
+    .presence = source_presence,
+};
+
+/* ---- the rig ----------------------------------------------------------------------------------- */
+
+static void add_block(const struct rig *rig, struct hf_ramblocks *blocks, uint32_t block)
+{
+	uint64_t pages = block == RIG_RAM ? rig->ram_pages : RIG_ROM_PAGES;
+	assert_int_equal(
+	    hf_ramblocks_add(blocks, name_of(block), pages * page_size_of(block), page_size_of(block), NULL),
+	    0);
+}
+
+static void create_memory(struct rig *rig)
+{
+	rig->ram = calloc(rig->ram_pages, RIG_RAM_PAGE);
+	rig->rom = calloc(RIG_ROM_PAGES, RIG_ROM_PAGE);
+	rig->staging = calloc(RIG_SLOTS_MAX, RIG_RAM_PAGE);
+	assert_true(rig->ram && rig->rom && rig->staging);
+	if (rig->source_blocks.count == 0) {
+		add_block(rig, &rig->source_blocks, RIG_ROM);
+		add_block(rig, &rig->source_blocks, RIG_RAM);
+	}
+	add_block(rig, &rig->destination_blocks, RIG_RAM);
+	add_block(rig, &rig->destination_blocks, RIG_ROM);
+}
+
+struct rig *rig_create(void)
+{
+	static const uint32_t thread_ids[] = {RIG_THREAD};
+	struct rig *rig = calloc(1, sizeof(*rig));
+	assert_non_null(rig);
+	rig->now_ns = 1000000000;
+	rig->ram_pages = RIG_RAM_PAGES;
+	rig->ram_present = rig->rom_present = UINT64_MAX;
+	rig->link = (struct hf_link_info){
+	    .epoch = RIG_EPOCH,
+	    .version = 1,
+	    .channels = {1, 1},
+	    .capacity_chunks = {8, 4},
+	    .name = "rig",
+	};
+	struct hf_clock clock = {.now_ns = clock_now, .self = rig};
+	struct hf_transport transport = {.ops = &transport_ops, .self = rig};
+	struct hf_vm vm = {.ops = &vm_ops, .self = rig};
+	rig->destination_config = (struct hf_destination_config){
+	    .vm_name = "there",
+	    .vcpu_thread_ids = thread_ids,
+	    .vcpus = 1,
+	    .clock = clock,
+	    .memory = {.ops = &memory_ops, .self = rig, .placement = HF_PLACEMENT_CONTINUE},
+	    .transport = transport,
+	    .vm = vm,
+	    .chunk_bytes = RIG_CHUNK,
+	    .notify = notify,
+	    .opaque = rig,
+	};
+	rig->source_config = (struct hf_source_config){
+	    .vm_name = "here",
+	    .clock = clock,
+	    .memory = {.ops = &source_memory_ops, .self = rig},
+	    .transport = transport,
+	    .vm = vm,
+	    .notify = notify,
+	    .opaque = rig,
+	};
+	return rig;
+}
+
+void rig_destroy(struct rig *rig)
+{
+	if (!rig)
+		return;
+	hf_destination_destroy(rig->destination);
+	hf_source_destroy(rig->source);
+	hf_ramblocks_destroy(&rig->source_blocks);
+	hf_ramblocks_destroy(&rig->destination_blocks);
+	free(rig->ram);
+	free(rig->rom);
+	free(rig->staging);
+	free(rig);
+}
+
+void rig_destination(struct rig *rig)
+{
+	create_memory(rig);
+	rig->destination_config.blocks = &rig->destination_blocks;
+	assert_int_equal(hf_destination_create(&rig->destination, &rig->destination_config, NULL), 0);
+}
+
+void rig_source(struct rig *rig)
+{
+	create_memory(rig);
+	rig->source_config.blocks = &rig->source_blocks;
+	assert_int_equal(hf_source_create(&rig->source, &rig->source_config, NULL), 0);
+}
+
+int rig_setup(void **state)
+{
+	*state = rig_create();
+	return 0;
+}
+
+int rig_teardown(void **state)
+{
+	rig_destroy(*state);
+	return 0;
+}
