@@ -123,14 +123,17 @@ class Host:
             for name in os.listdir(path):
                 os.unlink(os.path.join(path, name))
         for page_size, change in self.pools.items():
-            self.set_pool(page_size, self.read_counter(page_size, "nr_hugepages") - change)
+            # Somebody else may have lowered the pool meanwhile.
+            self.set_pool(page_size, max(0, self.read_counter(page_size, "nr_hugepages") - change))
         self.pools.clear()
 
     def close(self):
-        self.end_processes()
-        for path in self.mounts.values():
-            LIBC.umount2(path.encode(), 0)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            self.end_processes()
+        finally:
+            for path in self.mounts.values():
+                LIBC.umount2(path.encode(), 0)
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self, *arguments):
         out_path, err_path = self.name("out"), self.name("err")
