@@ -58,6 +58,13 @@ static void move(struct hf_destination *d, enum hf_status status, enum hf_incomi
 		hf_incoming_move(&d->incoming, incoming);
 }
 
+/* Locked. Nothing is needed from the source any more. A link that was lost on the way is no failure then. */
+static void complete(struct hf_destination *d)
+{
+	move(d, HF_STATUS_COMPLETED, HF_INCOMING_END);
+	d->err = HF_ERR_INIT;
+}
+
 /* ---- sending ----------------------------------------------------------------------------------- */
 
 static void send_message(struct hf_destination *d, uint32_t type, const void *payload, size_t bytes)
@@ -172,16 +179,16 @@ static void release(struct hf_destination *d)
 	hf_destination_lock(d);
 	unsigned actions;
 	if (result < 0) {
+		d->releasing = false; /* faults are still raised, and must be served */
 		actions = hf_destination_fail_locked(d, &err);
 	} else {
 		d->complete_said = true;
 		d->end_ns = hf_clock_now_ns(&d->clock);
 		move(d, d->status, HF_INCOMING_END);
 		actions = ACTION_NOTIFY | ACTION_SEND_COMPLETE;
-		/* Nothing is needed from the source any more; with the link gone there is no FINISH to wait
-		 * for. */
+		/* With the link gone there is no FINISH to wait for. */
 		if (d->epoch == 0)
-			move(d, HF_STATUS_COMPLETED, HF_INCOMING_END);
+			complete(d);
 	}
 	hf_destination_unlock_act(d, actions);
 }
@@ -320,7 +327,7 @@ static void event_link_down(void *engine, uint64_t epoch, const struct hf_err *w
 	d->epoch = 0;
 	unsigned actions = ACTION_NOTIFY;
 	if (d->complete_said)
-		move(d, HF_STATUS_COMPLETED, HF_INCOMING_END);
+		complete(d);
 	else
 		actions |= hf_destination_fail_locked(d, &err);
 	hf_destination_unlock_act(d, actions);
@@ -520,7 +527,7 @@ static unsigned on_finish(struct hf_destination *d, const uint8_t *payload, size
 	struct hf_err err = HF_ERR_INIT;
 	if (hf_wire_decode_finish(payload, bytes, &finish, &err) == 0)
 		d->downtime_ns = finish.downtime_ns;
-	move(d, HF_STATUS_COMPLETED, HF_INCOMING_END);
+	complete(d);
 	return ACTION_NOTIFY;
 }
 
