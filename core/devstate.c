@@ -402,7 +402,7 @@ static void get_name(struct reader *reader, char name[static UINT8_MAX + 1])
 	size_t length = get(reader, 1);
 	const uint8_t *at = take(reader, length);
 	for (size_t i = 0; at && i < length; i++)
-		name[i] = at[i] >= ' ' && at[i] < 0x7f ? (char)at[i] : '?';
+		name[i] = (char)(at[i] >= ' ' && at[i] < 0x7f ? at[i] : '?');
 	name[at ? length : 0] = '\0';
 }
 

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#undef hf_err_set /* here it is defined, not used */
+
 int hf_err_vset(struct hf_err *err, enum hf_err_class class, int errnum, const char *format, va_list args)
 {
 	if (err) {

@@ -40,6 +40,17 @@ int hf_err_set(struct hf_err *err, enum hf_err_class class, int errnum, const ch
 int hf_err_vset(struct hf_err *err, enum hf_err_class class, int errnum, const char *format, va_list args)
     __attribute__((format(printf, 4, 0)));
 
+#ifdef __clang_analyzer__
+/* Never compiled: tells the analyzer, which sees no other file, that hf_err_set returns less than 0. */
+static inline int hf_err_negative(int result)
+{
+	if (result >= 0)
+		__builtin_unreachable();
+	return result;
+}
+#define hf_err_set(...) hf_err_negative((hf_err_set)(__VA_ARGS__))
+#endif
+
 /* Puts "prefix: " before the text that is already there; returns -err->errnum. */
 int hf_err_prefix(struct hf_err *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
