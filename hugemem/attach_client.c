@@ -195,7 +195,7 @@ static int open_socket(struct hf_attach_client *client, struct hf_err *err)
 		return hf_err_set(err, HF_ERR_LOCAL, errno, "cannot make a socket: %s", strerror(errno));
 	// Bounds the wait of connect() for a place in the queue; all else uses its own deadlines.
 	struct timeval timeout = {.tv_sec = client->timeout_ms / 1000,
-				  .tv_usec = client->timeout_ms % 1000 * 1000};
+				  .tv_usec = (suseconds_t)(client->timeout_ms % 1000) * 1000};
 	setsockopt(client->socket, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
 	if (connect(client->socket, (struct sockaddr *)&address, sizeof(address))) {
 		int why = errno == EAGAIN ? ETIMEDOUT : errno;
@@ -221,7 +221,7 @@ static int take_hello(struct hf_attach_client *client, struct exchange *exchange
 	size_t length = name ? strlen(name) : 0;
 	if (!length || length > HF_RAMBLOCK_IDSTR_MAX || !hf_text_is_printable((const uint8_t *)name, length))
 		return give_up(client, EPROTO, err, "its VM has no name, or none that can be printed");
-	strcpy(client->vm_name, name);
+	memcpy(client->vm_name, name, length + 1);
 	int result = hf_attach_client_take_regions(client, json_object_get(exchange->value, "regions"),
 						   &exchange->fds, err);
 	if (result)

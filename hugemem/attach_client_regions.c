@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -55,7 +56,7 @@ static int parse_region(const json_t *object, struct hf_attached_region *region,
 	if (region->length_bytes > INT64_MAX - region->vmm_address ||
 	    region->length_bytes > INT64_MAX - region->fd_offset_bytes)
 		return bad(err, idstr, "its address or file offset and its size overflow");
-	strcpy(region->idstr, idstr);
+	snprintf(region->idstr, sizeof(region->idstr), "%s", idstr);
 	region->fd = -1;
 	*shared = json_is_true(shared_json);
 	return 0;

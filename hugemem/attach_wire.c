@@ -182,11 +182,12 @@ int hf_attach_wire_peer(int socket, pid_t *pid, struct hf_err *err)
 
 int hf_attach_wire_address(struct sockaddr_un *address, const char *path, struct hf_err *err)
 {
-	if (!*path || strlen(path) >= sizeof(address->sun_path))
+	size_t length = strlen(path);
+	if (!length || length >= sizeof(address->sun_path))
 		return hf_err_set(err, HF_ERR_LOCAL, ENAMETOOLONG,
 				  "the attach socket's path must have 1 to %zu characters: '%s'",
 				  sizeof(address->sun_path) - 1, path);
 	*address = (struct sockaddr_un){.sun_family = AF_UNIX};
-	strcpy(address->sun_path, path);
+	memcpy(address->sun_path, path, length + 1);
 	return 0;
 }

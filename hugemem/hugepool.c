@@ -48,7 +48,7 @@ int hf_hugepage_sizes(uint64_t *page_sizes_bytes, int max)
 	int n = gethugepagesizes(found, SIZES_MAX);
 	if (n < 0)
 		return errno == ENOSYS || errno == ENOENT ? 0 : -errno;
-	uint64_t sorted[SIZES_MAX];
+	uint64_t sorted[SIZES_MAX] = {0};
 	for (int i = 0; i < n; i++)
 		sorted[i] = (uint64_t)found[i];
 	qsort(sorted, (size_t)n, sizeof(sorted[0]), compare_sizes);
@@ -99,7 +99,7 @@ static void read_nodes(uint64_t page_size_bytes, struct hf_hugepage_counts *coun
 	DIR *directory = opendir("/sys/devices/system/node");
 	if (!directory)
 		return; // a kernel without NUMA
-	int ids[HF_NUMA_NODES_MAX];
+	int ids[HF_NUMA_NODES_MAX] = {0};
 	uint32_t n = 0;
 	struct dirent *entry;
 	while (n < HF_NUMA_NODES_MAX && (entry = readdir(directory)))
@@ -108,7 +108,7 @@ static void read_nodes(uint64_t page_size_bytes, struct hf_hugepage_counts *coun
 	closedir(directory);
 	qsort(ids, n, sizeof(ids[0]), compare_nodes);
 	for (uint32_t i = 0; i < n; i++) {
-		uint64_t total, available;
+		uint64_t total = 0, available = 0;
 		if (read_node(ids[i], page_size_bytes, "nr_hugepages", &total) ||
 		    read_node(ids[i], page_size_bytes, "free_hugepages", &available))
 			continue; // a node without memory of its own
@@ -119,16 +119,26 @@ static void read_nodes(uint64_t page_size_bytes, struct hf_hugepage_counts *coun
 	}
 }
 
-static int not_offered(uint64_t page_size_bytes, struct hf_err *err)
+#define OFFERED_TEXT_BYTES (SIZES_MAX * (HF_SIZE_TEXT_BYTES + 2ul))
+
+// "2 MiB, 1 GiB", or "none".
+static void list_offered(char offered[static OFFERED_TEXT_BYTES])
 {
-	uint64_t sizes[SIZES_MAX];
+	uint64_t sizes[SIZES_MAX] = {0};
 	int n = hf_hugepage_sizes(sizes, SIZES_MAX);
-	char offered[SIZES_MAX * (HF_SIZE_TEXT_BYTES + 2)] = "none";
 	size_t used = 0;
 	char text[HF_SIZE_TEXT_BYTES];
 	for (int i = 0; i < n; i++)
-		used += (size_t)snprintf(offered + used, sizeof(offered) - used, "%s%s", i ? ", " : "",
+		used += (size_t)snprintf(offered + used, OFFERED_TEXT_BYTES - used, "%s%s", i ? ", " : "",
 					 hf_size_text(sizes[i], text));
+	if (!used)
+		snprintf(offered, OFFERED_TEXT_BYTES, "none");
+}
+
+static int not_offered(uint64_t page_size_bytes, struct hf_err *err)
+{
+	char offered[OFFERED_TEXT_BYTES], text[HF_SIZE_TEXT_BYTES];
+	list_offered(offered);
 	return hf_err_set(err, HF_ERR_LOCAL, ENODEV,
 			  "this kernel has no huge pages of %s; it offers: %s (1 GiB pages may need "
 			  "hugepagesz=1G on the kernel command line)",
@@ -172,14 +182,14 @@ int hf_hugepages_require(uint64_t page_size_bytes, uint64_t pages, struct hf_err
 	if (available >= pages)
 		return 0;
 	uint64_t missing = pages - available;
+	uint64_t enough = persistent(&counts) + missing;
 	char size[HF_SIZE_TEXT_BYTES];
 	return hf_err_set(err, HF_ERR_LOCAL, ENOMEM,
 			  "%llu huge pages of %s are missing (%llu needed, %llu available); add them with: "
 			  "echo %llu > " POOL_PATH "/nr_hugepages",
 			  (unsigned long long)missing, hf_size_text(page_size_bytes, size),
 			  (unsigned long long)pages, (unsigned long long)available,
-			  (unsigned long long)(persistent(&counts) + missing),
-			  (unsigned long long)page_size_bytes / 1024);
+			  (unsigned long long)enough, (unsigned long long)page_size_bytes / 1024);
 }
 
 /* ---- changing the pool ---- */
@@ -368,10 +378,11 @@ static char *find_mount_now(uint64_t page_size_bytes)
 
 static int copy_path(const char *from, char *path, size_t path_bytes, struct hf_err *err)
 {
-	if (strlen(from) >= path_bytes)
+	size_t length = strlen(from);
+	if (length >= path_bytes)
 		return hf_err_set(err, HF_ERR_LOCAL, ENAMETOOLONG,
 				  "the path of the hugetlbfs mount '%s' is too long", from);
-	strcpy(path, from);
+	memcpy(path, from, length + 1);
 	return 0;
 }
 

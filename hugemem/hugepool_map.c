@@ -91,11 +91,12 @@ int hf_ram_file_create(struct hf_ram_file *file, const char *path, uint64_t leng
 	if (result)
 		return result;
 	struct hf_ram_file made = {.length_bytes = length_bytes, .page_size_bytes = page_size_bytes};
-	if (!*path || strlen(path) >= sizeof(made.path))
+	size_t length = strlen(path);
+	if (!length || length >= sizeof(made.path))
 		return hf_err_set(err, HF_ERR_LOCAL, ENAMETOOLONG,
 				  "the path of a RAM file must have 1 to %zu characters",
 				  sizeof(made.path) - 1);
-	strcpy(made.path, path);
+	memcpy(made.path, path, length + 1);
 	made.fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (made.fd < 0)
 		return hf_err_set(err, HF_ERR_LOCAL, errno, "cannot create RAM file '%s': %s%s", path,

@@ -84,20 +84,20 @@ static void work_until_idle(struct worker *worker)
 	}
 }
 
-static bool has_job(const struct worker *worker)
+/* False: there was none for this worker. Holds the lock on entry and return, not in between. */
+static bool run_job(struct worker *worker)
 {
-	return worker->class == HF_WORK_BACKGROUND && worker->workers->job;
-}
-
-static void run_job(struct hf_place_workers *workers)
-{
-	void (*job)(void *) = workers->job;
+	struct hf_place_workers *workers = worker->workers;
+	void (*job)(void *) = worker->class == HF_WORK_BACKGROUND ? workers->job : NULL;
 	void *opaque = workers->job_opaque;
 
+	if (!job)
+		return false;
 	workers->job = NULL;
 	pthread_mutex_unlock(&workers->lock);
 	job(opaque);
 	pthread_mutex_lock(&workers->lock);
+	return true;
 }
 
 static void *serve_kicks(void *opaque)
@@ -107,9 +107,9 @@ static void *serve_kicks(void *opaque)
 
 	pthread_mutex_lock(&workers->lock);
 	while (!workers->stopping) {
-		if (has_job(worker))
-			run_job(workers);
-		else if (worker->kicked)
+		if (run_job(worker))
+			continue;
+		if (worker->kicked)
 			work_until_idle(worker);
 		else
 			pthread_cond_wait(&worker->changed, &workers->lock);
