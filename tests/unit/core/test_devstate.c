@@ -340,6 +340,7 @@ static void a_subsection_unknown_here_is_refused(void **state)
 	    .minimum_version = 1,
 	    .object_bytes = sizeof(struct disk),
 	    .fields = (const struct hf_devstate_field[]){
+		// cppcheck-suppress nullPointer ; only in sizeof and _Generic
 		DISK_FIELDS_1, HF_DEVSTATE_FIELD_SINCE(struct disk, speed, 2), HF_DEVSTATE_FIELDS_END}};
 	struct disk from = example(), to = {0};
 	struct hf_err err = HF_ERR_INIT;
@@ -586,6 +587,7 @@ static void an_unsound_description_is_refused(void **state)
 							   .elements = 1},
 							  HF_DEVSTATE_FIELDS_END};
 	static const struct hf_devstate_field count_after[] = {
+	    // cppcheck-suppress nullPointer ; only in sizeof and _Generic
 	    HF_DEVSTATE_VARRAY(struct disk, words, words_count), HF_DEVSTATE_FIELD(struct disk, words_count),
 	    HF_DEVSTATE_FIELDS_END};
 	static const struct hf_devstate_field wrong_width[] = {

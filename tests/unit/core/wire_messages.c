@@ -227,6 +227,7 @@ size_t golden_read(const char *name, uint8_t bytes[static GOLDEN_MAX_BYTES])
 	FILE *file = fopen(path, "r");
 	if (!file)
 		fail_msg("%s: %s", path, strerror(errno));
+	// cppcheck-suppress nullPointerRedundantCheck ; fail_msg() does not return
 	while (fgets(line, sizeof(line), file))
 		count = golden_line(line, bytes, count);
 	fclose(file);

@@ -90,7 +90,7 @@ static const enum hf_placement_choice with_continue = HF_PLACEMENT_CHOICE_CONTIN
 
 #define WITH(placement, test)                                                                                \
 	{                                                                                                    \
-#placement ": " #test, test, set_up, tear_down, (void *)&placement                           \
+#placement ": " #test, test, set_up, tear_down, (void *)&(placement)                         \
 	}
 #define BOTH(test) WITH(with_continue, test), WITH(copy, test)
 #define ANY(test)  cmocka_unit_test_setup_teardown(test, set_up, tear_down)

@@ -3,6 +3,7 @@
 #include "tests/unit/hugemem/incoming_rig.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -73,8 +74,7 @@ static void too_few_pages_to_allocate_says_how_many_are_missing(void **state)
 	attach_vmm(d);
 	assert_int_equal(create_port(d), 0);
 	assert_int_equal(prepare(d), -ENOMEM);
-	snprintf(missing, sizeof(missing), " %llu huge pages of 2 MiB are missing",
-		 (unsigned long long)(d->pages + 5));
+	snprintf(missing, sizeof(missing), " %" PRIu64 " huge pages of 2 MiB are missing", d->pages + 5);
 	assert_non_null(strstr(d->engine.ready_err.text, missing));
 }
 

@@ -30,7 +30,11 @@ static int set_up(void **state)
 	struct hf_err err;
 	uint64_t offered = 0;
 
-	if (!range || hf_uffd_kernel_features(&offered, &err))
+	if (!range)
+		return -1;
+	*range = (struct range){.fd = -1, .userfault = -1};
+	*state = range;
+	if (hf_uffd_kernel_features(&offered, &err))
 		return -1;
 	uint64_t features =
 	    UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_MINOR_HUGETLBFS | (offered & UFFD_FEATURE_POISON);
@@ -43,7 +47,6 @@ static int set_up(void **state)
 	if (!range->content)
 		return -1;
 	memset(range->content, 7, LENGTH_BYTES);
-	*state = range;
 	return hf_userfault_register(range->userfault, (uintptr_t)range->vmm, LENGTH_BYTES,
 				     UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR);
 }

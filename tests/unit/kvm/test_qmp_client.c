@@ -125,8 +125,8 @@ struct call {
 	struct hf_qmp_client *client;
 	const char *command;
 	uint32_t timeout_ms;
-	pthread_t thread;
 	int result;
+	pthread_t thread;
 	json_t *answer;
 	struct hf_err err;
 };

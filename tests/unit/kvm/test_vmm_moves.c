@@ -286,9 +286,9 @@ static void state_of_another_number_of_vcpus_is_refused(void **state)
 
 static struct rig_vmm *start_attached(void)
 {
-	const char *const options[] = {"--page-size", "2M",    "--vcpus",  "2",
-				       "--incoming",  "defer", "--attach", RIG_FOLDER "/attached.attach",
-				       NULL};
+	const char attach_path[] = RIG_FOLDER "/attached.attach";
+	const char *const options[] = {"--page-size", "2M",	  "--vcpus",   "2", "--incoming",
+				       "defer",	      "--attach", attach_path, NULL};
 	return rig_vmm_start("attached", MEMORY_BYTES, options);
 }
 
