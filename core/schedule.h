@@ -21,8 +21,9 @@
 #include "core/transport.h"
 
 #define HF_SCHEDULE_SHARE_DEFAULT_PERCENT 5u
-#define HF_SCHEDULE_SHARE_MAX_PERCENT	  50u /* above it an urgent chunk earns more than one background chunk \
-					       */
+#define HF_SCHEDULE_SHARE_MAX_PERCENT                                                                        \
+	50u /* above it an urgent chunk earns more than one background chunk                                 \
+	     */
 
 struct hf_schedule {
 	/* Set at creation or link_up. */
