@@ -99,27 +99,39 @@ static inline void visit(volatile struct hf_guest_status *status, const struct h
 	add_one(&status->visits);
 }
 
+/*
+ * Memory and registers must be of one moment. Two relations, because a vCPU may have been stopped between
+ * loading a count and storing it again; then that one looks right.
+ */
+static inline void check_progress(volatile struct hf_guest_status *status)
+{
+	uint64_t step = hf_guest_count(status->step);
+	uint64_t ended = hf_guest_count(status->visits) + hf_guest_count(status->skips);
+
+	if (step != steps_done)
+		complain(status, (uint64_t)&status->step, steps_done, step);
+	if (ended != steps_done)
+		complain(status, (uint64_t)&status->visits, steps_done, ended);
+}
+
 static inline void do_step(volatile struct hf_guest_status *status, const struct hf_guest_header *header)
 {
-	uint64_t step = steps_done;
+	check_progress(status);
 	note_stall(status);
-	if (step % HF_GUEST_PORT_STEPS == 0)
+	if (steps_done % HF_GUEST_PORT_STEPS == 0)
 		read_port(status);
-
 	forget_registers();
 
-	uint64_t random = hf_guest_step_random(header, status->vcpu, step);
-	uint64_t page = hf_guest_step_page(header, status->vcpu, step, random);
+	uint64_t random = hf_guest_step_random(header, status->vcpu, steps_done);
+	uint64_t page = hf_guest_step_page(header, status->vcpu, steps_done, random);
 	if (hf_guest_step_skips(hf_guest_is_hole(header, page), random))
 		add_one(&status->skips);
 	else
 		visit(status, header, page, random);
 	forget_registers();
 
-	step = hf_guest_count(status->step);
-	if (step != steps_done)
-		complain(status, (uint64_t)&status->step, steps_done, step);
-	status->step = hf_guest_seal(++steps_done);
+	add_one(&status->step);
+	steps_done++;
 }
 
 __attribute__((noreturn, flatten, section(".entry"))) void guest_entry(uint64_t vcpu)

@@ -69,8 +69,14 @@ static int reserve_with_keeper(uint64_t page_size_bytes, uint64_t pages)
 int rig_setup(uint64_t page_size_bytes, uint64_t pages)
 {
 	char options[64];
-	snprintf(options, sizeof(options), "pagesize=%llu", (unsigned long long)page_size_bytes);
+	/* With a least size the pages belong to this mount, whatever other users of the pool do. */
+	snprintf(options, sizeof(options), "pagesize=%llu,min_size=%llu", (unsigned long long)page_size_bytes,
+		 (unsigned long long)(page_size_bytes * pages));
 
+	if (!getenv("HUGEFERRY_VMM")) {
+		print_message("HUGEFERRY_VMM must name the program; meson test sets it\n");
+		return -1;
+	}
 	if (reserve_with_keeper(page_size_bytes, pages))
 		return -1;
 	if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
@@ -164,7 +170,7 @@ static void exec_vmm(const struct rig_vmm *vmm, const char *const *options)
 	snprintf(qmp, sizeof(qmp), "unix:%s", vmm->qmp_path);
 	for (; *options && count < OPTIONS_MAX - 1; options++)
 		arguments[count++] = *options;
-	execv(program ? program : "hugeferry-vmm", (char *const *)arguments);
+	execv(program, (char *const *)arguments);
 	_exit(127);
 }
 
