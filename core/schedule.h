@@ -21,9 +21,8 @@
 #include "core/transport.h"
 
 #define HF_SCHEDULE_SHARE_DEFAULT_PERCENT 5u
-#define HF_SCHEDULE_SHARE_MAX_PERCENT                                                                        \
-	50u /* above it an urgent chunk earns more than one background chunk                                 \
-	     */
+/* Above it an urgent chunk earns more than one background chunk. */
+#define HF_SCHEDULE_SHARE_MAX_PERCENT 50u
 
 struct hf_schedule {
 	/* Set at creation or link_up. */
