@@ -68,10 +68,11 @@ static int reserve_with_keeper(uint64_t page_size_bytes, uint64_t pages)
 
 int rig_setup(uint64_t page_size_bytes, uint64_t pages)
 {
+	uint64_t least_bytes = page_size_bytes * pages;
 	char options[64];
 	/* With a least size the pages belong to this mount, whatever other users of the pool do. */
 	snprintf(options, sizeof(options), "pagesize=%llu,min_size=%llu", (unsigned long long)page_size_bytes,
-		 (unsigned long long)(page_size_bytes * pages));
+		 (unsigned long long)least_bytes);
 
 	if (!getenv("HUGEFERRY_VMM")) {
 		print_message("HUGEFERRY_VMM must name the program; meson test sets it\n");
@@ -170,7 +171,8 @@ static void exec_vmm(const struct rig_vmm *vmm, const char *const *options)
 	snprintf(qmp, sizeof(qmp), "unix:%s", vmm->qmp_path);
 	for (; *options && count < OPTIONS_MAX - 1; options++)
 		arguments[count++] = *options;
-	execv(program, (char *const *)arguments);
+	if (program)
+		execv(program, (char *const *)arguments);
 	_exit(127);
 }
 
