@@ -85,7 +85,8 @@ void hf_destination_fail(struct hf_destination *destination, const struct hf_err
 struct hf_destination_snapshot {
 	enum hf_status status;
 	enum hf_incoming incoming;
-	struct hf_err err; /* of failed, cancelled and postcopy-paused */
+	struct hf_err
+	    err; /* of failed, cancelled and postcopy-paused; else a page that could not be placed yet */
 	char source_vm_name[256];
 	enum hf_placement placement;
 	uint32_t chunk_bytes;

@@ -21,6 +21,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#define IDLE_REFUSALS_MAX 16u
+
 /* ---- transfers --------------------------------------------------------------------------------- */
 
 static void list_push(struct hf_destination *d, struct transfer_list *list, uint16_t transfer)
@@ -308,9 +310,15 @@ static uint16_t account_done(struct hf_destination *d, struct fetch_slot *slot,
 	return HF_TRANSFER_NONE;
 }
 
+/* Locked. Nothing is on its way: no done will come that could pump again. */
+static bool link_is_idle(const struct hf_destination *d)
+{
+	return d->outstanding[HF_FETCH_URGENT] + d->outstanding[HF_FETCH_BACKGROUND] == 0;
+}
+
 void hf_destination_pump(struct hf_destination *d)
 {
-	for (;;) {
+	for (uint32_t refused_when_idle = 0; refused_when_idle < IDLE_REFUSALS_MAX;) {
 		struct hf_fetch fetch;
 		uint32_t landing_slot;
 
@@ -327,7 +335,8 @@ void hf_destination_pump(struct hf_destination *d)
 
 		/*
 		 * Not posted, so no done will come from the transport: it ends here. -EAGAIN: the next done
-		 * pumps again. Anything else: the link is going down.
+		 * pumps again, or there is none and it is tried again at once. Anything else: the link is
+		 * going down.
 		 */
 		struct hf_fetch_done done = {
 		    .id = fetch.id,
@@ -338,9 +347,16 @@ void hf_destination_pump(struct hf_destination *d)
 		struct fetch_slot *slot = slot_of_done(d, &done);
 		if (slot)
 			account_done(d, slot, &done);
-		hf_destination_unlock_act(d, 0);
-		return;
+		bool try_again = result == -EAGAIN && link_is_idle(d);
+		pthread_mutex_unlock(&d->lock);
+		if (!try_again)
+			return;
+		refused_when_idle++;
 	}
+	struct hf_err err;
+	hf_err_set(&err, HF_ERR_LOCAL, EAGAIN, "VM '%s': the link takes no fetch although none is on its way",
+		   d->vm_name);
+	hf_destination_fail(d, &err);
 }
 
 void hf_destination_event_fetch_done(void *engine, const struct hf_fetch_done *done)

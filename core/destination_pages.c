@@ -210,9 +210,15 @@ static unsigned commit_landed(struct hf_destination *d, uint32_t page, uint16_t 
 static unsigned place_failed(struct hf_destination *d, uint32_t page, int result, const struct hf_err *err)
 {
 	keep_landed(d, page);
-	if (result == -EAGAIN || d->releasing)
-		return ACTION_KICK_URGENT | ACTION_PUMP;
-	return hf_destination_fail_locked(d, err);
+	if (d->releasing)
+		return ACTION_KICK_URGENT;
+	if (result != -EAGAIN && !d->loaded)
+		return hf_destination_fail_locked(d, err);
+	/* After the hand-over one page that cannot be placed must not cost the others: report, go on, try
+	 * again. */
+	if (d->err.class == HF_ERR_NONE)
+		d->err = *err;
+	return ACTION_KICK_URGENT | ACTION_PUMP | ACTION_NOTIFY;
 }
 
 void hf_destination_place_transfer(struct hf_destination *d, uint32_t page, uint16_t index)
@@ -351,6 +357,12 @@ int hf_destination_pages_create(struct hf_destination *d, const struct hf_destin
 	int result = d->pages ? create_maps(d, pages) : -ENOMEM;
 	if (result == 0)
 		result = hf_blocktime_create(&d->blocktime, config->vcpu_thread_ids, config->vcpus);
+	if (result == -EINVAL)
+		return hf_err_set(
+		    err, HF_ERR_LOCAL, EINVAL,
+		    "VM '%s': two of its %u vCPUs share a thread, so their faults cannot be told apart; "
+		    "run it with a thread for each vCPU",
+		    d->vm_name, config->vcpus);
 	if (result < 0)
 		return hf_err_set(err, HF_ERR_LOCAL, -result, "VM '%s': no memory for the map of %u pages",
 				  d->vm_name, pages);

@@ -105,8 +105,8 @@ static unsigned fail_locked(struct hf_source *s, const struct hf_err *why)
 
 	s->err = *why;
 	move(s, why->class == HF_ERR_CANCELLED ? HF_STATUS_CANCELLED : HF_STATUS_FAILED);
-	atomic_store(&s->serving, false);
 	s->end_ns = hf_clock_now_ns(&s->clock);
+	/* Serving goes on until the link is down: a refusal now would tear it down before FAIL has left. */
 	unsigned actions = ACTION_SEND_FAIL | ACTION_NOTIFY;
 	if (s->vm_stopping) {
 		s->owner = HF_VM_OWNER_RESUMING;
@@ -298,6 +298,8 @@ static void event_link_down(void *engine, uint64_t epoch, const struct hf_err *w
 	if (epoch == s->epoch) {
 		s->epoch = 0;
 		actions = fail_locked(s, &err);
+		if (hf_status_is_final(s->status))
+			atomic_store(&s->serving, false);
 	}
 	unlock_act(s, actions);
 }
@@ -510,10 +512,11 @@ static unsigned vm_done_failed(struct hf_source *s, const struct hf_vm_result *r
 {
 	if (s->owner != HF_VM_OWNER_RESUMING)
 		return 0;
-	if (result->op != HF_VM_RESUME)
+	if (result->op != HF_VM_RESUME && s->vm_stopping)
 		return ACTION_RESUME;
-	s->owner = result->result == 0 ? HF_VM_OWNER_SOURCE : HF_VM_OWNER_STUCK;
-	if (result->result < 0) {
+	bool left_alone = !s->vm_stopping;
+	s->owner = left_alone || result->result == 0 ? HF_VM_OWNER_SOURCE : HF_VM_OWNER_STUCK;
+	if (s->owner == HF_VM_OWNER_STUCK) {
 		hf_err_prefix(&s->err, "the VM could NOT be resumed (%s) after",
 			      result->err ? result->err->text : "no reason given");
 	}
@@ -538,6 +541,9 @@ void hf_source_vm_done(struct hf_source *s, const struct hf_vm_result *result)
 	unsigned actions;
 	bool saved = false;
 	s->vm_busy = false;
+	/* A VM that somebody else had stopped is not this side's to run again. */
+	if (result->op == HF_VM_STOP && result->result == -EPERM)
+		s->vm_stopping = false;
 	if (hf_status_is_final(s->status)) {
 		actions = vm_done_failed(s, result);
 	} else if (result->result < 0) {

@@ -19,7 +19,7 @@
 #include "core/err.h"
 
 enum hf_vm_op {
-	HF_VM_STOP = 0, /* source: stop the vCPUs, drain */
+	HF_VM_STOP = 0, /* source: stop the vCPUs, drain; -EPERM: it did not run, and was left as it is */
 	HF_VM_SAVE,	/* source: the device state, whole */
 	HF_VM_RESUME,	/* source: run again; the migration failed before the hand-over */
 	HF_VM_LOAD,	/* destination: load device state; may touch memory, which must be served meanwhile */

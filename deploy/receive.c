@@ -46,6 +46,7 @@ struct receive {
 	void *link;
 	bool memory_started;
 	bool hold_background;
+	bool trouble_told;
 	struct hf_destination *engine;
 	struct hf_destination_snapshot snapshot; /* the last one taken */
 	atomic_bool memory_touched;		 /* the VMM must be started afresh after a failure */
@@ -243,6 +244,16 @@ static bool at_end(const struct hf_destination_snapshot *snapshot)
 	return snapshot->status == HF_STATUS_POSTCOPY_PAUSED || hf_status_is_final(snapshot->status);
 }
 
+/* Once: a page that cannot be placed is tried again and again while the others go on. */
+static void tell_trouble(struct receive *receive)
+{
+	if (receive->trouble_told || receive->snapshot.err.class == HF_ERR_NONE)
+		return;
+	receive->trouble_told = true;
+	hf_progress_end(&receive->progress);
+	hf_complain(COMMAND, "%s", receive->snapshot.err.text);
+}
+
 static void wait_for_end(struct receive *receive)
 {
 	struct hf_err err = HF_ERR_INIT;
@@ -251,6 +262,7 @@ static void wait_for_end(struct receive *receive)
 		hf_progress_update(&receive->progress, &receive->snapshot);
 		if (at_end(&receive->snapshot))
 			break;
+		tell_trouble(receive);
 		struct hf_woken woken =
 		    hf_waiter_wait(&receive->waiter, -1, hf_progress_period_ms(&receive->progress));
 		if (woken.vmm_ended) {
@@ -275,8 +287,7 @@ static void stop_ports(struct receive *receive)
 	if (receive->memory_started)
 		hf_incoming_memory_stop(receive->memory);
 	receive->memory_started = false;
-	hf_qmp_vm_destroy(receive->vm);
-	receive->vm = NULL;
+	hf_qmp_vm_stop(receive->vm);
 	if (receive->link)
 		receive->scheme->close(receive->link);
 	receive->link = NULL;

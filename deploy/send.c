@@ -16,6 +16,7 @@
  */
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,6 +44,7 @@ struct send {
 	struct hf_source *engine;
 	struct hf_source_snapshot snapshot; /* the last one taken */
 	uint64_t deadline_ns;		    /* 0: none */
+	bool vmm_ended;
 };
 
 static int check_running(struct send *send, struct hf_err *err)
@@ -157,6 +159,7 @@ static void cancel(struct send *send)
 
 static void vmm_ended(struct send *send)
 {
+	send->vmm_ended = true;
 	if (send->snapshot.owner == HF_VM_OWNER_DESTINATION)
 		return; // the pages are mapped here too: go on serving them
 	struct hf_err why = HF_ERR_INIT;
@@ -233,12 +236,26 @@ static void end_source_vmm(struct send *send)
 			    err.text);
 }
 
+/* What the source VM does now: asked, not guessed. */
+static void describe_source(const struct send *send, char *text, size_t bytes)
+{
+	char status[64];
+	if (hf_qmp_vm_status(send->vm, status, sizeof(status), NULL))
+		snprintf(text, bytes, "; the VM stays with the source");
+	else if (!strcmp(status, "running"))
+		snprintf(text, bytes, "; the source VM runs on");
+	else
+		snprintf(text, bytes, "; the VM stays with the source and is '%s'", status);
+}
+
 static void explain_failure(const struct send *send)
 {
 	const struct hf_source_snapshot *snapshot = &send->snapshot;
-	const char *who = "";
-	if (snapshot->owner == HF_VM_OWNER_SOURCE)
-		who = "; the source VM runs on";
+	char source[128];
+	const char *who = source;
+	describe_source(send, source, sizeof(source));
+	if (send->vmm_ended)
+		who = "; the source VM is gone with it";
 	else if (snapshot->owner == HF_VM_OWNER_STUCK)
 		who = "; the source VM is stopped and could not be resumed: `cont` it";
 	else if (snapshot->owner == HF_VM_OWNER_DESTINATION)
@@ -283,9 +300,10 @@ static void write_report(const struct send *send, const struct hf_err *early)
 /* Threads that call the engine end before it does; the VM adapter's may still use the link. */
 static void tear_down(struct send *send)
 {
-	hf_qmp_vm_destroy(send->vm);
+	hf_qmp_vm_stop(send->vm);
 	if (send->link)
 		send->scheme->close(send->link);
+	hf_qmp_vm_destroy(send->vm);
 	hf_source_destroy(send->engine);
 	hf_outgoing_memory_destroy(send->memory);
 	hf_ramblocks_destroy(&send->blocks);

@@ -28,6 +28,8 @@ int hf_waiter_open(struct hf_waiter *waiter, struct hf_err *err)
 	sigemptyset(&signals);
 	sigaddset(&signals, SIGINT);
 	sigaddset(&signals, SIGTERM);
+	sigaddset(&signals, SIGHUP);
+	sigaddset(&signals, SIGQUIT);
 	sigaddset(&signals, SIGUSR1);
 	sigprocmask(SIG_BLOCK, &signals, NULL);
 	signal(SIGPIPE, SIG_IGN);
@@ -65,7 +67,11 @@ static int read_signal(const struct hf_waiter *waiter)
 {
 	struct signalfd_siginfo info;
 	ssize_t got = read(waiter->signal_fd - 1, &info, sizeof(info));
-	return got == (ssize_t)sizeof(info) ? (int)info.ssi_signo : 0;
+	if (got != (ssize_t)sizeof(info))
+		return 0;
+	/* A terminal that closes must not end a program that holds a VM's only pages. */
+	bool asks_to_end = info.ssi_signo == SIGHUP || info.ssi_signo == SIGQUIT;
+	return asks_to_end ? SIGTERM : (int)info.ssi_signo;
 }
 
 static void drain_event(const struct hf_waiter *waiter)

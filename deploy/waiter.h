@@ -23,12 +23,12 @@ struct hf_waiter {
 };
 
 struct hf_woken {
-	int signal;	/* one of SIGINT, SIGTERM, SIGUSR1; 0: none */
+	int signal;	/* one of SIGINT, SIGTERM (also for SIGHUP, SIGQUIT), SIGUSR1; 0: none */
 	bool vmm_ended; /* reported once */
 	bool extra;	/* the extra descriptor is readable */
 };
 
-/* Blocks SIGINT, SIGTERM and SIGUSR1 and ignores SIGPIPE from now on. */
+/* Blocks SIGINT, SIGTERM, SIGHUP, SIGQUIT and SIGUSR1 and ignores SIGPIPE from now on. */
 int hf_waiter_open(struct hf_waiter *waiter, struct hf_err *err);
 /* Also wakes when the process ends. */
 int hf_waiter_watch(struct hf_waiter *waiter, pid_t vmm, struct hf_err *err);

@@ -143,7 +143,15 @@ static int op_stop(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	char status[STATUS_MAX_BYTES];
 	bool running = false;
-	int r = hf_qmp_client_execute(vm->client, "stop", NULL, STOP_LIMIT_MS, NULL, err);
+	int r = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, err);
+	if (r < 0)
+		return r;
+	/* Somebody else has stopped it meanwhile: run at the destination, it would run against their will. */
+	if (!running)
+		return hf_qmp_vm_error(vm, EPERM, err,
+				       "is in state %s, not running any more: somebody else has stopped it",
+				       status);
+	r = hf_qmp_client_execute(vm->client, "stop", NULL, STOP_LIMIT_MS, NULL, err);
 	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(STOP_LIMIT_MS, "stopped after 'stop'");
 	while (r >= 0) {
 		r = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, err);
@@ -348,16 +356,25 @@ static void stop_worker(struct hf_qmp_vm *vm)
 	vm_wake(vm);
 	if (vm->client)
 		hf_qmp_client_shutdown(vm->client);
-	if (started)
-		pthread_join(vm->worker, NULL);
+	if (!started)
+		return;
+	pthread_join(vm->worker, NULL);
+	pthread_mutex_lock(&vm->mutex);
+	vm->started = false;
+	pthread_mutex_unlock(&vm->mutex);
+}
+
+void hf_qmp_vm_stop(struct hf_qmp_vm *vm)
+{
+	if (vm && vm->has_condition)
+		stop_worker(vm);
 }
 
 void hf_qmp_vm_destroy(struct hf_qmp_vm *vm)
 {
 	if (!vm)
 		return;
-	if (vm->has_condition)
-		stop_worker(vm);
+	hf_qmp_vm_stop(vm);
 	hf_qmp_client_destroy(vm->client);
 	if (vm->has_condition)
 		pthread_cond_destroy(&vm->changed);

@@ -35,6 +35,8 @@ int hf_qmp_vm_create(struct hf_qmp_vm **out, const char *target, struct hf_err *
 int hf_qmp_vm_start(struct hf_qmp_vm *vm, void (*done)(void *engine, const struct hf_vm_result *result),
 		    void *engine, struct hf_err *err);
 struct hf_vm hf_qmp_vm_port(struct hf_qmp_vm *vm);
+/* Ends every open request with -ECANCELED and joins the worker; request() goes on to fail. */
+void hf_qmp_vm_stop(struct hf_qmp_vm *vm);
 void hf_qmp_vm_destroy(struct hf_qmp_vm *vm);
 
 pid_t hf_qmp_vm_pid(const struct hf_qmp_vm *vm);

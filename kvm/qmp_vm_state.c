@@ -494,12 +494,29 @@ static int load_through(struct hf_qmp_vm *vm, struct channel *channel, const voi
 	return r;
 }
 
+/* A VM that starts by itself would run before the source has given it up. */
+static int check_stands_still(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	char status[64];
+	bool running = false;
+	int r = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, err);
+	if (r < 0 || !running)
+		return r;
+	hf_qmp_vm_command(vm, "stop", NULL, NULL, NULL);
+	return hf_qmp_vm_error(
+	    vm, EPERM, err,
+	    "ran the VM by itself after loading it, while the source still owns it; start the VMM "
+	    "so that it waits for 'cont' (QEMU: -S)");
+}
+
 int hf_qmp_vm_load(struct hf_qmp_vm *vm, const void *data, size_t length_bytes, struct hf_err *err)
 {
 	struct channel channel;
 	int r = channel_open(vm, &channel, err);
 	if (r == 0)
 		r = load_through(vm, &channel, data, length_bytes, err);
+	if (r == 0)
+		r = check_stands_still(vm, err);
 	channel_close(&channel);
 	return r;
 }

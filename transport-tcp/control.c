@@ -70,6 +70,15 @@ static void wake(struct hf_tcp *tcp)
 		;
 }
 
+/* A control message that is lost would leave both sides waiting for ever: without it the link is of no use.
+ */
+static int give_up(struct hf_tcp *tcp, int result)
+{
+	if (result == -ENOMEM || result == -ENOBUFS)
+		tcp_fail_link(tcp, "control channel", -result);
+	return result;
+}
+
 int tcp_control_send(struct hf_tcp *tcp, uint64_t epoch, uint32_t type, const void *payload,
 		     size_t length_bytes)
 {
@@ -79,16 +88,17 @@ int tcp_control_send(struct hf_tcp *tcp, uint64_t epoch, uint32_t type, const vo
 		return -ENOTCONN;
 	struct control_message *message = make_message(type, payload, length_bytes);
 	if (!message)
-		return -errno;
+		return give_up(tcp, -errno);
 
 	pthread_mutex_lock(&tcp->lock);
 	int result = enqueue(tcp, message);
 	pthread_mutex_unlock(&tcp->lock);
-	if (result)
-		free(message);
-	else
+	if (result == 0) {
 		wake(tcp);
-	return result;
+		return 0;
+	}
+	free(message);
+	return give_up(tcp, result);
 }
 
 static struct control_message *first_message(struct hf_tcp *tcp)

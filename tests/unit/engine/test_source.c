@@ -245,6 +245,25 @@ static void a_failing_operation_fails_the_migration_and_resumes_the_vm(void **st
 	}
 }
 
+static void a_vm_that_somebody_else_had_stopped_is_not_run(void **state)
+{
+	(void)state;
+	for (int cancelled_before = 0; cancelled_before < 2; cancelled_before++) {
+		struct rig *rig = rig_create();
+		rig_source_at(rig, SOURCE_STOPPING);
+		if (cancelled_before)
+			assert_int_equal(hf_source_cancel(rig->source, NULL), 0);
+		rig_forget(rig);
+		rig_vm_done(rig, HF_VM_STOP, -EPERM);
+		if (cancelled_before)
+			rig_expect_nothing(rig);
+		else
+			rig_expect(rig, "send FAIL");
+		assert_int_equal(rig_source_snapshot(rig).owner, HF_VM_OWNER_SOURCE);
+		rig_destroy(rig);
+	}
+}
+
 static void an_operation_that_cannot_be_asked_for_resumes_the_vm(void **state)
 {
 	(void)state;
@@ -510,6 +529,7 @@ int main(void)
 	    RIG_TEST(presence_of_a_large_block_travels_in_bounded_frames),
 	    RIG_TEST(a_failure_before_the_hand_over_resumes_the_vm_exactly_once),
 	    RIG_TEST(a_failing_operation_fails_the_migration_and_resumes_the_vm),
+	    RIG_TEST(a_vm_that_somebody_else_had_stopped_is_not_run),
 	    RIG_TEST(an_operation_that_cannot_be_asked_for_resumes_the_vm),
 	    RIG_TEST(an_unreadable_presence_map_fails_the_migration),
 	    RIG_TEST(a_failure_while_presence_is_read_stops_the_switch_over),

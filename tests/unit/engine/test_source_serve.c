@@ -140,12 +140,15 @@ static void requests_are_refused_while_not_serving(void **state)
 	}
 }
 
-static void a_failed_migration_serves_no_more(void **state)
+/* A refusal before would tear the link down with FAIL still in it. */
+static void a_failed_migration_serves_until_its_link_is_down(void **state)
 {
 	struct rig *rig = *state;
 	rig_source_at(rig, SOURCE_DEVICE);
 	fill(rig);
 	assert_int_equal(hf_source_cancel(rig->source, NULL), 0);
+	assert_bytes(rig, RAM, 0, 4096, rig->ram);
+	rig_link_down(rig);
 	assert_refused(rig, RAM, 0, 4096);
 }
 
@@ -232,7 +235,7 @@ int main(void)
 	    RIG_TEST(ranges_outside_one_page_are_refused),
 	    RIG_TEST(chunks_above_the_maximum_are_refused_in_any_page),
 	    RIG_TEST(requests_are_refused_while_not_serving),
-	    RIG_TEST(a_failed_migration_serves_no_more),
+	    RIG_TEST(a_failed_migration_serves_until_its_link_is_down),
 	    RIG_TEST(a_paused_migration_goes_on_serving),
 	    RIG_TEST(serving_begins_between_reading_presence_and_device_end),
 	    RIG_TEST(holes_are_zeros_and_are_never_touched),

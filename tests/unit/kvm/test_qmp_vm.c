@@ -336,6 +336,17 @@ static void expect_refused(struct fixture *fixture, enum hf_vm_op op, const char
 	close_vm(fixture);
 }
 
+static void a_vm_that_somebody_else_has_stopped_is_left_as_it_is(void **state)
+{
+	struct fixture *fixture = *state;
+	struct fake_vm_script script = script_for(HF_VM_STOP);
+	script.status = "paused";
+	open_vm(fixture, script);
+	expect_failure(fixture, HF_VM_STOP, EPERM, "somebody else");
+	expect_status(fixture, "paused");
+	close_vm(fixture);
+}
+
 static void a_refusal_at_any_step_is_passed_on(void **state)
 {
 	struct fixture *fixture = *state;
@@ -582,6 +593,7 @@ int main(void)
 	    TEST(a_vmm_that_dies_in_the_stream_is_named),
 	    TEST(a_vmm_killed_between_operations_fails_the_next_one),
 	    TEST(a_refusal_at_any_step_is_passed_on),
+	    TEST(a_vm_that_somebody_else_has_stopped_is_left_as_it_is),
 	    TEST(a_failed_migration_of_device_state_gives_the_vmms_own_reason),
 	    TEST(a_vmm_that_loads_half_the_state_is_not_believed),
 	    TEST(a_state_past_the_limit_is_refused_and_the_vm_can_be_resumed),
