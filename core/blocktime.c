@@ -20,9 +20,22 @@
  * second fault on the same page is the kernel raising the first one again (a WAKE without a page): the wait
  * goes on.
  *
- * Overlapped time needs only a counter: the clock runs while as many vCPUs wait as there are. Between two
- * events nothing changes, so every sum is brought up to date at the event that ends it; a query adds what is
- * still open without storing it.
+ * A fault is also reported late, after events younger than its message. last_ns, the clock, never goes back;
+ * a wait does start back at its message, or it would lose what the thread stood still before the report:
+ *
+ *     time          t1          t2          t3
+ *     thread        faults on 7                        waits t1 .. t3
+ *     clock                     t2: fault   t3: 7      counts for the overlapped time t2 .. t3
+ *                               reported    placed
+ *
+ * Overlapped time needs only a counter: time runs while as many vCPUs wait as there are. It is taken on the
+ * clock, since a late start would have to reach back into sums already made. It stays within every vCPU's
+ * waits: a row of waits in which each begins where a fault ended the one before has no gap, begins no later
+ * than the clock at its first report and ends at the clock, because only a placement ends it. A fault that
+ * moves a thread to another page therefore leaves the counter alone.
+ *
+ * Between two events nothing changes, so every sum is brought up to date at the event that ends it; a query
+ * adds what is still open without storing it.
  */
 #include "core/blocktime.h"
 
@@ -40,6 +53,7 @@ struct record {
 	uint32_t page_wait;   /* what it waits for; NONE: it runs */
 	uint32_t waiter_next, waiter_previous;
 	uint64_t since_ns;
+	uint64_t ended_ns;     /* its previous wait */
 	uint64_t blocktime_ns; /* of waits that have ended */
 	uint64_t faults;
 };
@@ -60,7 +74,7 @@ struct hf_blocktime {
 	uint32_t *thread_buckets, *page_buckets;
 	uint32_t record_free, page_wait_free;
 
-	uint64_t last_ns;
+	uint64_t last_ns; /* the clock */
 	uint32_t vcpus_blocked;
 	uint64_t all_blocked_since_ns; /* while vcpus_blocked == vcpus */
 	uint64_t overlapped_ns;
@@ -78,9 +92,9 @@ static bool is_vcpu(const struct hf_blocktime *blocktime, uint32_t record)
 	return record < blocktime->vcpus;
 }
 
-static uint64_t not_before_last(const struct hf_blocktime *blocktime, uint64_t now_ns)
+static uint64_t later(uint64_t a_ns, uint64_t b_ns)
 {
-	return now_ns < blocktime->last_ns ? blocktime->last_ns : now_ns;
+	return a_ns > b_ns ? a_ns : b_ns;
 }
 
 /* ---- threads ------------------------------------------------------------------------------------ */
@@ -109,6 +123,7 @@ static uint32_t take_other(struct hf_blocktime *blocktime, uint32_t thread_id)
 	if (record == NONE)
 		return NONE;
 	blocktime->record_free = blocktime->records[record].thread_next;
+	blocktime->records[record].ended_ns = 0; // another thread's
 	insert_thread(blocktime, record, thread_id);
 	return record;
 }
@@ -193,46 +208,66 @@ static void unlink_waiter(struct hf_blocktime *blocktime, uint32_t record)
 
 /* ---- waits -------------------------------------------------------------------------------------- */
 
-static void begin_wait(struct hf_blocktime *blocktime, uint32_t record, uint32_t page)
+static void vcpu_stops(struct hf_blocktime *blocktime)
 {
-	blocktime->records[record].since_ns = blocktime->last_ns;
-	link_waiter(blocktime, record, page);
-	if (is_vcpu(blocktime, record) && ++blocktime->vcpus_blocked == blocktime->vcpus)
+	if (++blocktime->vcpus_blocked == blocktime->vcpus)
 		blocktime->all_blocked_since_ns = blocktime->last_ns;
 }
 
-/* Returns the length of the wait. The record of a thread that is no vCPU stays taken. */
-static uint64_t end_wait(struct hf_blocktime *blocktime, uint32_t record)
+static void vcpu_runs(struct hf_blocktime *blocktime)
 {
-	uint64_t wait_ns = blocktime->last_ns - blocktime->records[record].since_ns;
-
-	unlink_waiter(blocktime, record);
-	if (!is_vcpu(blocktime, record)) {
-		blocktime->other_blocktime_ns += wait_ns;
-		return wait_ns;
-	}
-	blocktime->records[record].blocktime_ns += wait_ns;
 	if (blocktime->vcpus_blocked-- == blocktime->vcpus)
 		blocktime->overlapped_ns += blocktime->last_ns - blocktime->all_blocked_since_ns;
+}
+
+/* Returns the length of the wait. The record of a thread that is no vCPU stays taken. */
+static uint64_t end_wait(struct hf_blocktime *blocktime, uint32_t record, uint64_t end_ns)
+{
+	struct record *self = &blocktime->records[record];
+	uint64_t wait_ns = end_ns - self->since_ns;
+
+	unlink_waiter(blocktime, record);
+	self->ended_ns = end_ns;
+	if (is_vcpu(blocktime, record))
+		self->blocktime_ns += wait_ns;
+	else
+		blocktime->other_blocktime_ns += wait_ns;
 	return wait_ns;
 }
 
-static void wait_for_page(struct hf_blocktime *blocktime, uint32_t record, uint32_t page)
+static void wait_for_page(struct hf_blocktime *blocktime, uint32_t record, uint32_t page, uint64_t arrived_ns)
 {
-	uint32_t wait = blocktime->records[record].page_wait;
-	if (wait != NONE && blocktime->page_waits[wait].page == page)
+	struct record *self = &blocktime->records[record];
+	bool waited = self->page_wait != NONE;
+
+	if (waited && blocktime->page_waits[self->page_wait].page == page)
 		return;
-	if (wait != NONE)
-		end_wait(blocktime, record);
-	begin_wait(blocktime, record, page);
+	if (waited)
+		end_wait(blocktime, record, later(arrived_ns, self->since_ns));
+	else if (is_vcpu(blocktime, record))
+		vcpu_stops(blocktime);
+	self->since_ns = later(arrived_ns, self->ended_ns);
+	link_waiter(blocktime, record, page);
 }
 
-bool hf_blocktime_fault(struct hf_blocktime *blocktime, uint32_t thread_id, uint32_t page, uint64_t now_ns)
+/* The page a thread waited for is there. Returns the length of the wait. */
+static uint64_t release(struct hf_blocktime *blocktime, uint32_t record)
+{
+	uint64_t wait_ns = end_wait(blocktime, record, blocktime->last_ns);
+	if (is_vcpu(blocktime, record))
+		vcpu_runs(blocktime);
+	else
+		give_back_other(blocktime, record);
+	return wait_ns;
+}
+
+bool hf_blocktime_fault(struct hf_blocktime *blocktime, uint32_t thread_id, uint32_t page,
+			uint64_t arrived_ns)
 {
 	uint32_t record = find_thread(blocktime, thread_id);
 	bool vcpu = record != NONE && is_vcpu(blocktime, record);
 
-	blocktime->last_ns = not_before_last(blocktime, now_ns);
+	blocktime->last_ns = later(arrived_ns, blocktime->last_ns);
 	if (vcpu) {
 		blocktime->faults_vcpu++;
 		blocktime->records[record].faults++;
@@ -242,22 +277,20 @@ bool hf_blocktime_fault(struct hf_blocktime *blocktime, uint32_t thread_id, uint
 			record = take_other(blocktime, thread_id);
 	}
 	if (record != NONE)
-		wait_for_page(blocktime, record, page);
+		wait_for_page(blocktime, record, page, arrived_ns);
 	return vcpu;
 }
 
 void hf_blocktime_placed(struct hf_blocktime *blocktime, uint32_t page, uint64_t now_ns,
 			 hf_blocktime_wait_ended *wait_ended, void *opaque)
 {
-	blocktime->last_ns = not_before_last(blocktime, now_ns);
+	blocktime->last_ns = later(now_ns, blocktime->last_ns);
 
 	uint32_t wait = find_page(blocktime, page);
 	uint32_t record = wait == NONE ? NONE : blocktime->page_waits[wait].first_waiter;
 	while (record != NONE) {
 		uint32_t next = blocktime->records[record].waiter_next;
-		uint64_t wait_ns = end_wait(blocktime, record);
-		if (!is_vcpu(blocktime, record))
-			give_back_other(blocktime, record);
+		uint64_t wait_ns = release(blocktime, record);
 		if (wait_ended)
 			wait_ended(opaque, wait_ns);
 		record = next;
@@ -282,7 +315,7 @@ void hf_blocktime_totals(const struct hf_blocktime *blocktime, uint64_t now_ns,
 	    .vcpus = blocktime->vcpus,
 	};
 
-	now_ns = not_before_last(blocktime, now_ns);
+	now_ns = later(now_ns, blocktime->last_ns);
 	if (blocktime->vcpus > 0 && blocktime->vcpus_blocked == blocktime->vcpus)
 		out.overlapped_ns += now_ns - blocktime->all_blocked_since_ns;
 	for (uint32_t i = blocktime->vcpus; i < blocktime->records_count; i++)
@@ -296,7 +329,7 @@ int hf_blocktime_vcpu(const struct hf_blocktime *blocktime, uint32_t vcpu, uint6
 	if (vcpu >= blocktime->vcpus)
 		return -EINVAL;
 	const struct record *record = &blocktime->records[vcpu];
-	now_ns = not_before_last(blocktime, now_ns);
+	now_ns = later(now_ns, blocktime->last_ns);
 	*out = (struct hf_blocktime_vcpu){
 	    .vcpu = vcpu,
 	    .blocktime_ns = record->blocktime_ns + open_wait_ns(record, now_ns),

@@ -9,7 +9,15 @@
  * are no vCPU are counted apart. (Seed: "Blocktime is a postcopy live migration metric"; QEMU's
  * accounting keys by vCPU, this one by page and keeps every waiter.)
  *
- * Times are made monotonic on entry: a time earlier than the last one seen counts as the last one.
+ * Reports may come late: between reading a fault message and reporting it here, other events are reported.
+ * The clock is the latest time given so far.
+ *   - A wait starts at the time given with its fault, but not before the end of the thread's previous wait.
+ *     (A thread that is no vCPU is forgotten when a placement ends its wait; it has no previous wait then.)
+ *   - A wait that a placement ends, ends at the clock. One that the thread's fault on another page ends, ends
+ *     at the time given with that fault, but not before its own start; there the next wait starts.
+ *   - A vCPU counts for the overlapped time from the clock at the report of the fault that blocked it to the
+ *     clock at the placement that freed it: never longer than its waits, so overlapped_ns is at most the
+ *     blocktime_ns of any vCPU, and less than it where faults were reported late.
  *
  * Ownership: create/destroy; no allocation after create.
  * Threads: none inside; the caller holds its lock. Cost of an event does not grow with the number of vCPUs or
@@ -32,8 +40,9 @@ struct hf_blocktime;
 int hf_blocktime_create(struct hf_blocktime **blocktime, const uint32_t *thread_ids, uint32_t vcpus);
 void hf_blocktime_destroy(struct hf_blocktime *blocktime);
 
-/* Thread faulted on a page. True if the thread is a vCPU. */
-bool hf_blocktime_fault(struct hf_blocktime *blocktime, uint32_t thread_id, uint32_t page, uint64_t now_ns);
+/* Thread faulted on a page; arrived_ns: when the message was read. True if the thread is a vCPU. */
+bool hf_blocktime_fault(struct hf_blocktime *blocktime, uint32_t thread_id, uint32_t page,
+			uint64_t arrived_ns);
 
 /*
  * The page became visible: every wait for it ends. Calls wait_ended (may be NULL) for each with the length of

@@ -145,16 +145,92 @@ static void a_query_counts_open_waits_and_changes_nothing(void **state)
 	hf_blocktime_destroy(b);
 }
 
-static void a_time_that_goes_backwards_counts_as_the_last_one(void **state)
+static void a_wait_starts_not_before_the_threads_previous_one_ended(void **state)
 {
 	(void)state;
 	struct hf_blocktime *b = create(two_vcpus, 1);
 	hf_blocktime_fault(b, 101, 1, 1000);
-	hf_blocktime_placed(b, 1, 400, NULL, NULL);
+	hf_blocktime_placed(b, 1, 400, NULL, NULL); /* the clock is at 1000 */
 	assert_int_equal(vcpu_ns(b, 0, 0), 0);
-	hf_blocktime_fault(b, 101, 2, 600); /* counts as 1000 */
+	hf_blocktime_fault(b, 101, 2, 600); /* starts at 1000 */
 	hf_blocktime_placed(b, 2, 1250, NULL, NULL);
 	assert_int_equal(vcpu_ns(b, 0, 0), 250);
+	hf_blocktime_destroy(b);
+}
+
+static void a_wait_starts_when_its_message_was_read_even_if_reported_late(void **state)
+{
+	(void)state;
+	struct hf_blocktime *b = create(two_vcpus, 2);
+	uint64_t ended[2] = {0};
+	hf_blocktime_placed(b, 8, 5000, NULL, NULL);
+	hf_blocktime_fault(b, 101, 7, 1000);
+	hf_blocktime_fault(b, 900, 7, 2000);
+	assert_int_equal(vcpu_ns(b, 0, 0), 4000);
+	assert_int_equal(totals(b, 0).other_blocktime_ns, 3000);
+	hf_blocktime_placed(b, 7, 6000, add_wait, ended);
+	assert_int_equal(ended[0], 2);
+	assert_int_equal(ended[1], 5000 + 4000);
+	assert_int_equal(vcpu_ns(b, 0, 9000), 5000);
+	assert_int_equal(totals(b, 9000).other_blocktime_ns, 4000);
+	hf_blocktime_destroy(b);
+}
+
+static void a_late_fault_on_another_page_splits_the_time_where_its_message_was_read(void **state)
+{
+	(void)state;
+	struct hf_blocktime *b = create(two_vcpus, 1);
+	uint64_t ended[2] = {0};
+	hf_blocktime_fault(b, 101, 7, 1000);
+	hf_blocktime_placed(b, 8, 5000, NULL, NULL);
+	hf_blocktime_fault(b, 101, 9, 1300);
+	hf_blocktime_placed(b, 9, 6000, add_wait, ended);
+	assert_int_equal(ended[0], 1);
+	assert_int_equal(ended[1], 4700);
+	assert_int_equal(vcpu_ns(b, 0, 6000), 5000);
+	assert_int_equal(totals(b, 6000).overlapped_ns, 5000);
+	hf_blocktime_destroy(b);
+}
+
+static void a_late_fault_older_than_the_wait_it_ends_leaves_that_wait_empty(void **state)
+{
+	(void)state;
+	struct hf_blocktime *b = create(two_vcpus, 1);
+	uint64_t ended[2] = {0};
+	hf_blocktime_fault(b, 101, 7, 1000);
+	hf_blocktime_fault(b, 101, 9, 400);
+	hf_blocktime_placed(b, 9, 1500, add_wait, ended);
+	assert_int_equal(ended[1], 500);
+	assert_int_equal(vcpu_ns(b, 0, 1500), 500);
+	hf_blocktime_destroy(b);
+}
+
+static void late_faults_leave_the_overlapped_time_within_every_vcpus(void **state)
+{
+	(void)state;
+	struct hf_blocktime *b = create(two_vcpus, 2);
+	hf_blocktime_fault(b, 101, 1, 1000);
+	hf_blocktime_placed(b, 8, 2000, NULL, NULL);
+	hf_blocktime_fault(b, 102, 2, 1500); /* overlapped from 2000 */
+	hf_blocktime_fault(b, 101, 3, 1200); /* goes on waiting */
+	hf_blocktime_placed(b, 2, 2600, NULL, NULL);
+	hf_blocktime_placed(b, 3, 2700, NULL, NULL);
+	assert_int_equal(vcpu_ns(b, 0, 3000), 1700);
+	assert_int_equal(vcpu_ns(b, 1, 3000), 1100);
+	assert_int_equal(totals(b, 3000).overlapped_ns, 600);
+	hf_blocktime_destroy(b);
+}
+
+static void another_thread_does_not_inherit_the_end_of_a_wait(void **state)
+{
+	(void)state;
+	struct hf_blocktime *b = create(two_vcpus, 1);
+	uint64_t ended[2] = {0};
+	hf_blocktime_fault(b, 900, 1, 1000);
+	hf_blocktime_placed(b, 1, 5000, NULL, NULL);
+	hf_blocktime_fault(b, 901, 2, 3000); /* takes the record of 900 */
+	hf_blocktime_placed(b, 2, 6000, add_wait, ended);
+	assert_int_equal(ended[1], 3000);
 	hf_blocktime_destroy(b);
 }
 
@@ -234,7 +310,12 @@ int main(void)
 	    cmocka_unit_test(a_second_fault_on_the_same_page_continues_the_wait),
 	    cmocka_unit_test(overlapped_time_needs_every_vcpu),
 	    cmocka_unit_test(a_query_counts_open_waits_and_changes_nothing),
-	    cmocka_unit_test(a_time_that_goes_backwards_counts_as_the_last_one),
+	    cmocka_unit_test(a_wait_starts_not_before_the_threads_previous_one_ended),
+	    cmocka_unit_test(a_wait_starts_when_its_message_was_read_even_if_reported_late),
+	    cmocka_unit_test(a_late_fault_on_another_page_splits_the_time_where_its_message_was_read),
+	    cmocka_unit_test(a_late_fault_older_than_the_wait_it_ends_leaves_that_wait_empty),
+	    cmocka_unit_test(late_faults_leave_the_overlapped_time_within_every_vcpus),
+	    cmocka_unit_test(another_thread_does_not_inherit_the_end_of_a_wait),
 	    cmocka_unit_test(more_other_threads_than_the_table_holds_are_counted_but_not_timed),
 	    cmocka_unit_test(without_vcpus_nothing_is_overlapped),
 	    cmocka_unit_test(any_page_number_and_thread_id_is_a_key),
