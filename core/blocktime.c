@@ -25,14 +25,14 @@
  *
  *     time          t1          t2          t3
  *     thread        faults on 7                        waits t1 .. t3
- *     clock                     t2: fault   t3: 7      counts for the overlapped time t2 .. t3
+ *     clock                     t2: fault   t3: 7
  *                               reported    placed
  *
- * Overlapped time needs only a counter: time runs while as many vCPUs wait as there are. It is taken on the
- * clock, since a late start would have to reach back into sums already made. It stays within every vCPU's
- * waits: a row of waits in which each begins where a fault ended the one before has no gap, begins no later
- * than the clock at its first report and ends at the clock, because only a placement ends it. A fault that
- * moves a thread to another page therefore leaves the counter alone.
+ * Overlapped time needs only a counter and the latest start of a wait that found its vCPU running: when the
+ * last vCPU stops, all have waited since that start, which no wait that goes on can be younger than. It
+ * reaches back into no sum already made: a vCPU that ran until its last stop was freed at the clock before
+ * it. A row of waits in which each begins where a fault ended the one before has no gap, so a fault that
+ * moves a thread to another page leaves the counter alone.
  *
  * Between two events nothing changes, so every sum is brought up to date at the event that ends it; a query
  * adds what is still open without storing it.
@@ -76,6 +76,7 @@ struct hf_blocktime {
 
 	uint64_t last_ns; /* the clock */
 	uint32_t vcpus_blocked;
+	uint64_t latest_stop_ns;       /* the latest start of a wait that found its vCPU running */
 	uint64_t all_blocked_since_ns; /* while vcpus_blocked == vcpus */
 	uint64_t overlapped_ns;
 	uint64_t faults_vcpu, faults_other, other_blocktime_ns;
@@ -208,10 +209,11 @@ static void unlink_waiter(struct hf_blocktime *blocktime, uint32_t record)
 
 /* ---- waits -------------------------------------------------------------------------------------- */
 
-static void vcpu_stops(struct hf_blocktime *blocktime)
+static void vcpu_stops(struct hf_blocktime *blocktime, uint64_t since_ns)
 {
+	blocktime->latest_stop_ns = later(since_ns, blocktime->latest_stop_ns);
 	if (++blocktime->vcpus_blocked == blocktime->vcpus)
-		blocktime->all_blocked_since_ns = blocktime->last_ns;
+		blocktime->all_blocked_since_ns = blocktime->latest_stop_ns;
 }
 
 static void vcpu_runs(struct hf_blocktime *blocktime)
@@ -245,7 +247,7 @@ static void wait_for_page(struct hf_blocktime *blocktime, uint32_t record, uint3
 	if (waited)
 		end_wait(blocktime, record, later(arrived_ns, self->since_ns));
 	else if (is_vcpu(blocktime, record))
-		vcpu_stops(blocktime);
+		vcpu_stops(blocktime, later(arrived_ns, self->ended_ns));
 	self->since_ns = later(arrived_ns, self->ended_ns);
 	link_waiter(blocktime, record, page);
 }

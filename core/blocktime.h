@@ -15,9 +15,9 @@
  *     (A thread that is no vCPU is forgotten when a placement ends its wait; it has no previous wait then.)
  *   - A wait that a placement ends, ends at the clock. One that the thread's fault on another page ends, ends
  *     at the time given with that fault, but not before its own start; there the next wait starts.
- *   - A vCPU counts for the overlapped time from the clock at the report of the fault that blocked it to the
- *     clock at the placement that freed it: never longer than its waits, so overlapped_ns is at most the
- *     blocktime_ns of any vCPU, and less than it where faults were reported late.
+ *   - All vCPUs wait at once from the latest start among their waits (of a row of waits that faults ended,
+ * the first's) to the clock at the placement that frees one of them. So overlapped_ns is at most the
+ *     blocktime_ns of any vCPU, and with one vCPU it is the same.
  *
  * Ownership: create/destroy; no allocation after create.
  * Threads: none inside; the caller holds its lock. Cost of an event does not grow with the number of vCPUs or

@@ -211,13 +211,13 @@ static void late_faults_leave_the_overlapped_time_within_every_vcpus(void **stat
 	struct hf_blocktime *b = create(two_vcpus, 2);
 	hf_blocktime_fault(b, 101, 1, 1000);
 	hf_blocktime_placed(b, 8, 2000, NULL, NULL);
-	hf_blocktime_fault(b, 102, 2, 1500); /* overlapped from 2000 */
+	hf_blocktime_fault(b, 102, 2, 1500); /* overlapped from 1500 */
 	hf_blocktime_fault(b, 101, 3, 1200); /* goes on waiting */
 	hf_blocktime_placed(b, 2, 2600, NULL, NULL);
 	hf_blocktime_placed(b, 3, 2700, NULL, NULL);
 	assert_int_equal(vcpu_ns(b, 0, 3000), 1700);
 	assert_int_equal(vcpu_ns(b, 1, 3000), 1100);
-	assert_int_equal(totals(b, 3000).overlapped_ns, 600);
+	assert_int_equal(totals(b, 3000).overlapped_ns, 1100);
 	hf_blocktime_destroy(b);
 }
 

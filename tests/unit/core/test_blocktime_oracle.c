@@ -158,26 +158,59 @@ static uint64_t length_of(const struct history *history, const struct wait *wait
 	return end_of(history, wait, now_ns) - wait->start_ns;
 }
 
-static bool covered(const struct history *history, uint32_t thread, uint32_t span)
+static const struct wait *wait_in_span(const struct history *history, uint32_t thread, uint32_t span)
 {
 	for (uint32_t i = 0; i < history->waits_count; i++) {
 		const struct wait *wait = &history->waits[i];
 		if (wait->thread == thread && wait->opened <= span && wait->closed > span)
-			return true;
+			return wait;
 	}
-	return false;
+	return NULL;
+}
+
+/* When a thread that waits in this span has last stopped: waits that end by a fault have no gap after them.
+ */
+static uint64_t stopped_ns(const struct history *history, uint32_t thread, uint32_t span)
+{
+	const struct wait *wait = wait_in_span(history, thread, span);
+	for (uint32_t i = history->waits_count; i-- > 0;) {
+		const struct wait *before = &history->waits[i];
+		if (before->thread == thread && before->closed == wait->opened &&
+		    !before->closed_by_placement)
+			wait = before;
+	}
+	return wait->start_ns;
+}
+
+static bool all_wait(const struct history *history, uint32_t span)
+{
+	for (uint32_t i = 0; i < history->vcpus; i++)
+		if (!wait_in_span(history, history->thread_ids[i], span))
+			return false;
+	return history->vcpus > 0;
+}
+
+static uint64_t latest_stop_ns(const struct history *history, uint32_t span)
+{
+	uint64_t latest_ns = 0;
+	for (uint32_t i = 0; i < history->vcpus; i++) {
+		uint64_t ns = stopped_ns(history, history->thread_ids[i], span);
+		latest_ns = ns > latest_ns ? ns : latest_ns;
+	}
+	return latest_ns;
 }
 
 /* Span i lies between event i and the next. */
 static uint64_t overlapped_ns(const struct history *history, uint64_t now_ns)
 {
 	uint64_t sum_ns = 0;
-	for (uint32_t span = 0; span < history->count && history->vcpus > 0; span++) {
-		bool all = true;
-		for (uint32_t i = 0; i < history->vcpus && all; i++)
-			all = covered(history, history->thread_ids[i], span);
-		if (all)
-			sum_ns += time_of(history, span + 1, now_ns) - history->events[span].ns;
+	for (uint32_t span = 0; span < history->count; span++) {
+		if (!all_wait(history, span))
+			continue;
+		uint64_t start_ns = latest_stop_ns(history, span);
+		while (span < history->count && all_wait(history, span))
+			span++;
+		sum_ns += time_of(history, span, now_ns) - start_ns;
 	}
 	return sum_ns;
 }
