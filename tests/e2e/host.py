@@ -113,11 +113,20 @@ class Host:
         # A GiB in one piece is a matter of luck on a host that has run for long; smaller pages are not.
         raise Skip(text) if page_size == G else AssertionError(text)
 
+    @staticmethod
+    def end_process(process):
+        """A demo gives back what it took when it is asked to end; killed, it cannot."""
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        process.wait()
+
     def end_processes(self):
         for process in reversed(self.running):
-            if process.poll() is None:
-                process.kill()
-            process.wait()
+            self.end_process(process)
         self.running.clear()
         for path in self.mounts.values():
             for name in os.listdir(path):
