@@ -47,6 +47,7 @@ struct receive {
 	bool memory_started;
 	bool hold_background;
 	bool trouble_told;
+	bool vmm_ended;
 	struct hf_destination *engine;
 	struct hf_destination_snapshot snapshot; /* the last one taken */
 	atomic_bool memory_touched;		 /* the VMM must be started afresh after a failure */
@@ -177,7 +178,8 @@ static int set_up(struct receive *receive, struct hf_err *err)
 
 static int vmm_ended(const struct receive *receive, struct hf_err *err)
 {
-	return hf_err_set(err, HF_ERR_LOCAL, ESRCH, "the waiting VMM at %s has ended", receive->options.vm);
+	return hf_err_set(err, HF_ERR_LOCAL, ESRCH, "the destination's VMM at %s has ended",
+			  receive->options.vm);
 }
 
 static void take_signal(struct receive *receive, int signal)
@@ -266,6 +268,7 @@ static void wait_for_end(struct receive *receive)
 		struct hf_woken woken =
 		    hf_waiter_wait(&receive->waiter, -1, hf_progress_period_ms(&receive->progress));
 		if (woken.vmm_ended) {
+			receive->vmm_ended = true;
 			vmm_ended(receive, &err);
 			hf_destination_fail(receive->engine, &err);
 		}
@@ -324,6 +327,12 @@ static enum hf_exit conclude(struct receive *receive)
 	case HF_STATUS_COMPLETED:
 		return HF_EXIT_OK;
 	case HF_STATUS_POSTCOPY_PAUSED:
+		if (receive->vmm_ended) {
+			hf_complain(COMMAND,
+				    "%s after the hand-over: the VM is lost, the source has given it up",
+				    receive->snapshot.err.text);
+			return HF_EXIT_FAILED;
+		}
 		explain_pause(&receive->snapshot);
 		return HF_EXIT_LINK_LOST;
 	case HF_STATUS_CANCELLED:

@@ -19,6 +19,12 @@ static void set_number(json_t *object, const char *name, uint64_t value)
 	json_object_set_new(object, name, json_integer((json_int_t)value));
 }
 
+/* 0 ns is no measurement but the want of one. */
+static void set_time(json_t *object, const char *name, uint64_t value_ns)
+{
+	json_object_set_new(object, name, value_ns ? json_integer((json_int_t)value_ns) : json_null());
+}
+
 static void set_text(json_t *object, const char *name, const char *value)
 {
 	json_object_set_new(object, name, value ? json_string(value) : json_null());
@@ -116,10 +122,10 @@ json_t *hf_report_destination(struct hf_destination *engine, const struct hf_des
 	set_number(report, "pages_zero", snapshot->pages_zero);
 	set_number(report, "pages_stalled", snapshot->pages_stalled);
 	set_number(report, "transferred_bytes", snapshot->transferred_bytes);
-	set_number(report, "setup_time_ns", snapshot->setup_time_ns);
-	set_number(report, "load_time_ns", snapshot->load_time_ns);
-	set_number(report, "downtime_ns", snapshot->downtime_ns);
-	set_number(report, "postcopy_time_ns", snapshot->postcopy_time_ns);
+	set_time(report, "setup_time_ns", snapshot->setup_time_ns);
+	set_time(report, "load_time_ns", snapshot->load_time_ns);
+	set_time(report, "downtime_ns", snapshot->downtime_ns);
+	set_time(report, "postcopy_time_ns", snapshot->postcopy_time_ns);
 	set_number(report, "total_time_ns", snapshot->total_time_ns);
 	json_t *faults = json_object();
 	set_number(faults, "vcpu", snapshot->blocktime.faults_vcpu);
@@ -162,10 +168,10 @@ json_t *hf_report_source(const struct hf_source_snapshot *snapshot, const struct
 	set_number(report, "sent_chunks", snapshot->sent_chunks);
 	set_number(report, "zero_chunks", snapshot->zero_chunks);
 	set_number(report, "device_state_bytes", snapshot->device_state_bytes);
-	set_number(report, "stop_time_ns", snapshot->stop_time_ns);
-	set_number(report, "save_time_ns", snapshot->save_time_ns);
-	set_number(report, "downtime_ns", snapshot->downtime_ns);
-	set_number(report, "postcopy_time_ns", snapshot->postcopy_time_ns);
+	set_time(report, "stop_time_ns", snapshot->stop_time_ns);
+	set_time(report, "save_time_ns", snapshot->save_time_ns);
+	set_time(report, "downtime_ns", snapshot->downtime_ns);
+	set_time(report, "postcopy_time_ns", snapshot->postcopy_time_ns);
 	set_number(report, "total_time_ns", snapshot->total_time_ns);
 	json_object_set_new(report, "error", failed ? error_object(&snapshot->err) : json_null());
 	return report;

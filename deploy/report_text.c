@@ -75,8 +75,13 @@ static void print_moved(FILE *out, const json_t *report)
 static void print_times(FILE *out, const json_t *report)
 {
 	char postcopy[HF_TIME_TEXT_BYTES];
-	print_time(out, "downtime", report, "downtime_ns");
-	fputc('\n', out);
+	if (json_is_null(json_object_get(report, "downtime_ns")))
+		fprintf(out, "  %-15s not known: the link was lost before the source could say\n",
+			"downtime");
+	else {
+		print_time(out, "downtime", report, "downtime_ns");
+		fputc('\n', out);
+	}
 	print_time(out, "total time", report, "total_time_ns");
 	fprintf(out, ", of it %s until the last page was there\n",
 		hf_time_text(number(report, "postcopy_time_ns"), postcopy));

@@ -230,6 +230,8 @@ static void end_source_vmm(struct send *send)
 	struct hf_err err = HF_ERR_INIT;
 	if (send->options.keep)
 		return;
+	if (send->vmm_ended)
+		return;
 	if (hf_qmp_vm_quit(send->vm, &err))
 		hf_complain(COMMAND,
 			    "completed, but the source's VMM could not be ended (%s); end it, never run it",
@@ -268,6 +270,8 @@ static enum hf_exit conclude(struct send *send)
 	switch (send->snapshot.status) {
 	case HF_STATUS_COMPLETED:
 		end_source_vmm(send);
+		printf("completed: the VM runs at %s, downtime %.1f ms\n", send->options.to,
+		       (double)send->snapshot.downtime_ns / 1e6);
 		return HF_EXIT_OK;
 	case HF_STATUS_POSTCOPY_PAUSED:
 		hf_complain(COMMAND,

@@ -21,6 +21,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -173,6 +174,14 @@ static int open_file(const struct hf_outgoing_region *region, int *fd, struct st
 	if (fstat(opened, file) || !S_ISREG(file->st_mode))
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "block '%s': %s is no regular file",
 				  region->idstr, region->path);
+	/* Two programs that move one VM would run it twice. The lock ends with this process, however it ends.
+	 */
+	if (flock(opened, LOCK_EX | LOCK_NB))
+		return hf_err_set(
+		    err, HF_ERR_LOCAL, EBUSY,
+		    "block '%s': another program is moving this VM (it holds the lock of %s); wait "
+		    "for it or end it",
+		    region->idstr, region->path);
 	return 0;
 }
 
@@ -218,12 +227,13 @@ static int append_piece(struct outgoing_block *block, const struct hf_vmm_mappin
 static int find_pieces(const struct hf_outgoing_region *region, const struct hf_vmm_mappings *mappings,
 		       const struct stat *file, struct outgoing_block *block, struct hf_err *err)
 {
-	bool seen_private = false;
+	bool seen_private = false, seen_waiting = false;
 
 	for (size_t i = 0; i < mappings->count; i++) {
 		if (!hf_vmm_mapping_is_of(&mappings->list[i], file))
 			continue;
 		seen_private |= !mappings->list[i].shared;
+		seen_waiting |= mappings->list[i].waits_for_pages;
 		if (mappings->list[i].shared && append_piece(block, &mappings->list[i], region->length_bytes))
 			return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
 	}
@@ -233,6 +243,12 @@ static int find_pieces(const struct hf_outgoing_region *region, const struct hf_
 		    "block '%s': the VMM maps %s privately, so what the guest writes cannot be read "
 		    "from the file; give the VM shared memory (share=on)",
 		    region->idstr, region->path);
+	if (seen_waiting)
+		return hf_err_set(err, HF_ERR_LOCAL, EBUSY,
+				  "block '%s': this VM is still being received: pages of %s are missing and "
+				  "would arrive as "
+				  "zeros; let the migration to this host complete first",
+				  region->idstr, region->path);
 	if (block->piece_count == 0)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOENT,
 				  "block '%s': the VMM has not mapped %s; is it the RAM file of this VM?",

@@ -49,6 +49,7 @@ static int parse_mapping(const char *line, struct hf_vmm_mapping *out)
 	mapping.device = makedev(major_number, minor_number);
 	mapping.inode = inode;
 	mapping.shared = permissions[3] == 's';
+	mapping.waits_for_pages = false;
 	*out = mapping;
 	return 0;
 }
@@ -66,6 +67,20 @@ static int append_mapping(struct hf_vmm_mappings *mappings, const struct hf_vmm_
 	return 0;
 }
 
+/* Is this a line about the mapping before it ("VmFlags: rd wr ...")? */
+static bool is_property(const char *line)
+{
+	size_t word = strcspn(line, " \n");
+
+	return word > 0 && line[word - 1] == ':';
+}
+
+/* Registered for missing or minor faults: what is absent there is not zeros but has yet to come. */
+static bool waits_for_pages(const char *line)
+{
+	return strncmp(line, "VmFlags:", 8) == 0 && (strstr(line, " um") || strstr(line, " ui"));
+}
+
 static int read_mappings(FILE *file, struct hf_vmm_mappings *mappings)
 {
 	char *line = NULL;
@@ -73,7 +88,12 @@ static int read_mappings(FILE *file, struct hf_vmm_mappings *mappings)
 	int result = 0;
 
 	while (result == 0 && getline(&line, &line_bytes, file) > 0) {
-		struct hf_vmm_mapping mapping;
+		struct hf_vmm_mapping mapping = {0};
+		if (is_property(line)) {
+			if (mappings->count > 0 && waits_for_pages(line))
+				mappings->list[mappings->count - 1].waits_for_pages = true;
+			continue;
+		}
 		result = parse_mapping(line, &mapping);
 		if (result == 0)
 			result = append_mapping(mappings, &mapping);
@@ -89,7 +109,7 @@ int hf_vmm_mappings_load(pid_t pid, struct hf_vmm_mappings *out, struct hf_err *
 	char path[64];
 	struct hf_vmm_mappings mappings = {0};
 
-	snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
+	snprintf(path, sizeof(path), "/proc/%d/smaps", (int)pid);
 	FILE *file = fopen(path, "re");
 	int result = file ? read_mappings(file, &mappings) : -errno;
 	if (file)

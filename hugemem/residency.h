@@ -29,6 +29,7 @@ struct hf_vmm_mapping {
 	dev_t device;
 	ino_t inode;
 	bool shared;
+	bool waits_for_pages; /* registered with a userfaultfd for missing or minor faults */
 };
 
 struct hf_vmm_mappings {

@@ -103,7 +103,7 @@ static int explain_connect(const struct opening *opening, int result, struct hf_
 {
 	const char *hint = "check the address and that the destination runs";
 	if (result == -ECONNREFUSED || result == -ENOENT)
-		hint = "nobody listens there; start the destination first";
+		hint = "nobody listens there; start the destination first, or it has taken another VM";
 	else if (result == -EMFILE || result == -ENFILE)
 		hint = "raise the limit of open files";
 	enum hf_err_class class =

@@ -2,6 +2,7 @@
 """Moves that must not happen: one clear line on each side, and the source VM runs on."""
 import contextlib
 import json
+import signal
 import socket
 import threading
 
@@ -65,6 +66,33 @@ def placements_asked_for_differently_are_refused(host):
         assert code == 1, (code, said)
         one_line(said, "copy", "continue")
     assert_runs(source)
+
+
+def two_sends_at_once_move_a_vm_once(host):
+    source, one = two_vmms(host)
+    other = Vmm(host, incoming=True)
+    takers = [receive(host, one), receive(host, other)]
+    givers = [send(host, source, listening_uri(taker)) for taker in takers]
+    codes = sorted(finish(giver)[0] for giver in givers)
+    assert codes == [0, 1], (codes, [err_of(giver) for giver in givers])
+    one_line("".join(err_of(giver) for giver in givers), "ram0", "another program is moving this VM")
+    wait_until(lambda: "running" in (one.status(), other.status()), "one of them runs")
+    assert sorted((one.status(), other.status())) == ["inmigrate", "running"]
+
+
+def a_vm_that_is_still_being_received_cannot_be_sent(host):
+    host.need(2 * M, 3 * 1024)
+    source, middle = Vmm(host, mem=2 * G), Vmm(host, incoming=True, mem=2 * G)
+    last = Vmm(host, incoming=True, mem=2 * G)
+    first_taker, last_taker = receive(host, middle, "--no-background"), receive(host, last)
+    first = send(host, source, listening_uri(first_taker))
+    wait_until(lambda: middle.status() == "running", "the VM runs in the middle")
+    code, said = finish(send(host, middle, listening_uri(last_taker)))
+    assert code == 1
+    one_line(said, "ram0", "still being received")
+    first_taker.send_signal(signal.SIGUSR1)
+    assert finish(first)[0] == 0 and finish(first_taker)[0] == 0
+    assert_runs(middle)
 
 
 def too_few_huge_pages_for_staging_are_counted(host):
@@ -240,6 +268,8 @@ CASES = [
     a_block_of_another_name_is_refused_by_name,
     a_destination_that_was_refused_can_be_used_again,
     placements_asked_for_differently_are_refused,
+    two_sends_at_once_move_a_vm_once,
+    a_vm_that_is_still_being_received_cannot_be_sent,
     too_few_huge_pages_for_staging_are_counted,
     an_address_of_no_known_scheme_is_a_usage_error,
     a_port_nobody_listens_on_is_named,

@@ -6,14 +6,18 @@
 #include "tests/unit/hugemem/host_fixture.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "hugemem/guest_memory.h"
+#include "hugemem/kernel_compat.h"
 #include "hugemem/residency.h"
 
 #define PAGES 12u
@@ -329,6 +333,42 @@ static void a_private_mapping_is_refused(void **state)
 	close_source(&source);
 }
 
+static void a_vm_that_another_program_moves_is_refused(void **state)
+{
+	(void)state;
+	struct source source;
+	struct hf_outgoing_memory *first;
+
+	open_source(&source);
+	first = source.memory;
+	struct hf_ramblocks blocks = source.blocks;
+	hf_ramblocks_init(&source.blocks);
+	assert_int_equal(create(&source, getpid(), PAGES * HUGE_BYTES), -EBUSY);
+	assert_non_null(strstr(source.err.text, "another program"));
+	source.memory = first;
+	source.blocks = blocks;
+	close_source(&source);
+}
+
+static void a_vm_that_is_still_being_received_is_refused(void **state)
+{
+	(void)state;
+	struct source source;
+	struct uffdio_api api = {.api = UFFD_API};
+	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+	make_file(&source, PAGES);
+	source.vmm = ram_map(source.fd, PAGES * HUGE_BYTES, false);
+	assert_int_equal(ioctl(fd, UFFDIO_API, &api), 0);
+	struct uffdio_register range = {.range = {(uintptr_t)source.vmm, PAGES * HUGE_BYTES},
+					.mode = UFFDIO_REGISTER_MODE_MISSING};
+	assert_int_equal(ioctl(fd, UFFDIO_REGISTER, &range), 0);
+	assert_int_equal(create(&source, getpid(), PAGES * HUGE_BYTES), -EBUSY);
+	assert_non_null(strstr(source.err.text, "still being received"));
+	close(fd);
+	close_source(&source);
+}
+
 static void a_length_past_the_file_is_refused(void **state)
 {
 	(void)state;
@@ -403,6 +443,8 @@ int main(void)
 	    cmocka_unit_test(a_bitmap_of_another_length_is_refused),
 	    cmocka_unit_test(a_file_that_the_vmm_has_not_mapped_is_refused),
 	    cmocka_unit_test(a_private_mapping_is_refused),
+	    cmocka_unit_test(a_vm_that_another_program_moves_is_refused),
+	    cmocka_unit_test(a_vm_that_is_still_being_received_is_refused),
 	    cmocka_unit_test(a_length_past_the_file_is_refused),
 	    cmocka_unit_test(memory_that_is_not_hugetlbfs_is_refused),
 	    cmocka_unit_test(a_scan_counts_what_the_file_system_accounts_for),
