@@ -64,7 +64,9 @@ def demand_only(placement):
                       "--pattern", "sequential", "--vcpus", 2)
         check_report(report, 2)
         assert report["faults"]["vcpu"] > 100, report["faults"]
-        assert report["postcopy_time_ns"] >= 900_000_000
+        # Before the background starts, after a second, a page can only have come by a fault.
+        if report["postcopy_time_ns"] < 900_000_000:
+            assert report["faults"]["vcpu"] + report["faults"]["other"] >= report["pages_fetched"]
     case.__name__ = f"a_vm_runs_on_faults_alone_until_the_background_starts_by_{placement}"
     return case
 
