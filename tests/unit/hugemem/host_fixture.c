@@ -306,3 +306,10 @@ void assert_page_filled(const void *page, uint64_t page_size_bytes, uint8_t valu
 	assert_int_equal(bytes[0], value);
 	assert_int_equal(memcmp(bytes, bytes + 1, page_size_bytes - 1), 0);
 }
+
+int host_give_back(void **state)
+{
+	(void)state;
+	host_pages_give_back();
+	return 0;
+}

@@ -30,6 +30,8 @@ int host_pages_reserve(uint64_t page_size_bytes, uint64_t pages);
 void host_pages_give_back_last(void);
 /* All that was added. */
 void host_pages_give_back(void);
+/* The same, as a group teardown of cmocka. */
+int host_give_back(void **state);
 uint64_t host_pages_free(uint64_t page_size_bytes);
 /* Free and reserved by nobody. */
 uint64_t host_pages_available(uint64_t page_size_bytes);

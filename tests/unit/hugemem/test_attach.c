@@ -395,13 +395,6 @@ static int reserve(void **state)
 	return host_pages_reserve(HUGE_BYTES, 16);
 }
 
-static int give_back(void **state)
-{
-	(void)state;
-	host_pages_give_back();
-	return 0;
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -419,5 +412,5 @@ int main(void)
 	    cmocka_unit_test(add_refuses_gaps_and_small_pages),
 	    cmocka_unit_test(a_library_without_regions_does_not_start),
 	};
-	return cmocka_run_group_tests(tests, reserve, give_back);
+	return cmocka_run_group_tests(tests, reserve, host_give_back);
 }

@@ -238,13 +238,6 @@ static int reserve(void **state)
 	return host_pages_reserve(HUGE_BYTES, 8);
 }
 
-static int give_back(void **state)
-{
-	(void)state;
-	host_pages_give_back();
-	return 0;
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -252,5 +245,5 @@ int main(void)
 	    cmocka_unit_test(pages_stay_missing_through_several_dead_agents),
 	    cmocka_unit_test(a_page_placed_before_the_fault_is_asked_again_needs_no_fault),
 	};
-	return cmocka_run_group_tests(tests, reserve, give_back);
+	return cmocka_run_group_tests(tests, reserve, host_give_back);
 }

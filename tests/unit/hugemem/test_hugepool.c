@@ -389,14 +389,7 @@ static void staging_the_pool_cannot_hold_is_refused_without_a_word_on_stderr(voi
 	assert_ptr_equal(address, &address);
 }
 
-static int give_back(void **state)
-{
-	(void)state;
-	host_pages_give_back();
-	return 0;
-}
-
-#define TEST(name) cmocka_unit_test_teardown(name, give_back)
+#define TEST(name) cmocka_unit_test_teardown(name, host_give_back)
 
 int main(void)
 {

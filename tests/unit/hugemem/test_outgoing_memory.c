@@ -418,13 +418,6 @@ static int reserve(void **state)
 	return host_pages_reserve(HUGE_BYTES, 2 * PAGES);
 }
 
-static int give_back(void **state)
-{
-	(void)state;
-	host_pages_give_back();
-	return 0;
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -450,5 +443,5 @@ int main(void)
 	    cmocka_unit_test(a_scan_counts_what_the_file_system_accounts_for),
 	};
 
-	return cmocka_run_group_tests(tests, reserve, give_back);
+	return cmocka_run_group_tests(tests, reserve, host_give_back);
 }

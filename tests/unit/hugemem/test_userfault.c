@@ -192,13 +192,6 @@ static int reserve(void **state)
 	return host_pages_reserve(HUGE_BYTES, PAGES + 2);
 }
 
-static int give_back(void **state)
-{
-	(void)state;
-	host_pages_give_back();
-	return 0;
-}
-
 #define TEST(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
 
 int main(void)
@@ -216,5 +209,5 @@ int main(void)
 	    TEST(a_poisoned_page_cannot_be_read),
 	};
 
-	return cmocka_run_group_tests(tests, reserve, give_back);
+	return cmocka_run_group_tests(tests, reserve, host_give_back);
 }
