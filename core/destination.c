@@ -14,8 +14,7 @@
  *       PRESENCE.. DEVICE.. DEVICE_END  ------>  faults are served, device state loads   device  listen
  *               <------------------------------  LOADED
  *       gives the VM up
- *       RUN  --------------------------------->  VM runs                                 postcopy-active
- * running
+ *       RUN  --------------------------------->  VM runs                        postcopy-active  running
  *               <------------------------------  RESUMED
  *               <~~~~~~ fetches, all along from DEVICE_END ~~~~~~>
  *               <------------------------------  COMPLETE (every page placed, ranges unregistered)
@@ -44,11 +43,6 @@
 
 #define DEVICE_STATE_ROOM_FIRST_BYTES (1u << 20)
 
-void hf_destination_lock(struct hf_destination *d)
-{
-	pthread_mutex_lock(&d->lock);
-}
-
 /* Locked. For moves whose precondition the caller has checked; the table has the last word. */
 static void move(struct hf_destination *d, enum hf_status status, enum hf_incoming incoming)
 {
@@ -69,7 +63,7 @@ static void complete(struct hf_destination *d)
 
 static void send_message(struct hf_destination *d, uint32_t type, const void *payload, size_t bytes)
 {
-	hf_destination_lock(d);
+	pthread_mutex_lock(&d->lock);
 	uint64_t epoch = d->epoch;
 	pthread_mutex_unlock(&d->lock);
 	/* A failure to send means that the link goes down, which is told as link_down. */
@@ -89,7 +83,7 @@ static void send_ready(struct hf_destination *d)
 static void send_fail(struct hf_destination *d)
 {
 	uint8_t buffer[HF_ERR_TEXT_BYTES + 64];
-	hf_destination_lock(d);
+	pthread_mutex_lock(&d->lock);
 	struct hf_err why = d->err;
 	pthread_mutex_unlock(&d->lock);
 	ssize_t bytes = hf_wire_encode_fail(&why, buffer, sizeof(buffer));
@@ -118,7 +112,7 @@ unsigned hf_destination_fail_locked(struct hf_destination *d, const struct hf_er
 
 void hf_destination_fail(struct hf_destination *d, const struct hf_err *why)
 {
-	hf_destination_lock(d);
+	pthread_mutex_lock(&d->lock);
 	hf_destination_unlock_act(d, hf_destination_fail_locked(d, why));
 }
 
@@ -145,7 +139,7 @@ int hf_destination_cancel(struct hf_destination *d, struct hf_err *err)
 	int result = 0;
 	hf_err_set(&why, HF_ERR_CANCELLED, ECANCELED, "VM '%s': cancelled on the destination", d->vm_name);
 
-	hf_destination_lock(d);
+	pthread_mutex_lock(&d->lock);
 	unsigned actions = 0;
 	if (hf_status_is_final(d->status))
 		result = hf_err_set(err, HF_ERR_LOCAL, EPERM, "VM '%s': the migration has ended already (%s)",
@@ -176,7 +170,7 @@ static void release(struct hf_destination *d)
 	struct hf_err err = HF_ERR_INIT;
 	int result = d->memory.ops->release(d->memory.self, &err);
 
-	hf_destination_lock(d);
+	pthread_mutex_lock(&d->lock);
 	unsigned actions;
 	if (result < 0) {
 		d->releasing = false; /* faults are still raised, and must be served */
@@ -219,7 +213,7 @@ static int choose_placement(struct hf_destination *d, struct hf_err *err)
 		hf_err_prefix(err, "VM '%s'", d->vm_name);
 		return result;
 	}
-	hf_destination_lock(d);
+	pthread_mutex_lock(&d->lock);
 	d->memory = port;
 	pthread_mutex_unlock(&d->lock);
 	return 0;
@@ -230,7 +224,7 @@ static void prepare(struct hf_destination *d)
 	struct hf_err err = HF_ERR_INIT;
 	int result = choose_placement(d, &err);
 	if (result == 0) {
-		hf_destination_lock(d);
+		pthread_mutex_lock(&d->lock);
 		result = hf_destination_fetch_prepare(d);
 		pthread_mutex_unlock(&d->lock);
 		if (result == 0)
@@ -246,7 +240,7 @@ static void prepare(struct hf_destination *d)
 static void said_resumed(struct hf_destination *d)
 {
 	send_message(d, HF_WIRE_RESUMED, NULL, 0);
-	hf_destination_lock(d);
+	pthread_mutex_lock(&d->lock);
 	d->resumed = true;
 	unsigned actions = ACTION_PUMP | ACTION_KICK_BACKGROUND | hf_destination_check_end(d);
 	hf_destination_unlock_act(d, actions);
@@ -292,7 +286,7 @@ static void event_link_up(void *engine, const struct hf_link_info *info)
 	unsigned actions = ACTION_NOTIFY;
 	struct hf_err err;
 
-	hf_destination_lock(d);
+	pthread_mutex_lock(&d->lock);
 	if (d->status != HF_STATUS_NONE) {
 		hf_err_set(&err, HF_ERR_LOCAL, EISCONN, "VM '%s': a second link came up", d->vm_name);
 		actions = hf_destination_fail_locked(d, &err);
@@ -318,7 +312,7 @@ static void event_link_down(void *engine, uint64_t epoch, const struct hf_err *w
 	if (err.class == HF_ERR_NONE)
 		hf_err_set(&err, HF_ERR_LINK, ECONNRESET, "VM '%s': the source closed the link", d->vm_name);
 
-	hf_destination_lock(d);
+	pthread_mutex_lock(&d->lock);
 	if (epoch != d->epoch) {
 		pthread_mutex_unlock(&d->lock);
 		return;
@@ -397,7 +391,7 @@ static unsigned on_advise(struct hf_destination *d, const uint8_t *payload, size
 
 void hf_destination_memory_ready(struct hf_destination *d, int result, const struct hf_err *why)
 {
-	hf_destination_lock(d);
+	pthread_mutex_lock(&d->lock);
 	unsigned actions = 0;
 	if (d->status == HF_STATUS_SETUP && result == 0) {
 		move(d, HF_STATUS_ACTIVE, d->incoming);
@@ -549,7 +543,7 @@ static void event_message(void *engine, uint64_t epoch, uint32_t type, const voi
 	struct hf_destination *d = engine;
 	unsigned actions;
 
-	hf_destination_lock(d);
+	pthread_mutex_lock(&d->lock);
 	if (epoch != d->epoch || hf_status_is_final(d->status)) {
 		pthread_mutex_unlock(&d->lock);
 		return;
@@ -606,7 +600,7 @@ static unsigned on_loaded(struct hf_destination *d)
 
 void hf_destination_vm_done(struct hf_destination *d, const struct hf_vm_result *result)
 {
-	hf_destination_lock(d);
+	pthread_mutex_lock(&d->lock);
 	unsigned actions = 0;
 	if (result->result < 0) {
 		struct hf_err err;
@@ -626,7 +620,7 @@ void hf_destination_vm_done(struct hf_destination *d, const struct hf_vm_result 
 
 void hf_destination_hold_background(struct hf_destination *d, bool hold)
 {
-	hf_destination_lock(d);
+	pthread_mutex_lock(&d->lock);
 	d->background_held = hold;
 	hf_destination_unlock_act(d, hold ? 0 : ACTION_PUMP | ACTION_KICK_BACKGROUND);
 }

@@ -181,8 +181,16 @@ static uint32_t take_slot(struct hf_destination *d, uint16_t transfer, enum hf_f
 	return index;
 }
 
-/* Locked. Fills the next fetch to post; false if there is none. */
-static bool next_fetch(struct hf_destination *d, struct hf_fetch *fetch, uint32_t *landing_slot)
+/* A fetch decided under the lock, and what its landing follows from. */
+struct decided_fetch {
+	struct hf_fetch fetch;
+	uint32_t page;
+	uint16_t transfer;
+	uint64_t offset_in_page;
+};
+
+/* Locked. Decides the next fetch to post; false if there is none. */
+static bool next_fetch(struct hf_destination *d, struct decided_fetch *decided)
 {
 	if (!hf_destination_serving(d) || d->epoch == 0 || d->fetch_broken)
 		return false;
@@ -197,7 +205,10 @@ static bool next_fetch(struct hf_destination *d, struct hf_fetch *fetch, uint32_
 	uint64_t offset_in_page = (uint64_t)transfer->chunks_posted * chunk;
 	uint32_t slot = take_slot(d, index, transfer->class, offset_in_page, chunk);
 
-	*fetch = (struct hf_fetch){
+	decided->page = transfer->page;
+	decided->transfer = index;
+	decided->offset_in_page = offset_in_page;
+	decided->fetch = (struct hf_fetch){
 	    .id = (uint64_t)d->slots[slot].generation << 32 | slot,
 	    .epoch = d->epoch,
 	    .block = d->source_of_block[block_index],
@@ -205,21 +216,18 @@ static bool next_fetch(struct hf_destination *d, struct hf_fetch *fetch, uint32_
 	    .length_bytes = chunk,
 	    .class = transfer->class,
 	};
-	*landing_slot = index;
 	if (++transfer->chunks_posted == transfer->chunks)
 		list_remove(d, &d->active[transfer->class], index);
-	d->outstanding[fetch->class]++;
-	hf_schedule_posted(&d->schedule, fetch->class, chunk);
+	d->outstanding[decided->fetch.class]++;
+	hf_schedule_posted(&d->schedule, decided->fetch.class, chunk);
 	return true;
 }
 
-static void *landing_of(struct hf_destination *d, const struct hf_fetch *fetch, uint32_t landing_slot)
+/* Without the lock: a page that has a transfer keeps it until its last fetch has ended. */
+static uint8_t *landing_of(struct hf_destination *d, uint32_t page, uint16_t transfer)
 {
-	uint32_t block_index = d->block_of_source[fetch->block];
-	uint64_t page_size = d->blocks.blocks[block_index].page_size_bytes;
-	uint8_t *page = d->memory.ops->landing(d->memory.self, block_index, fetch->offset_bytes / page_size,
-					       landing_slot);
-	return page + fetch->offset_bytes % page_size;
+	struct page_place place = hf_place_of_page(d, page);
+	return d->memory.ops->landing(d->memory.self, place.block, place.page, transfer);
 }
 
 /* ---- done -------------------------------------------------------------------------------------- */
@@ -255,7 +263,7 @@ static struct fetch_slot *slot_of_done(struct hf_destination *d, const struct hf
 /* A zero chunk's landing must hold zeros before the chunk counts as landed. */
 static void clear_landing(struct hf_destination *d, const struct hf_fetch_done *done)
 {
-	hf_destination_lock(d);
+	pthread_mutex_lock(&d->lock);
 	struct fetch_slot *slot = slot_of_done(d, done);
 	if (!slot) {
 		pthread_mutex_unlock(&d->lock);
@@ -263,15 +271,12 @@ static void clear_landing(struct hf_destination *d, const struct hf_fetch_done *
 	}
 	uint16_t index = slot->transfer;
 	uint32_t page = d->transfers[index].page;
-	uint32_t block = hf_ramblocks_block_of_page(&d->blocks, page);
 	uint32_t length = slot->length_bytes;
 	uint64_t offset = slot->offset_bytes;
 	bool landed = d->pages[page].landed;
 	pthread_mutex_unlock(&d->lock);
 
-	uint8_t *landing =
-	    d->memory.ops->landing(d->memory.self, block, page - d->blocks.blocks[block].first_page, index);
-	d->memory.ops->clear(d->memory.self, landing + offset, length, landed);
+	d->memory.ops->clear(d->memory.self, landing_of(d, page, index) + offset, length, landed);
 }
 
 /* Locked. Accounts one done. Returns the transfer if all its chunks have landed, else none. */
@@ -319,17 +324,16 @@ static bool link_is_idle(const struct hf_destination *d)
 void hf_destination_pump(struct hf_destination *d)
 {
 	for (uint32_t refused_when_idle = 0; refused_when_idle < IDLE_REFUSALS_MAX;) {
-		struct hf_fetch fetch;
-		uint32_t landing_slot;
+		struct decided_fetch next;
 
-		hf_destination_lock(d);
-		bool more = next_fetch(d, &fetch, &landing_slot);
+		pthread_mutex_lock(&d->lock);
+		bool more = next_fetch(d, &next);
 		pthread_mutex_unlock(&d->lock);
 		if (!more)
 			return;
 
-		fetch.landing = landing_of(d, &fetch, landing_slot);
-		int result = d->transport.ops->fetch(d->transport.self, &fetch);
+		next.fetch.landing = landing_of(d, next.page, next.transfer) + next.offset_in_page;
+		int result = d->transport.ops->fetch(d->transport.self, &next.fetch);
 		if (result == 0)
 			continue;
 
@@ -339,11 +343,11 @@ void hf_destination_pump(struct hf_destination *d)
 		 * going down.
 		 */
 		struct hf_fetch_done done = {
-		    .id = fetch.id,
-		    .epoch = fetch.epoch,
+		    .id = next.fetch.id,
+		    .epoch = next.fetch.epoch,
 		    .status = result == -EAGAIN ? HF_FETCH_CANCELLED : HF_FETCH_FAILED,
 		};
-		hf_destination_lock(d);
+		pthread_mutex_lock(&d->lock);
 		struct fetch_slot *slot = slot_of_done(d, &done);
 		if (slot)
 			account_done(d, slot, &done);
@@ -365,7 +369,7 @@ void hf_destination_event_fetch_done(void *engine, const struct hf_fetch_done *d
 	if (done->status == HF_FETCH_OK && done->zero)
 		clear_landing(d, done);
 
-	hf_destination_lock(d);
+	pthread_mutex_lock(&d->lock);
 	struct fetch_slot *slot = slot_of_done(d, done);
 	if (!slot) {
 		pthread_mutex_unlock(&d->lock);
@@ -432,9 +436,8 @@ int hf_destination_fetch_prepare(struct hf_destination *d)
 	d->transfers = calloc(count, sizeof(*d->transfers));
 	if (!d->transfers)
 		return -ENOMEM;
-	d->transfers_count = (uint16_t)count;
 	d->transfers_free = HF_TRANSFER_NONE;
-	for (uint16_t i = d->transfers_count; i-- > 0;) {
+	for (uint16_t i = (uint16_t)count; i-- > 0;) {
 		d->transfers[i].next = d->transfers_free;
 		d->transfers_free = i;
 	}

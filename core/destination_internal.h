@@ -116,7 +116,7 @@ struct hf_destination {
 	uint32_t *block_of_source; /* local index of each source block; NULL before ADVISE */
 	uint32_t *source_of_block;
 	uint32_t presence_block, presence_page; /* next the source must describe, its numbering */
-	bool presence_started, presence_complete;
+	bool presence_complete;
 	uint8_t *device_state;
 	uint64_t device_state_bytes, device_state_room_bytes;
 	bool loaded;	/* LOADED was said: nothing is abandoned from here on without the source */
@@ -138,12 +138,12 @@ struct hf_destination {
 	struct page_queue urgent_wait;
 	struct page_queue local_wait;
 	struct transfer *transfers;
-	uint16_t transfers_count, transfers_free, transfers_background;
 	struct transfer_list active[HF_FETCH_CLASSES]; /* with chunks to post */
 	struct fetch_slot *slots;		       /* allocated at link_up for the capacity of the link */
 	uint32_t slots_count, slots_free;
 	uint32_t outstanding[HF_FETCH_CLASSES];
 	bool fetch_broken; /* a fetch failed: none is posted until the next link_up */
+	uint16_t transfers_free, transfers_background;
 	struct hf_schedule schedule;
 	struct hf_blocktime *blocktime;
 	struct hf_latency fault_latency;
@@ -153,13 +153,25 @@ struct hf_destination {
 
 /* ---- destination.c ---- */
 
-void hf_destination_lock(struct hf_destination *destination);
 /* Releases the lock and does what was decided. */
 void hf_destination_unlock_act(struct hf_destination *destination, unsigned actions);
 /* Locked. Ends the migration (or pauses it, after the hand-over); why's text is kept. Returns actions. */
 unsigned hf_destination_fail_locked(struct hf_destination *destination, const struct hf_err *why);
 /* Locked. If every page is placed and the VM runs: the actions that end the migration. */
 unsigned hf_destination_check_end(struct hf_destination *destination);
+
+/* ---- where a page is ---- */
+
+struct page_place {
+	uint32_t block;
+	uint64_t page; /* in the block */
+};
+
+static inline struct page_place hf_place_of_page(const struct hf_destination *d, uint32_t page)
+{
+	uint32_t block = hf_ramblocks_block_of_page(&d->blocks, page);
+	return (struct page_place){.block = block, .page = page - d->blocks.blocks[block].first_page};
+}
 
 /* ---- queues of pages, linked through page_entry.next; locked ---- */
 

@@ -141,7 +141,7 @@ void hf_destination_fault(struct hf_destination *d, uint32_t block, uint64_t pag
 		return; /* the memory port checks addresses; there is no page to serve */
 	uint32_t page = d->blocks.blocks[block].first_page + (uint32_t)page_in_block;
 
-	hf_destination_lock(d);
+	pthread_mutex_lock(&d->lock);
 	unsigned actions = 0;
 	if (!d->releasing) { /* release() wakes whoever still waits */
 		hf_blocktime_fault(d->blocktime, thread_id, page, arrived_ns);
@@ -174,8 +174,7 @@ static unsigned commit_page(struct hf_destination *d, uint32_t page)
 	return ACTION_PUMP | hf_destination_check_end(d);
 }
 
-/* Locked. The bytes have landed but the page cannot be placed now: it stays landed, local work tries again.
- */
+/* Locked. The bytes have landed but the page cannot be placed now: local work tries again. */
 static void keep_landed(struct hf_destination *d, uint32_t page)
 {
 	d->pages_stalled++;
@@ -183,15 +182,13 @@ static void keep_landed(struct hf_destination *d, uint32_t page)
 	queue_local(d, page);
 }
 
-/* Places a page all of whose chunks have landed. Called without the lock; the page is PLACING or
- * LOCAL_PLACING. */
+/* Without the lock. Places a page all of whose chunks have landed; it is PLACING or LOCAL_PLACING. */
 static int place_landed(struct hf_destination *d, uint32_t page, uint16_t index, struct hf_err *err)
 {
-	uint32_t block = hf_ramblocks_block_of_page(&d->blocks, page);
+	struct page_place place = hf_place_of_page(d, page);
 	if (d->memory.placement == HF_PLACEMENT_CONTINUE)
 		hf_pagemap_set(&d->received, page);
-	return d->memory.ops->place(d->memory.self, block, page - d->blocks.blocks[block].first_page, index,
-				    err);
+	return d->memory.ops->place(d->memory.self, place.block, place.page, index, err);
 }
 
 /* Locked. */
@@ -214,8 +211,7 @@ static unsigned place_failed(struct hf_destination *d, uint32_t page, int result
 		return ACTION_KICK_URGENT;
 	if (result != -EAGAIN && !d->loaded)
 		return hf_destination_fail_locked(d, err);
-	/* After the hand-over one page that cannot be placed must not cost the others: report, go on, try
-	 * again. */
+	/* After the hand-over one page must not cost the others: report it, go on, try it again. */
 	if (d->err.class == HF_ERR_NONE)
 		d->err = *err;
 	return ACTION_KICK_URGENT | ACTION_PUMP | ACTION_NOTIFY;
@@ -226,41 +222,42 @@ void hf_destination_place_transfer(struct hf_destination *d, uint32_t page, uint
 	struct hf_err err = HF_ERR_INIT;
 	int result = place_landed(d, page, index, &err);
 
-	hf_destination_lock(d);
+	pthread_mutex_lock(&d->lock);
 	unsigned actions = result == 0 ? commit_landed(d, page, index) : place_failed(d, page, result, &err);
 	hf_destination_unlock_act(d, actions);
 }
 
 /* ---- local work -------------------------------------------------------------------------------- */
 
+/* Locked. The next hole that nobody waits for. */
+static uint32_t take_hole(struct hf_destination *d)
+{
+	if (!hf_destination_background_runs(d))
+		return HF_PAGE_NONE;
+	uint32_t page = hf_pagemap_next_set(&d->todo_zero, d->todo_zero_cursor);
+	if (page == HF_PAGE_NONE)
+		page = hf_pagemap_next_set(&d->todo_zero, 0);
+	if (page != HF_PAGE_NONE) {
+		hf_destination_claim(d, page);
+		d->todo_zero_cursor = page + 1;
+	}
+	return page;
+}
+
 /* Locked. The next page of local work of this class, PAGE_LOCAL_PLACING; none. */
 static uint32_t take_local(struct hf_destination *d, enum hf_work_class class)
 {
 	if (!hf_destination_serving(d) || d->releasing)
 		return HF_PAGE_NONE;
-	uint32_t page;
-	if (class == HF_WORK_URGENT) {
-		page = hf_page_queue_pop(d, &d->local_wait);
-	} else {
-		if (!hf_destination_background_runs(d))
-			return HF_PAGE_NONE;
-		page = hf_pagemap_next_set(&d->todo_zero, d->todo_zero_cursor);
-		if (page == HF_PAGE_NONE)
-			page = hf_pagemap_next_set(&d->todo_zero, 0);
-	}
-	if (page == HF_PAGE_NONE)
-		return page;
-	if (class == HF_WORK_BACKGROUND) {
-		hf_destination_claim(d, page);
-		d->todo_zero_cursor = page + 1;
-	}
-	d->pages[page].state = PAGE_LOCAL_PLACING;
+	uint32_t page = class == HF_WORK_URGENT ? hf_page_queue_pop(d, &d->local_wait) : take_hole(d);
+	if (page != HF_PAGE_NONE)
+		d->pages[page].state = PAGE_LOCAL_PLACING;
 	return page;
 }
 
 enum hf_work_next hf_destination_work(struct hf_destination *d, enum hf_work_class class)
 {
-	hf_destination_lock(d);
+	pthread_mutex_lock(&d->lock);
 	uint32_t page = take_local(d, class);
 	if (page == HF_PAGE_NONE) {
 		pthread_mutex_unlock(&d->lock);
@@ -270,26 +267,27 @@ enum hf_work_next hf_destination_work(struct hf_destination *d, enum hf_work_cla
 	bool visible = d->pages[page].counted;
 	pthread_mutex_unlock(&d->lock);
 
-	uint32_t block = hf_ramblocks_block_of_page(&d->blocks, page);
-	uint64_t page_in_block = page - d->blocks.blocks[block].first_page;
+	struct page_place place = hf_place_of_page(d, page);
 	struct hf_err err = HF_ERR_INIT;
 	int result;
 	if (index != HF_TRANSFER_NONE) {
 		result = place_landed(d, page, index, &err);
 	} else if (visible) {
-		result = d->memory.ops->place_again(d->memory.self, block, page_in_block, &err);
+		result = d->memory.ops->place_again(d->memory.self, place.block, place.page, &err);
 	} else {
 		if (d->memory.placement == HF_PLACEMENT_CONTINUE)
 			hf_pagemap_set(&d->received, page);
-		result = d->memory.ops->place_zero(d->memory.self, block, page_in_block, &err);
+		result = d->memory.ops->place_zero(d->memory.self, place.block, place.page, &err);
 	}
 
-	hf_destination_lock(d);
+	pthread_mutex_lock(&d->lock);
 	unsigned actions;
 	if (result != 0) {
-		actions = place_failed(d, page, result, &err) & ~(unsigned)ACTION_KICK_URGENT;
-		if (class == HF_WORK_BACKGROUND)
-			actions |= ACTION_KICK_URGENT; /* it is in the urgent worker's queue now */
+		actions = place_failed(d, page, result, &err);
+		/* The urgent worker has it in its queue already; woken at once it would not wait before it
+		 * tries. */
+		if (class == HF_WORK_URGENT)
+			actions &= ~(unsigned)ACTION_KICK_URGENT;
 	} else if (index != HF_TRANSFER_NONE) {
 		actions = commit_landed(d, page, index);
 	} else {

@@ -11,7 +11,7 @@ static uint64_t since(uint64_t start_ns, uint64_t end_ns)
 
 void hf_destination_snapshot(struct hf_destination *d, struct hf_destination_snapshot *out)
 {
-	hf_destination_lock(d);
+	pthread_mutex_lock(&d->lock);
 	uint64_t now_ns = d->end_ns ? d->end_ns : hf_clock_now_ns(&d->clock);
 	*out = (struct hf_destination_snapshot){
 	    .status = d->status,
@@ -40,7 +40,7 @@ void hf_destination_snapshot(struct hf_destination *d, struct hf_destination_sna
 
 int hf_destination_blocktime_vcpu(struct hf_destination *d, uint32_t vcpu, struct hf_blocktime_vcpu *out)
 {
-	hf_destination_lock(d);
+	pthread_mutex_lock(&d->lock);
 	uint64_t now_ns = d->end_ns ? d->end_ns : hf_clock_now_ns(&d->clock);
 	int result = hf_blocktime_vcpu(d->blocktime, vcpu, now_ns, out);
 	pthread_mutex_unlock(&d->lock);

@@ -255,13 +255,14 @@ static void explain_failure(const struct send *send)
 	const struct hf_source_snapshot *snapshot = &send->snapshot;
 	char source[128];
 	const char *who = source;
-	describe_source(send, source, sizeof(source));
 	if (send->vmm_ended)
 		who = "; the source VM is gone with it";
 	else if (snapshot->owner == HF_VM_OWNER_STUCK)
 		who = "; the source VM is stopped and could not be resumed: `cont` it";
 	else if (snapshot->owner == HF_VM_OWNER_DESTINATION)
 		who = "; the VM belongs to the destination: do not run it here";
+	else
+		describe_source(send, source, sizeof(source));
 	hf_complain(COMMAND, "%s%s", snapshot->err.text, who);
 }
 

@@ -69,7 +69,7 @@ struct hf_outgoing_region {
 };
 
 /*
- * Maps the RAM files of a VMM read-only and finds each in /proc/PID/maps, so that presence can be read
+ * Maps the RAM files of a VMM read-only and finds each in /proc/PID/smaps, so that presence can be read
  * from /proc/PID/pagemap. Fills `blocks` (initialised, empty) with idstr, length and page size. Memory that
  * is not hugetlbfs, or not mapped shared by the VMM, is refused.
  */

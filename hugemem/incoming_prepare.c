@@ -85,7 +85,7 @@ static int check_region_mappings(const struct hf_incoming_memory *memory,
 {
 	uint64_t covered = region->vmm_address, end = region->vmm_address + region->length_bytes;
 
-	/* /proc/PID/maps is sorted by address. */
+	/* /proc/PID/smaps is sorted by address. */
 	for (size_t i = 0; i < mappings->count && covered < end; i++) {
 		const struct hf_vmm_mapping *mapping = &mappings->list[i];
 		if (mapping->end <= covered)

@@ -11,7 +11,7 @@
  * counts means a page with content would be taken for a hole and reach the destination as zeros, so
  * presence() then looks again (the VMM may have discarded pages meanwhile) and fails in the end.
  *
- * The RAM file must be the one the VMM has mapped shared: device and inode are compared with /proc/PID/maps.
+ * The RAM file must be the one the VMM has mapped shared: device and inode are compared with /proc/PID/smaps.
  * It may be mapped in pieces, at several offsets.
  */
 #include "hugemem/guest_memory.h"
@@ -163,7 +163,8 @@ static const struct hf_source_memory_ops outgoing_ops = {.address = op_address, 
 
 /* ---- creation ---- */
 
-static int open_file(const struct hf_outgoing_region *region, int *fd, struct stat *file, struct hf_err *err)
+static int open_and_lock(const struct hf_outgoing_region *region, int *fd, struct stat *file,
+			 struct hf_err *err)
 {
 	/* Non-blocking: a path that names a FIFO must not hang us. */
 	int opened = open(region->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
@@ -275,7 +276,7 @@ static int add_block(struct hf_outgoing_memory *memory, const struct hf_outgoing
 	struct stat file;
 	uint64_t page_size_bytes = 0;
 
-	int result = open_file(region, &block->fd, &file, err);
+	int result = open_and_lock(region, &block->fd, &file, err);
 	if (result == 0)
 		result = check_file(region, block->fd, &file, &page_size_bytes, err);
 	if (result == 0)

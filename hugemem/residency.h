@@ -3,7 +3,7 @@
  * residency.h - which pages exist, found out without touching any.
  *
  * Purpose: a touched hole allocates a huge page, so presence is read from the outside: from the page
- * cache of a hugetlbfs file, from another process's /proc/PID/maps and /proc/PID/pagemap.
+ * cache of a hugetlbfs file, from another process's /proc/PID/smaps and /proc/PID/pagemap.
  *
  * Ownership: load and scan fill a struct that the caller frees; a zeroed struct may be freed.
  * Threads: none inside; every call stands alone.
