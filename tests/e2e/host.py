@@ -237,8 +237,8 @@ class Vmm:
         finally:
             client.close()
 
-    def visits(self):
-        """Counters of all vCPUs. For a source: its system pages exist, so looking allocates nothing."""
+    def counted(self, position):
+        """One counter of the guest, summed over all vCPUs. System pages exist, so looking allocates nothing."""
         with open(self.ram, "rb") as file:
             with mmap.mmap(file.fileno(), self.page_size, mmap.MAP_SHARED, mmap.PROT_READ) as first:
                 header = struct.unpack_from("<16Q", first, 0x1000)
@@ -246,8 +246,15 @@ class Vmm:
             with mmap.mmap(file.fileno(), self.page_size * system_pages, mmap.MAP_SHARED,
                            mmap.PROT_READ) as system:
                 # Counts are sealed: the high byte is a check.
-                return sum(struct.unpack_from("<Q", system, status + 128 * vcpu + 8)[0] & (1 << 56) - 1
-                           for vcpu in range(vcpus))
+                return sum(struct.unpack_from("<Q", system, status + 128 * vcpu + 8 * position)[0]
+                           & (1 << 56) - 1 for vcpu in range(vcpus))
+
+    def visits(self):
+        return self.counted(1)
+
+    def errors(self):
+        """Words the guest found wrong."""
+        return self.counted(5)
 
     def wait_runs(self):
         before = self.visits()

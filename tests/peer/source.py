@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The source's role: offers a captured VM, hands it over, serves its pages.
+
+A source goes through the stages of STAGES, one step each; up_to() stops behind any of them, so that a test can go
+on from there in its own way.
+"""
+import threading
+
+import messages as m
+from link import Closed
+from messages import must
+
+
+class Image:
+    """A VM as bytes: what a destination has fetched, or what a test made up."""
+
+    def __init__(self, blocks, device, present, pages):
+        self.blocks = blocks  # (idstr, length, page size)
+        self.device = device
+        self.present = present  # for each block, a truth value for each page
+        self.pages = pages  # (block, page): bytes, of those present
+
+    def bytes_of(self, request):
+        """None: all zeros."""
+        page_size = self.blocks[request.block][2]
+        page = self.pages.get((request.block, request.offset // page_size))
+        start = request.offset % page_size
+        return page[start:start + request.length] if page else None
+
+
+class Source:
+    STAGES = ["linked", "advised", "presence", "device", "served", "loaded", "running", "complete", "finished"]
+
+    def __init__(self, link, image, answer=None):
+        """`answer(request, reply)` may return other bytes than the right reply, or None to send none."""
+        self.link, self.image = link, image
+        self.answer = answer or (lambda request, reply: reply)
+        self.stage = "linked"
+        self.troubles = []
+        self.requests = []
+        self.threads = []
+        self.ready = None
+        self.may_ask = threading.Event()
+        self.at_rest = threading.Event()
+
+    def up_to(self, stage):
+        while self.stage != stage:
+            self.stage = self.STAGES[self.STAGES.index(self.stage) + 1]
+            getattr(self, f"to_{self.stage}")()
+        return self
+
+    def to_advised(self):
+        self.serve()
+        self.link.send(m.make_advise(self.image.blocks))
+        self.ready = m.take_ready(self.link.expect(m.READY))
+
+    def to_presence(self, pages_each=m.PRESENCE_PAGES_MAX):
+        for block, present in enumerate(self.image.present):
+            for first in range(0, len(present), pages_each):
+                self.link.send(m.make_presence(block, first, present[first:first + pages_each]))
+
+    def to_device(self, bytes_each=m.DEVICE_PIECE_MAX):
+        for start in range(0, len(self.image.device), bytes_each):
+            self.link.send(m.make_frame(m.DEVICE, self.image.device[start:start + bytes_each]))
+
+    def to_served(self):
+        self.may_ask.set()
+        self.link.send(m.make_device_end(len(self.image.device)))
+
+    def to_loaded(self):
+        self.link.expect(m.LOADED)
+
+    def to_running(self):
+        self.link.send(m.make_frame(m.RUN))
+        self.link.expect(m.RESUMED)
+
+    def to_complete(self):
+        self.link.expect(m.COMPLETE)
+        self.at_rest.set()
+
+    def to_finished(self):
+        self.link.send(m.make_finish())
+        for channel in self.link.channels():
+            channel.wait_closed()
+
+    # ---- page channels ----
+
+    def serve(self):
+        for key, channel in self.link.pages.items():
+            thread = threading.Thread(target=self.serve_channel, args=(key[0], channel), daemon=True)
+            thread.start()
+            self.threads.append(thread)
+
+    def serve_channel(self, kind, channel):
+        try:
+            while True:
+                request = m.take_request(channel.read(m.PAGE.size), self.image.blocks)
+                request.kind = kind
+                must(self.may_ask.is_set(), "a request before DEVICE_END")
+                must(not self.at_rest.is_set(), "a request after COMPLETE")
+                must(request.length <= self.ready.chunk_bytes, f"a request for {request.length} bytes")
+                self.requests.append(request)
+                data = self.image.bytes_of(request)
+                reply = m.make_reply(request, data) if data else m.make_reply(request, flags=m.ZERO)
+                reply = self.answer(request, reply)
+                if reply is not None:
+                    channel.send(reply)
+        except (Closed, OSError):
+            pass
+        except m.Violation as error:
+            self.troubles.append(error)
+            self.link.shut()
+
+    def close(self):
+        self.link.shut()
+        for thread in self.threads:
+            thread.join()
+        self.link.close()
+        must(not self.troubles, f"page channels: {self.troubles}")
