@@ -303,21 +303,20 @@ enum hf_work_next hf_destination_work(struct hf_destination *d, enum hf_work_cla
 
 void hf_destination_pages_presence(struct hf_destination *d)
 {
-	for (uint32_t page = 0; page < d->blocks.pages_total; page++) {
-		if (d->pages[page].state != PAGE_MISSING)
-			continue;
-		if (hf_pagemap_test(&d->present, page))
-			hf_pagemap_set(&d->todo_fetch, page);
-		else
-			hf_pagemap_set(&d->todo_zero, page);
-	}
+	/* The VM stands still and the lock is held, so nothing here is done page by page. */
+	hf_pagemap_copy(&d->todo_fetch, &d->present);
+	hf_pagemap_complement(&d->todo_zero, &d->present);
 
-	/* Faults that came before the map was known wait in the urgent queue; holes need no fetch. */
+	/*
+	 * All others are PAGE_MISSING: faults that came before the map was known wait in the urgent queue,
+	 * and nothing is served before. Holes need no fetch.
+	 */
 	struct page_queue waiting = d->urgent_wait;
 	d->urgent_wait = (struct page_queue){HF_PAGE_NONE, HF_PAGE_NONE};
 	uint32_t page = waiting.head;
 	while (page != HF_PAGE_NONE) {
 		uint32_t next = d->pages[page].next;
+		hf_destination_claim(d, page);
 		if (hf_pagemap_test(&d->present, page)) {
 			hf_page_queue_push(d, &d->urgent_wait, page);
 		} else {

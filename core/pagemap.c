@@ -149,9 +149,51 @@ int hf_pagemap_import(struct hf_pagemap *map, uint32_t first_page, uint32_t coun
 	if (count % 8 != 0 && bits[bytes - 1] >> (count % 8) != 0)
 		return -EINVAL;
 
-	for (size_t i = 0; i < bytes; i++) {
+	/* Maps of a TiB are taken over while the VM stands still: whole bytes at once where they fall on
+	 * bytes. */
+	size_t done_bytes = first_page % 8 == 0 ? count / 8 : 0;
+	memcpy(map->bits + first_page / 8, bits, done_bytes);
+	for (size_t i = done_bytes; i < bytes; i++) {
 		uint32_t left = count - (uint32_t)i * 8;
 		put_bits(map, first_page + (uint32_t)i * 8, left < 8 ? left : 8, bits[i]);
 	}
 	return 0;
+}
+
+void hf_pagemap_export(const struct hf_pagemap *map, uint32_t first_page, uint32_t count, uint8_t *bits)
+{
+	assert(first_page <= map->pages && count <= map->pages - first_page);
+	const uint8_t *from = map->bits + first_page / 8;
+	const size_t bytes = hf_pagemap_bytes(count),
+		     readable = hf_pagemap_bytes(map->pages) - first_page / 8;
+	const uint32_t shift = first_page & 7;
+
+	if (shift == 0)
+		memcpy(bits, from, bytes);
+	for (size_t i = 0; shift != 0 && i < bytes; i++) {
+		uint32_t next = i + 1 < readable ? from[i + 1] : 0;
+		bits[i] = (uint8_t)((from[i] | next << 8) >> shift);
+	}
+	if (count % 8 != 0)
+		bits[bytes - 1] &= (uint8_t)((1u << count % 8) - 1);
+}
+
+void hf_pagemap_copy(struct hf_pagemap *to, const struct hf_pagemap *from)
+{
+	assert(to->pages == from->pages);
+	memcpy(to->bits, from->bits, hf_pagemap_bytes(from->pages));
+}
+
+void hf_pagemap_complement(struct hf_pagemap *to, const struct hf_pagemap *from)
+{
+	assert(to->pages == from->pages);
+	const size_t bytes = hf_pagemap_bytes(from->pages);
+	size_t byte = 0;
+
+	for (; byte + sizeof(uint64_t) <= bytes; byte += sizeof(uint64_t)) {
+		uint64_t word = ~word_at(from, byte);
+		memcpy(to->bits + byte, &word, sizeof(word));
+	}
+	for (; byte < bytes; byte++)
+		to->bits[byte] = (uint8_t)~from->bits[byte];
 }

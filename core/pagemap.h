@@ -7,7 +7,7 @@
  * first in each byte.
  *
  * Ownership: hf_pagemap_create() owns its bits; hf_pagemap_wrap() borrows the caller's.
- * Threads: set and test are atomic on the byte; counting and scanning want the caller's lock.
+ * Threads: set and test are atomic on the byte; everything that looks at many pages wants the caller's lock.
  * Units: pages.
  * Errors: 0 or -errno.
  */
@@ -49,5 +49,11 @@ uint32_t hf_pagemap_next_set(const struct hf_pagemap *map, uint32_t from);
  */
 int hf_pagemap_import(struct hf_pagemap *map, uint32_t first_page, uint32_t count, const uint8_t *bits,
 		      size_t bytes);
+/* The other way: fills hf_pagemap_bytes(count) bytes, padding zero. The pages must be in the map. */
+void hf_pagemap_export(const struct hf_pagemap *map, uint32_t first_page, uint32_t count, uint8_t *bits);
+
+/* Whole words at once; both maps have the same number of pages. */
+void hf_pagemap_copy(struct hf_pagemap *to, const struct hf_pagemap *from);
+void hf_pagemap_complement(struct hf_pagemap *to, const struct hf_pagemap *from);
 
 #endif

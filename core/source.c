@@ -420,11 +420,7 @@ static int send_presence_of(struct hf_source *s, uint32_t index, uint8_t *buffer
 		if (pages > HF_WIRE_PRESENCE_PAGES_MAX)
 			pages = HF_WIRE_PRESENCE_PAGES_MAX;
 
-		memset(bits, 0, hf_pagemap_bytes(pages));
-		for (uint32_t i = 0; i < pages; i++)
-			if (hf_pagemap_test(&s->present, block->first_page + first + i))
-				bits[i / 8] |= (uint8_t)(1u << i % 8);
-
+		hf_pagemap_export(&s->present, block->first_page + first, pages, bits);
 		struct hf_wire_presence presence = {
 		    .block = index,
 		    .first_page = first,

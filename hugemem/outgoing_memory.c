@@ -7,9 +7,11 @@
  *
  * Presence. A page exists if the VMM has it mapped (its pagemap) or if the file's page cache holds it (VMMs
  * let go of pages they mapped before; other processes, such as vhost-user back ends, fill pages the VMM never
- * touched). Neither look allocates. The file system's own count of pages is the check: finding fewer than it
- * counts means a page with content would be taken for a hole and reach the destination as zeros, so
- * presence() then looks again (the VMM may have discarded pages meanwhile) and fails in the end.
+ * touched). Neither look allocates. The VMM's page tables are read first, because that costs least and the VM
+ * stands still: as many pages as the file system counts are all. Else the page cache is asked page by page,
+ * and the count is the check: finding fewer than it counts means a page with content would be taken for a
+ * hole and reach the destination as zeros, so presence() then looks again (the VMM may have discarded pages
+ * meanwhile) and fails in the end.
  *
  * The RAM file must be the one the VMM has mapped shared: device and inode are compared with /proc/PID/smaps.
  * It may be mapped in pieces, at several offsets.
@@ -68,24 +70,42 @@ static void set_bit(uint8_t *bitmap, uint64_t page)
 	bitmap[page / 8] |= (uint8_t)(1u << page % 8);
 }
 
+/* What a look at the VMM's page tables fills. */
+struct mapped {
+	uint8_t *bitmap;
+	uint64_t page_size_bytes;
+	uint64_t first_address; /* where the VMM has, or would have, the block's first page */
+	uint64_t pages;		/* bits that were not set before */
+};
+
+static void add_mapped(void *opaque, uint64_t start, uint64_t end)
+{
+	struct mapped *mapped = opaque;
+
+	for (; start < end; start += mapped->page_size_bytes) {
+		uint64_t page = (start - mapped->first_address) / mapped->page_size_bytes;
+		mapped->pages += !(mapped->bitmap[page / 8] >> page % 8 & 1);
+		set_bit(mapped->bitmap, page);
+	}
+}
+
 /* Sets the bits of pages the VMM has mapped. A VMM that has exited has none; its file is still there. */
-static int find_mapped(const struct hf_outgoing_memory *memory, uint32_t block, uint8_t *bitmap)
+static int find_mapped(const struct hf_outgoing_memory *memory, uint32_t block, uint8_t *bitmap,
+		       uint64_t *pages)
 {
 	uint64_t page_size_bytes = memory->blocks.blocks[block].page_size_bytes;
+	struct mapped mapped = {.bitmap = bitmap, .page_size_bytes = page_size_bytes};
+	int result = 0;
 
-	for (size_t i = 0; i < memory->block[block].piece_count; i++) {
+	for (size_t i = 0; i < memory->block[block].piece_count && result == 0; i++) {
 		const struct piece *piece = &memory->block[block].pieces[i];
-		for (uint64_t at = 0; at < piece->length_bytes; at += page_size_bytes) {
-			int mapped = hf_vmm_page_mapped(memory->pagemap_fd, piece->vmm_address + at);
-			if (mapped == -ESRCH)
-				return 0;
-			if (mapped < 0)
-				return mapped;
-			if (mapped)
-				set_bit(bitmap, (piece->offset_bytes + at) / page_size_bytes);
-		}
+		mapped.first_address = piece->vmm_address - piece->offset_bytes;
+		result = hf_vmm_pages_mapped(memory->pagemap_fd, piece->vmm_address,
+					     piece->vmm_address + piece->length_bytes, page_size_bytes,
+					     add_mapped, &mapped);
 	}
-	return 0;
+	*pages = mapped.pages;
+	return result;
 }
 
 static void add_cached(const struct hf_file_pages *cached, uint32_t pages, uint8_t *bitmap)
@@ -106,30 +126,65 @@ static uint64_t count_found(const struct hf_file_pages *cached, uint32_t pages, 
 	return found;
 }
 
-/* -EAGAIN: fewer pages were found than the file holds. */
-static int look(const struct hf_outgoing_memory *memory, uint32_t block, uint8_t *bitmap, struct hf_err *err)
+/* The VMM has not mapped all the file holds: looks into the page cache too. -EAGAIN: that is still not all.
+ */
+static int look_at_file(const struct hf_outgoing_memory *memory, uint32_t block, uint8_t *bitmap,
+			struct hf_err *err)
 {
 	const struct hf_ramblock *ramblock = &memory->blocks.blocks[block];
 	struct hf_file_pages cached = {0};
 	struct hf_err why = HF_ERR_INIT;
+	uint64_t mapped = 0;
 
 	/* The file first: its count must not include pages that come after the look at the VMM. */
 	int result = hf_file_pages_scan(memory->block[block].fd, ramblock->page_size_bytes, &cached, &why);
 	if (result)
-		return hf_err_set(err, HF_ERR_LOCAL, -result, "block '%s': %s", ramblock->idstr, why.text);
-	result = find_mapped(memory, block, bitmap);
+		return hf_err_set(err, HF_ERR_LOCAL, -result, "%s", why.text);
+	result = find_mapped(memory, block, bitmap, &mapped);
 	if (result)
-		hf_err_set(err, HF_ERR_LOCAL, -result, "block '%s': cannot read the VMM's pagemap: %s",
-			   ramblock->idstr, strerror(-result));
+		hf_err_set(err, HF_ERR_LOCAL, -result, "cannot read the VMM's pagemap: %s",
+			   strerror(-result));
 	else if (count_found(&cached, ramblock->pages, bitmap) < cached.accounted)
-		result = hf_err_set(
-		    err, HF_ERR_LOCAL, EAGAIN,
-		    "block '%s': its RAM file holds %" PRIu64 " pages, but only %" PRIu64
-		    " can be found; migrating would lose the others, so it is refused (kernel "
-		    "not supported, or RAM discarded while the VM was stopped)",
-		    ramblock->idstr, cached.accounted, count_found(&cached, ramblock->pages, bitmap));
+		result =
+		    hf_err_set(err, HF_ERR_LOCAL, EAGAIN,
+			       "its RAM file holds %" PRIu64 " pages, but only %" PRIu64
+			       " can be found; migrating would lose the others, so it is refused (kernel "
+			       "not supported, or RAM discarded while the VM was stopped)",
+			       cached.accounted, count_found(&cached, ramblock->pages, bitmap));
 	add_cached(&cached, ramblock->pages, bitmap);
 	hf_file_pages_free(&cached);
+	return result;
+}
+
+/*
+ * The quick look: what the VMM has mapped are pages of the file, so as many of them as the file holds, before
+ * and after the look, are all of them. 1: these are all; 0: there are others.
+ */
+static int look_at_vmm(const struct hf_outgoing_memory *memory, uint32_t block, uint8_t *bitmap)
+{
+	uint64_t page_size_bytes = memory->blocks.blocks[block].page_size_bytes;
+	uint64_t before = 0, mapped = 0, after = 0;
+
+	int result = hf_file_pages_accounted(memory->block[block].fd, page_size_bytes, &before);
+	if (result == 0)
+		result = find_mapped(memory, block, bitmap, &mapped);
+	if (result == 0)
+		result = hf_file_pages_accounted(memory->block[block].fd, page_size_bytes, &after);
+	return result ? result : mapped == before && mapped == after;
+}
+
+/* -EAGAIN: fewer pages were found than the file holds. */
+static int look(const struct hf_outgoing_memory *memory, uint32_t block, uint8_t *bitmap, struct hf_err *err)
+{
+	int result = look_at_vmm(memory, block, bitmap);
+
+	if (result < 0)
+		hf_err_set(err, HF_ERR_LOCAL, -result, "cannot read which pages the VMM has: %s",
+			   strerror(-result));
+	else
+		result = result > 0 ? 0 : look_at_file(memory, block, bitmap, err);
+	if (result)
+		hf_err_prefix(err, "block '%s'", memory->blocks.blocks[block].idstr);
 	return result;
 }
 

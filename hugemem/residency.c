@@ -22,16 +22,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "core/ramblock.h"
+#include "hugemem/kernel_compat.h"
 
 #define ENTRIES_PER_PAGE_TABLE 512u
 #define STAT_BLOCK_BYTES       512u
 #define PAGEMAP_PRESENT	       (1ull << 63)
 #define PAGEMAP_SWAPPED	       (1ull << 62)
+#define REGIONS_AT_ONCE	       64u
 
 /* ---- a process's mappings ---- */
 
@@ -166,7 +169,68 @@ int hf_vmm_page_mapped(int pagemap_fd, uint64_t address)
 	return (entry & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED)) != 0;
 }
 
+/* -ENOTTY where the kernel has no PAGEMAP_SCAN. */
+static int scan_mapped(int pagemap_fd, uint64_t start, uint64_t end,
+		       void (*found)(void *opaque, uint64_t start, uint64_t end), void *opaque)
+{
+	struct page_region regions[REGIONS_AT_ONCE];
+
+	while (start < end) {
+		struct pm_scan_arg scan = {.size = sizeof(scan),
+					   .start = start,
+					   .end = end,
+					   .vec = (uintptr_t)regions,
+					   .vec_len = REGIONS_AT_ONCE,
+					   .category_mask = PAGE_IS_PRESENT,
+					   .return_mask = PAGE_IS_PRESENT};
+		int count = ioctl(pagemap_fd, PAGEMAP_SCAN, &scan);
+		if (count < 0 && errno == EINTR)
+			continue;
+		if (count < 0)
+			return -errno;
+		for (int i = 0; i < count; i++)
+			found(opaque, regions[i].start, regions[i].end);
+		if (scan.walk_end <= start)
+			return -EIO;
+		start = scan.walk_end;
+	}
+	return 0;
+}
+
+static int ask_mapped(int pagemap_fd, uint64_t start, uint64_t end, uint64_t page_size_bytes,
+		      void (*found)(void *opaque, uint64_t start, uint64_t end), void *opaque)
+{
+	for (uint64_t at = start; at < end; at += page_size_bytes) {
+		int mapped = hf_vmm_page_mapped(pagemap_fd, at);
+		if (mapped < 0)
+			return mapped == -ESRCH ? 0 : mapped;
+		if (mapped)
+			found(opaque, at, at + page_size_bytes);
+	}
+	return 0;
+}
+
+int hf_vmm_pages_mapped(int pagemap_fd, uint64_t start, uint64_t end, uint64_t page_size_bytes,
+			void (*found)(void *opaque, uint64_t start, uint64_t end), void *opaque)
+{
+	int result = scan_mapped(pagemap_fd, start, end, found, opaque);
+
+	if (result == -ENOTTY)
+		return ask_mapped(pagemap_fd, start, end, page_size_bytes, found, opaque);
+	return result == -ESRCH ? 0 : result;
+}
+
 /* ---- a file's pages ---- */
+
+int hf_file_pages_accounted(int fd, uint64_t page_size_bytes, uint64_t *pages)
+{
+	struct stat file;
+
+	if (fstat(fd, &file))
+		return -errno;
+	*pages = (uint64_t)file.st_blocks / (page_size_bytes / STAT_BLOCK_BYTES);
+	return 0;
+}
 
 struct probe_mapping {
 	void *reserved;

@@ -49,6 +49,13 @@ int hf_vmm_pagemap_open(pid_t pid, int *pagemap_fd, struct hf_err *err);
  * absent. -ESRCH: the process has exited.
  */
 int hf_vmm_page_mapped(int pagemap_fd, uint64_t address);
+/*
+ * Calls found() for each run of pages that the process has in this range of huge pages, ascending. One system
+ * call for many pages where the kernel has PAGEMAP_SCAN (6.7), one for each page elsewhere. A process that
+ * has exited has no pages.
+ */
+int hf_vmm_pages_mapped(int pagemap_fd, uint64_t start, uint64_t end, uint64_t page_size_bytes,
+			void (*found)(void *opaque, uint64_t start, uint64_t end), void *opaque);
 
 /* ---- a file's pages ---- */
 
@@ -59,7 +66,9 @@ struct hf_file_pages {
 	uint64_t accounted; /* that the file system says it holds; more than `present`: some were not found */
 };
 
-/* Pages of a hugetlbfs file that its page cache holds; allocates none. */
+/* How many pages the file system says the file holds. */
+int hf_file_pages_accounted(int fd, uint64_t page_size_bytes, uint64_t *pages);
+/* Pages of a hugetlbfs file that its page cache holds; allocates none. About a microsecond a page. */
 int hf_file_pages_scan(int fd, uint64_t page_size_bytes, struct hf_file_pages *out, struct hf_err *err);
 void hf_file_pages_free(struct hf_file_pages *pages);
 bool hf_file_page_present(const struct hf_file_pages *pages, uint64_t page);

@@ -141,7 +141,41 @@ static void import_copies_exactly_its_pages(void **state)
 		}
 		assert_int_equal(hf_pagemap_import(&map, first, count, bits, (count + 7) / 8), 0);
 		compare(&map, model);
+
+		uint8_t back[20];
+		memset(back, 0xaa, sizeof(back));
+		hf_pagemap_export(&map, first, count, back);
+		assert_memory_equal(back, bits, (count + 7) / 8);
+		if (count < 8 * 19)
+			assert_int_equal(back[(count + 7) / 8], 0xaa);
 		hf_pagemap_destroy(&map);
+	}
+}
+
+static void a_copy_and_a_complement_are_right_for_every_size(void **state)
+{
+	(void)state;
+	struct random random = {12};
+	for (uint32_t pages = 1; pages <= 160; pages++) {
+		struct hf_pagemap map, copy, complement;
+		assert_int_equal(hf_pagemap_create(&map, pages), 0);
+		assert_int_equal(hf_pagemap_create(&copy, pages), 0);
+		assert_int_equal(hf_pagemap_create(&complement, pages), 0);
+		hf_pagemap_set(&copy, pages - 1); /* what was there before does not count */
+		hf_pagemap_set(&complement, 0);
+		for (uint32_t page = 0; page < pages; page++)
+			if (random_below(&random, 2))
+				hf_pagemap_set(&map, page);
+		hf_pagemap_copy(&copy, &map);
+		hf_pagemap_complement(&complement, &map);
+		for (uint32_t page = 0; page < pages; page++) {
+			assert_int_equal(hf_pagemap_test(&copy, page), hf_pagemap_test(&map, page));
+			assert_int_equal(hf_pagemap_test(&complement, page), !hf_pagemap_test(&map, page));
+		}
+		assert_int_equal(hf_pagemap_count(&complement), pages - hf_pagemap_count(&map));
+		hf_pagemap_destroy(&map);
+		hf_pagemap_destroy(&copy);
+		hf_pagemap_destroy(&complement);
 	}
 }
 
@@ -212,6 +246,7 @@ int main(void)
 	    cmocka_unit_test(padding_in_borrowed_bits_is_never_taken_for_pages),
 	    cmocka_unit_test(import_copies_exactly_its_pages),
 	    cmocka_unit_test(import_refuses_what_does_not_fit),
+	    cmocka_unit_test(a_copy_and_a_complement_are_right_for_every_size),
 	    cmocka_unit_test(threads_that_set_bits_of_one_byte_lose_none),
 	    cmocka_unit_test(destroying_nothing_is_harmless),
 	};

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The source's memory port: which pages exist, found without making any. The linker puts the scan of the
- * file's pages behind a wrapper here, which can be made blind, as a kernel that is not known would be.
+ * file's pages behind a wrapper here, which can be made blind, as a kernel that is not known would be; and
+ * ioctl(), which can be made to know no PAGEMAP_SCAN, as kernels before 6.7.
  */
 #include "tests/unit/hugemem/host_fixture.h"
 
@@ -31,7 +32,23 @@ struct source {
 	struct hf_err err;
 };
 
-static bool blind;
+static bool blind, old_kernel;
+static unsigned file_scans, table_scans;
+
+int __real_ioctl(int fd, unsigned long request, void *argument);
+int __wrap_ioctl(int fd, unsigned long request, void *argument);
+
+int __wrap_ioctl(int fd, unsigned long request, void *argument)
+{
+	if (request == PAGEMAP_SCAN) {
+		table_scans++;
+		if (old_kernel) {
+			errno = ENOTTY;
+			return -1;
+		}
+	}
+	return __real_ioctl(fd, request, argument);
+}
 
 int __real_hf_file_pages_scan(int fd, uint64_t page_size_bytes, struct hf_file_pages *out,
 			      struct hf_err *err);
@@ -42,6 +59,7 @@ int __wrap_hf_file_pages_scan(int fd, uint64_t page_size_bytes, struct hf_file_p
 {
 	int result = __real_hf_file_pages_scan(fd, page_size_bytes, out, err);
 
+	file_scans++;
 	if (result == 0 && blind) {
 		memset(out->bits, 0, (out->pages + 7) / 8);
 		out->present = 0;
@@ -52,6 +70,7 @@ int __wrap_hf_file_pages_scan(int fd, uint64_t page_size_bytes, struct hf_file_p
 static void make_file(struct source *source, uint64_t pages)
 {
 	blind = false;
+	file_scans = table_scans = 0;
 	*source = (struct source){.fd = ram_file_anonymous(HUGE_BYTES, pages)};
 	snprintf(source->path, sizeof(source->path), "/proc/self/fd/%d", source->fd);
 	hf_ramblocks_init(&source->blocks);
@@ -230,6 +249,48 @@ static void a_full_file_is_all_present(void **state)
 	for (unsigned page = 0; page < PAGES; page++)
 		source.vmm[page * HUGE_BYTES] = 1;
 	assert_int_equal(presence(&source), (1u << PAGES) - 1);
+	close_source(&source);
+}
+
+static void the_vmms_page_tables_are_enough_if_they_hold_all_the_file_holds(void **state)
+{
+	(void)state;
+	struct source source;
+
+	open_source(&source);
+	source.vmm[HUGE_BYTES] = 1;
+	source.vmm[2 * HUGE_BYTES] = 1;
+	source.vmm[9 * HUGE_BYTES] = 1;
+	assert_int_equal(presence(&source), 1u << 1 | 1u << 2 | 1u << 9);
+	assert_int_equal(file_scans, 0);
+	assert_int_equal(table_scans, 1);
+
+	/* One page that the VMM has let go of, and the file is looked at. */
+	assert_int_equal(madvise(source.vmm + HUGE_BYTES, HUGE_BYTES, MADV_DONTNEED), 0);
+	assert_int_equal(presence(&source), 1u << 1 | 1u << 2 | 1u << 9);
+	assert_int_equal(file_scans, 1);
+	close_source(&source);
+}
+
+static void more_runs_of_pages_than_one_call_returns_are_found(void **state)
+{
+	(void)state;
+	const uint64_t pages = 140; /* every second one: 70 runs */
+	struct source source;
+	uint8_t bitmap[18] = {0};
+
+	make_file(&source, pages);
+	source.vmm = ram_map(source.fd, pages * HUGE_BYTES, false);
+	assert_int_equal(create(&source, getpid(), pages * HUGE_BYTES), 0);
+	for (uint64_t page = 0; page < pages; page += 2)
+		source.vmm[page * HUGE_BYTES] = 1;
+	struct hf_source_memory port = hf_outgoing_memory_port(source.memory);
+	assert_int_equal(port.ops->presence(port.self, 0, bitmap, sizeof(bitmap), &source.err), 0);
+	for (uint64_t page = 0; page < pages; page++)
+		assert_int_equal(bitmap[page / 8] >> page % 8 & 1, page % 2 == 0);
+	assert_int_equal(file_scans, 0);
+	munmap(source.vmm, pages * HUGE_BYTES);
+	source.vmm = NULL;
 	close_source(&source);
 }
 
@@ -412,10 +473,29 @@ static void a_scan_counts_what_the_file_system_accounts_for(void **state)
 	close_source(&source);
 }
 
+static int on_an_old_kernel(void **state)
+{
+	(void)state;
+	old_kernel = true;
+	return 0;
+}
+
+static int on_this_kernel(void **state)
+{
+	(void)state;
+	old_kernel = false;
+	return 0;
+}
+
+#define OLD(test)                                                                                            \
+	{                                                                                                    \
+		"before PAGEMAP_SCAN: " #test, test, on_an_old_kernel, on_this_kernel, NULL                  \
+	}
+
 static int reserve(void **state)
 {
 	(void)state;
-	return host_pages_reserve(HUGE_BYTES, 2 * PAGES);
+	return host_pages_reserve(HUGE_BYTES, 2 * PAGES + 70);
 }
 
 int main(void)
@@ -430,6 +510,8 @@ int main(void)
 	    cmocka_unit_test(what_the_vmm_has_mapped_is_found_without_the_file),
 	    cmocka_unit_test(pages_that_cannot_be_found_are_not_taken_for_holes),
 	    cmocka_unit_test(a_full_file_is_all_present),
+	    cmocka_unit_test(the_vmms_page_tables_are_enough_if_they_hold_all_the_file_holds),
+	    cmocka_unit_test(more_runs_of_pages_than_one_call_returns_are_found),
 	    cmocka_unit_test(a_punched_page_is_a_hole_again),
 	    cmocka_unit_test(a_file_mapped_in_pieces_is_found_whole),
 	    cmocka_unit_test(presence_outlives_the_vmm),
@@ -441,6 +523,12 @@ int main(void)
 	    cmocka_unit_test(a_length_past_the_file_is_refused),
 	    cmocka_unit_test(memory_that_is_not_hugetlbfs_is_refused),
 	    cmocka_unit_test(a_scan_counts_what_the_file_system_accounts_for),
+	    OLD(touched_pages_are_present_and_holes_stay_holes),
+	    OLD(a_page_that_the_vmm_has_let_go_of_is_present),
+	    OLD(what_the_vmm_has_mapped_is_found_without_the_file),
+	    OLD(pages_that_cannot_be_found_are_not_taken_for_holes),
+	    OLD(a_file_mapped_in_pieces_is_found_whole),
+	    OLD(presence_outlives_the_vmm),
 	};
 
 	return cmocka_run_group_tests(tests, reserve, host_give_back);
