@@ -343,6 +343,24 @@ int hf_blocktime_vcpu(const struct hf_blocktime *blocktime, uint32_t vcpu, uint6
 
 /* ---- life --------------------------------------------------------------------------------------- */
 
+static size_t buckets_of(const struct hf_blocktime *blocktime)
+{
+	return (size_t)blocktime->bucket_mask + 1;
+}
+
+void hf_blocktime_tables(const struct hf_blocktime *blocktime, struct hf_tables *tables)
+{
+	size_t records = blocktime->records_count;
+
+	hf_tables_add(tables, blocktime, sizeof(*blocktime));
+	hf_tables_add(tables, blocktime->records, records * sizeof(*blocktime->records));
+	hf_tables_add(tables, blocktime->page_waits, records * sizeof(*blocktime->page_waits));
+	hf_tables_add(tables, blocktime->thread_buckets,
+		      buckets_of(blocktime) * sizeof(*blocktime->thread_buckets));
+	hf_tables_add(tables, blocktime->page_buckets,
+		      buckets_of(blocktime) * sizeof(*blocktime->page_buckets));
+}
+
 static int allocate(struct hf_blocktime *blocktime)
 {
 	size_t buckets = 1;
@@ -356,7 +374,7 @@ static int allocate(struct hf_blocktime *blocktime)
 	if (!blocktime->records || !blocktime->page_waits || !blocktime->thread_buckets ||
 	    !blocktime->page_buckets)
 		return -ENOMEM;
-	for (size_t i = 0; i < buckets; i++)
+	for (size_t i = 0; i < buckets_of(blocktime); i++)
 		blocktime->thread_buckets[i] = blocktime->page_buckets[i] = NONE;
 	return 0;
 }

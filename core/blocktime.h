@@ -31,6 +31,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "core/table.h"
+
 struct hf_blocktime;
 
 /* Threads that are no vCPU and wait at once; more are counted as faults but not timed. */
@@ -39,6 +41,8 @@ struct hf_blocktime;
 /* thread_ids[i] is the kernel thread id of vCPU i; no two may be equal (-EINVAL). vcpus may be 0. */
 int hf_blocktime_create(struct hf_blocktime **blocktime, const uint32_t *thread_ids, uint32_t vcpus);
 void hf_blocktime_destroy(struct hf_blocktime *blocktime);
+/* Adds what an event reads and writes. */
+void hf_blocktime_tables(const struct hf_blocktime *blocktime, struct hf_tables *tables);
 
 /* Thread faulted on a page; arrived_ns: when the message was read. True if the thread is a vCPU. */
 bool hf_blocktime_fault(struct hf_blocktime *blocktime, uint32_t thread_id, uint32_t page,

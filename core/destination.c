@@ -675,6 +675,19 @@ int hf_destination_create(struct hf_destination **out, const struct hf_destinati
 	return 0;
 }
 
+void hf_destination_tables(struct hf_destination *d, struct hf_tables *tables)
+{
+	*tables = (struct hf_tables){0};
+	pthread_mutex_lock(&d->lock);
+	hf_tables_add(tables, d, sizeof(*d));
+	hf_tables_add(tables, d->blocks.blocks, d->blocks.count * sizeof(*d->blocks.blocks));
+	hf_tables_add(tables, d->block_of_source, d->blocks.count * sizeof(*d->block_of_source));
+	hf_tables_add(tables, d->source_of_block, d->blocks.count * sizeof(*d->source_of_block));
+	hf_destination_pages_tables(d, tables);
+	hf_destination_fetch_tables(d, tables);
+	pthread_mutex_unlock(&d->lock);
+}
+
 void hf_destination_destroy(struct hf_destination *d)
 {
 	if (!d)

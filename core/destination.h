@@ -28,6 +28,7 @@
 #include "core/ramblock.h"
 #include "core/state.h"
 #include "core/stats.h"
+#include "core/table.h"
 #include "core/transport.h"
 #include "core/vm.h"
 
@@ -55,6 +56,12 @@ struct hf_destination_config {
 int hf_destination_create(struct hf_destination **out, const struct hf_destination_config *config,
 			  struct hf_err *err);
 void hf_destination_destroy(struct hf_destination *destination);
+
+/*
+ * Everything of the engine that a fault needs: to be kept in memory. Complete, and in place until the link
+ * goes down, once the memory port has been asked to prepare.
+ */
+void hf_destination_tables(struct hf_destination *destination, struct hf_tables *tables);
 
 /* Events of the transport; hf_destination_events has them as a table whose engine is the destination. */
 extern const struct hf_transport_events hf_destination_events;

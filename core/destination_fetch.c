@@ -428,11 +428,14 @@ int hf_destination_fetch_link_up(struct hf_destination *d, const struct hf_link_
 	return 0;
 }
 
+static uint32_t transfers_count(const struct hf_destination *d)
+{
+	return d->memory.slots > 0 && d->memory.slots < HF_TRANSFERS_MAX ? d->memory.slots : HF_TRANSFERS_MAX;
+}
+
 int hf_destination_fetch_prepare(struct hf_destination *d)
 {
-	uint32_t count = HF_TRANSFERS_MAX;
-	if (d->memory.slots > 0 && d->memory.slots < count)
-		count = d->memory.slots;
+	uint32_t count = transfers_count(d);
 	d->transfers = calloc(count, sizeof(*d->transfers));
 	if (!d->transfers)
 		return -ENOMEM;
@@ -444,6 +447,12 @@ int hf_destination_fetch_prepare(struct hf_destination *d)
 	/* A quarter, at least one, is kept for pages that somebody waits for. */
 	d->background_transfers_max = count > 1 ? count - (count + 3) / 4 : 1;
 	return 0;
+}
+
+void hf_destination_fetch_tables(const struct hf_destination *d, struct hf_tables *tables)
+{
+	hf_tables_add(tables, d->transfers, transfers_count(d) * sizeof(*d->transfers));
+	hf_tables_add(tables, d->slots, d->slots_count * sizeof(*d->slots));
 }
 
 void hf_destination_fetch_destroy(struct hf_destination *d)

@@ -198,6 +198,8 @@ static inline uint32_t hf_page_queue_pop(struct hf_destination *d, struct page_q
 int hf_destination_pages_create(struct hf_destination *destination,
 				const struct hf_destination_config *config, struct hf_err *err);
 void hf_destination_pages_destroy(struct hf_destination *destination);
+/* Locked. */
+void hf_destination_pages_tables(const struct hf_destination *destination, struct hf_tables *tables);
 /* Locked. The presence map is whole: sorts the pages into those to fetch and those that are zeros. */
 void hf_destination_pages_presence(struct hf_destination *destination);
 /* Locked. Faults are served from LISTEN on. */
@@ -217,6 +219,8 @@ void hf_destination_place_transfer(struct hf_destination *destination, uint32_t 
 /* Locked. The placement is settled: makes the table of transfers. */
 int hf_destination_fetch_prepare(struct hf_destination *destination);
 void hf_destination_fetch_destroy(struct hf_destination *destination);
+/* Locked. */
+void hf_destination_fetch_tables(const struct hf_destination *destination, struct hf_tables *tables);
 /* Locked. Sizes the fetch slots for a new link. */
 int hf_destination_fetch_link_up(struct hf_destination *destination, const struct hf_link_info *info);
 /* Locked. No fetch is on its way any more. */

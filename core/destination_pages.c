@@ -368,6 +368,21 @@ int hf_destination_pages_create(struct hf_destination *d, const struct hf_destin
 	return 0;
 }
 
+static void add_map(const struct hf_pagemap *map, struct hf_tables *tables)
+{
+	hf_tables_add(tables, map->bits, hf_pagemap_bytes(map->pages));
+}
+
+void hf_destination_pages_tables(const struct hf_destination *d, struct hf_tables *tables)
+{
+	hf_tables_add(tables, d->pages, d->blocks.pages_total * sizeof(*d->pages));
+	add_map(&d->received, tables);
+	add_map(&d->present, tables);
+	add_map(&d->todo_fetch, tables);
+	add_map(&d->todo_zero, tables);
+	hf_blocktime_tables(d->blocktime, tables);
+}
+
 void hf_destination_pages_destroy(struct hf_destination *d)
 {
 	hf_blocktime_destroy(d->blocktime);

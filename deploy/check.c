@@ -22,6 +22,7 @@
 #include "deploy/program.h"
 #include "deploy/report.h"
 #include "hugemem/hugepool.h"
+#include "hugemem/memory_lock.h"
 #include "hugemem/probe.h"
 
 #define COMMAND	       "check"
@@ -180,9 +181,10 @@ static void check_memlock(struct check *check, const struct hf_probe *probe)
 	else if (probe->memlock_limit_bytes == UINT64_MAX)
 		found(check, FINDING_OK, "memory lock", NULL, "not limited");
 	else
-		found(check, FINDING_WARN, "memory lock", "ulimit -l unlimited, or give CAP_IPC_LOCK",
-		      "limited to %" PRIu64 " KiB; guest memory cannot be pinned",
-		      probe->memlock_limit_bytes >> 10);
+		found(check, FINDING_WARN, "memory lock", HF_MEMORY_LOCK_ADVICE,
+		      "limited to %" PRIu64 " KiB; `receive` keeps its tables in memory, about %u KiB and "
+		      "%u bytes for each huge page of the VM, and refuses the VM if it may not",
+		      probe->memlock_limit_bytes >> 10, 256u, 9u);
 }
 
 static int write_json(struct check *check, const char *path)

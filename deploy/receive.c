@@ -12,7 +12,6 @@
  */
 #include <errno.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +25,7 @@
 #include "deploy/transports.h"
 #include "deploy/waiter.h"
 #include "hugemem/guest_memory.h"
+#include "hugemem/memory_lock.h"
 #include "kvm/qmp_vm.h"
 
 #define COMMAND		 "receive"
@@ -50,7 +50,6 @@ struct receive {
 	bool vmm_ended;
 	struct hf_destination *engine;
 	struct hf_destination_snapshot snapshot; /* the last one taken */
-	atomic_bool memory_touched;		 /* the VMM must be started afresh after a failure */
 };
 
 /* ---- events of the memory port, passed on to the engine ---- */
@@ -58,8 +57,16 @@ struct receive {
 static void memory_ready(void *opaque, int result, const struct hf_err *err)
 {
 	struct receive *receive = opaque;
-	atomic_store(&receive->memory_touched, true);
 	hf_destination_memory_ready(receive->engine, result, err);
+}
+
+/* A fault must not wait for an agent that is itself paged out. */
+static int lock_tables(void *opaque, struct hf_err *err)
+{
+	const struct receive *receive = opaque;
+	struct hf_tables tables;
+	hf_destination_tables(receive->engine, &tables);
+	return hf_memory_lock(&tables, err);
 }
 
 static void memory_fault(void *opaque, uint32_t block, uint64_t page, uint32_t thread_id, uint64_t arrived_ns)
@@ -127,6 +134,7 @@ static int open_memory(struct receive *receive, struct hf_err *err)
 	    .choice = (enum hf_placement_choice)receive->options.placement,
 	    .clock = hf_monotonic_clock(),
 	    .ready = memory_ready,
+	    .prepare_program = lock_tables,
 	    .fault = memory_fault,
 	    .work = memory_work,
 	};
@@ -299,7 +307,7 @@ static void stop_ports(struct receive *receive)
 static void explain_failure(struct receive *receive)
 {
 	hf_complain(COMMAND, "%s; %s", receive->snapshot.err.text,
-		    atomic_load(&receive->memory_touched)
+		    hf_incoming_memory_touched(receive->memory)
 			? "start the waiting VMM afresh before the next try, its memory has been touched"
 			: "the waiting VMM is untouched and still in inmigrate");
 }

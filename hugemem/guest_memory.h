@@ -14,6 +14,7 @@
 #ifndef HF_HUGEMEM_GUEST_MEMORY_H
 #define HF_HUGEMEM_GUEST_MEMORY_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -41,6 +42,11 @@ struct hf_incoming_memory_config {
 	struct hf_clock clock;
 	/* The engine's entry points (hf_destination_memory_ready, _fault, _work). */
 	void (*ready)(void *engine, int result, const struct hf_err *err);
+	/*
+	 * Optional; called once by prepare, before anything of the VMM is touched: what else this program
+	 * needs to have for a migration, or why it must be refused.
+	 */
+	int (*prepare_program)(void *engine, struct hf_err *err);
 	void (*fault)(void *engine, uint32_t block, uint64_t page, uint32_t thread_id, uint64_t arrived_ns);
 	int (*work)(void *engine,
 		    enum hf_work_class class); /* returns enum hf_work_next of core/destination.h */
@@ -52,6 +58,11 @@ int hf_incoming_memory_create(struct hf_incoming_memory **out, const struct hf_i
 /* The port for the engine, and why that placement was taken ("shared hugetlbfs, MINOR_HUGETLBFS offered"). */
 struct hf_memory hf_incoming_memory_port(struct hf_incoming_memory *memory);
 const char *hf_incoming_memory_reason(const struct hf_incoming_memory *memory);
+/*
+ * Has prepare() come so far that the VMM must be started afresh before another migration comes in? Any
+ * thread.
+ */
+bool hf_incoming_memory_touched(const struct hf_incoming_memory *memory);
 /* Starts the worker threads; engine is passed to the callbacks. */
 int hf_incoming_memory_start(struct hf_incoming_memory *memory, void *engine, struct hf_err *err);
 /* Stops and joins all threads. Does not unregister: missing pages stay missing. */

@@ -46,6 +46,7 @@ struct hf_incoming_memory {
 
 	/* Any thread. */
 	atomic_bool stopping;
+	atomic_bool touched; /* the VMM's ranges are registered, or may be */
 };
 
 /* Every way in which the VMM's mappings could be others than the ones it named, or hold pages already. */

@@ -393,6 +393,7 @@ int hf_incoming_memory_create(struct hf_incoming_memory **out, const struct hf_i
 	memory->placer.userfault_fd = -1;
 	memory->placer.pagemap_fd = -1;
 	atomic_init(&memory->stopping, false);
+	atomic_init(&memory->touched, false);
 	hf_ramblocks_init(&memory->blocks);
 	int result = set_up(memory, config, err);
 	if (result) {
@@ -412,6 +413,11 @@ struct hf_memory hf_incoming_memory_port(struct hf_incoming_memory *memory)
 const char *hf_incoming_memory_reason(const struct hf_incoming_memory *memory)
 {
 	return memory->reason;
+}
+
+bool hf_incoming_memory_touched(const struct hf_incoming_memory *memory)
+{
+	return atomic_load(&memory->touched);
 }
 
 int hf_incoming_memory_start(struct hf_incoming_memory *memory, void *engine, struct hf_err *err)

@@ -6,16 +6,19 @@
  *
  * 1. Check that what the VMM has mapped is what it said, and that no page is there yet: a page that is there
  *    would never fault, and the guest would read what is in it.
- * 2. Have the VMM's ranges registered. From here on nobody sees a page that was not placed.
- * 3. Check again: a page may have come in between. Only this second look is proof; the first one spares a
+ * 2. Take what can be missing on this host: what the program itself needs, and the landings. continue: the
+ *    alias is mapped, which reserves what the VMM has not. copy: staging slots. Up to here a refusal leaves
+ *    the VMM as it was.
+ * 3. Have the VMM's ranges registered. From here on nobody sees a page that was not placed.
+ * 4. Check again: a page may have come in between. Only this second look is proof; the first one spares a
  *    VMM that is refused anyway the trouble of a registration.
- * 4. Landings. continue: map the alias, allocate every page (the mapping reserves what the VMM has not).
- *    copy: staging slots. In this order because a page in the file that is not yet registered for minor
- *    faults would be visible half-filled.
- * 5. Start the fault reader. Faults of before wait in the kernel.
+ * 5. continue: allocate every page of the alias. Not before, because a page in the file that is not yet
+ *    registered for minor faults would be visible half-filled.
+ * 6. Start the fault reader. Faults of before wait in the kernel.
  *
- * A stop ends the allocation between two steps of 64 MiB (or one page, if larger). A failure leaves the
- * ranges registered and the pages allocated: the VMM must be started anew, its file then is a fresh one.
+ * A stop ends the allocation between two steps of 64 MiB (or one page, if larger). A failure from step 3 on
+ * leaves the ranges registered and pages allocated: the VMM must be started anew, its file then is a fresh
+ * one.
  */
 #include "hugemem/incoming_internal.h"
 
@@ -29,6 +32,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "hugemem/attach_wire.h"
 #include "hugemem/hugepool.h"
 #include "hugemem/kernel_compat.h"
 #include "hugemem/residency.h"
@@ -181,10 +185,20 @@ static int check_fresh(const struct hf_incoming_memory *memory, struct hf_err *e
 
 /* ---- registration ---- */
 
+/* Where the VMM says no, nothing is registered; where it does not answer, who knows. */
+static bool may_be_registered(int result)
+{
+	for (const struct hf_attach_error_class *known = hf_attach_error_classes; known->name; known++)
+		if (result == -known->errnum)
+			return false;
+	return true;
+}
+
 static int register_ranges(struct hf_incoming_memory *memory, struct hf_err *err)
 {
 	int result = hf_attach_client_userfault(memory->config.attach, memory->modes, memory->features,
 						&memory->placer.userfault_fd, err);
+	atomic_store(&memory->touched, may_be_registered(result));
 	if (result)
 		return result;
 	int flags = fcntl(memory->placer.userfault_fd, F_GETFL);
@@ -205,19 +219,17 @@ static int too_few_pages(const struct hf_ramblock *ramblock, uint64_t pages, str
 	hf_size_text(ramblock->page_size_bytes, size);
 	if (hf_hugepage_counts(ramblock->page_size_bytes, &counts, NULL) == 0 &&
 	    hf_hugepages_available(&counts) < pages)
-		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM,
-				  "block '%s': %" PRIu64
-				  " huge pages of %s are missing on this host for guest "
-				  "memory; add them to /sys/kernel/mm/hugepages/hugepages-%" PRIu64
-				  "kB/nr_hugepages and start the destination VMM anew",
-				  ramblock->idstr, pages - hf_hugepages_available(&counts), size,
-				  ramblock->page_size_bytes / 1024);
-	return hf_err_set(
-	    err, HF_ERR_LOCAL, ENOMEM,
-	    "block '%s': %" PRIu64 " huge pages of %s cannot be reserved although the host has free "
-	    "ones; look for a size limit of the hugetlbfs mount, then start the destination VMM "
-	    "anew",
-	    ramblock->idstr, pages, size);
+		return hf_err_set(
+		    err, HF_ERR_LOCAL, ENOMEM,
+		    "block '%s': %" PRIu64 " huge pages of %s are missing on this host for guest "
+		    "memory; add them to /sys/kernel/mm/hugepages/hugepages-%" PRIu64 "kB/nr_hugepages",
+		    ramblock->idstr, pages - hf_hugepages_available(&counts), size,
+		    ramblock->page_size_bytes / 1024);
+	return hf_err_set(err, HF_ERR_LOCAL, ENOMEM,
+			  "block '%s': %" PRIu64
+			  " huge pages of %s cannot be reserved although the host has free "
+			  "ones; look for a size limit of the hugetlbfs mount",
+			  ramblock->idstr, pages, size);
 }
 
 static int map_alias(struct hf_incoming_memory *memory, uint32_t block, struct hf_err *err)
@@ -284,8 +296,14 @@ static int make_alias(struct hf_incoming_memory *memory, struct hf_err *err)
 	memory->alias = calloc(memory->blocks.count, sizeof(*memory->alias));
 	if (!memory->alias)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
-	int result = map_aliases(memory, err);
-	for (uint32_t block = 0; block < memory->blocks.count && result == 0; block++)
+	return map_aliases(memory, err);
+}
+
+static int populate_aliases(struct hf_incoming_memory *memory, struct hf_err *err)
+{
+	int result = 0;
+
+	for (uint32_t block = 0; memory->alias && block < memory->blocks.count && result == 0; block++)
 		result = populate_alias(memory, block, err);
 	return result;
 }
@@ -340,19 +358,31 @@ static int start_reader(struct hf_incoming_memory *memory, struct hf_err *err)
 	return hf_fault_reader_start(&memory->reader, &config, err);
 }
 
-int hf_incoming_prepare(struct hf_incoming_memory *memory, struct hf_err *err)
+/* What this host and this program must have; the VMM is not touched. */
+static int take_resources(struct hf_incoming_memory *memory, struct hf_err *err)
 {
-	int result = check_fresh(memory, err);
+	int result = memory->config.prepare_program ? memory->config.prepare_program(memory->engine, err) : 0;
 
-	if (result == 0)
-		result = register_ranges(memory, err);
-	if (result == 0)
-		result = check_fresh(memory, err);
 	if (result == 0)
 		result = make_zeros(memory, err);
 	if (result == 0)
 		result = memory->placement == HF_PLACEMENT_CONTINUE ? make_alias(memory, err)
 								    : make_staging(memory, err);
+	return result;
+}
+
+int hf_incoming_prepare(struct hf_incoming_memory *memory, struct hf_err *err)
+{
+	int result = check_fresh(memory, err);
+
+	if (result == 0)
+		result = take_resources(memory, err);
+	if (result == 0)
+		result = register_ranges(memory, err);
+	if (result == 0)
+		result = check_fresh(memory, err);
+	if (result == 0)
+		result = populate_aliases(memory, err);
 	if (result == 0)
 		result = start_reader(memory, err);
 	return result;

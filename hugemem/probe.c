@@ -87,7 +87,7 @@ static int probe_pagemap_scan(struct hf_probe *probe, struct hf_err *err)
 	return 0;
 }
 
-static bool has_ipc_lock(void)
+bool hf_probe_ipc_lock(void)
 {
 	struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
 	struct __user_cap_data_struct data[_LINUX_CAPABILITY_U32S_3] = {0};
@@ -108,7 +108,7 @@ int hf_probe(struct hf_probe *out, struct hf_err *err)
 	struct rlimit limit;
 	if (getrlimit(RLIMIT_MEMLOCK, &limit) == 0)
 		probe.memlock_limit_bytes = limit.rlim_cur == RLIM_INFINITY ? UINT64_MAX : limit.rlim_cur;
-	probe.ipc_lock = has_ipc_lock();
+	probe.ipc_lock = hf_probe_ipc_lock();
 	*out = probe;
 	return 0;
 }

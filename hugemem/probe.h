@@ -28,5 +28,7 @@ struct hf_probe {
 };
 
 int hf_probe(struct hf_probe *out, struct hf_err *err);
+/* Has this thread CAP_IPC_LOCK? */
+bool hf_probe_ipc_lock(void);
 
 #endif

@@ -144,11 +144,17 @@ class Host:
                 LIBC.umount2(path.encode(), 0)
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def start(self, *arguments):
+    def start(self, *arguments, before_exec=None):
+        """before_exec runs in the new process, as root: what it takes away, the program does not have."""
+        def prepare():
+            if before_exec:
+                before_exec()
+            die_with_parent()
+
         out_path, err_path = self.name("out"), self.name("err")
         with open(out_path, "w", encoding="utf-8") as out, open(err_path, "w", encoding="utf-8") as err:
             process = subprocess.Popen([str(a) for a in arguments], stdin=subprocess.DEVNULL, stdout=out,
-                                       stderr=err, preexec_fn=die_with_parent)
+                                       stderr=err, preexec_fn=prepare)
         process.out_path, process.err_path = out_path, err_path
         self.running.append(process)
         return process
@@ -208,14 +214,16 @@ class Qmp:
 
 
 class Vmm:
-    def __init__(self, host, incoming=False, mem=256 * M, page_size=2 * M, vcpus=2, ident="ram0", extra=()):
+    def __init__(self, host, incoming=False, mem=256 * M, page_size=2 * M, vcpus=2, ident="ram0", extra=(),
+                 before_exec=None):
         self.ram = os.path.join(host.mount(page_size), os.path.basename(host.name("ram")))
         self.qmp_path = host.name("qmp")
         self.attach = host.name("attach")
         arguments = [host.vmm, "--name", "e2e", "--mem", mem, "--page-size", f"{page_size >> 20}M",
                      "--ram-file", self.ram, "--vcpus", vcpus, "--id", ident,
                      "--qmp", f"unix:{self.qmp_path}", "--attach", self.attach, *extra]
-        self.process = host.start(*arguments, *(["--incoming", "defer"] if incoming else []))
+        self.process = host.start(*arguments, *(["--incoming", "defer"] if incoming else []),
+                                  before_exec=before_exec)
         self.page_size = page_size
         wait_until(self.answers, "the VMM answers")
         if not incoming:
@@ -266,9 +274,9 @@ def assert_runs(vmm):
     vmm.wait_runs()
 
 
-def receive(host, vmm, *extra, listen="tcp:127.0.0.1:0"):
+def receive(host, vmm, *extra, listen="tcp:127.0.0.1:0", before_exec=None):
     return host.start(host.hugeferry, "receive", "--vm", f"qmp:{vmm.qmp_path}", "--attach", vmm.attach,
-                      "--listen", listen, *extra)
+                      "--listen", listen, *extra, before_exec=before_exec)
 
 
 def send(host, vmm, uri, *extra):

@@ -14,6 +14,7 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "peer")]
 import losses  # noqa: E402
 import moves  # noqa: E402
 import peers  # noqa: E402
+import preflight  # noqa: E402
 import refusals  # noqa: E402
 from host import Host, Skip  # noqa: E402
 
@@ -54,7 +55,7 @@ def run_case(host, number, case):
 
 def main():
     build, wanted = sys.argv[1], sys.argv[2:]
-    cases = [case for case in moves.CASES + refusals.CASES + losses.CASES + peers.CASES
+    cases = [case for case in moves.CASES + refusals.CASES + preflight.CASES + losses.CASES + peers.CASES
              if not wanted or any(part in case.__name__ for part in wanted)]
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

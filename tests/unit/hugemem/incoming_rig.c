@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/unit/hugemem/incoming_rig.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,6 +30,13 @@ static void engine_ready(void *opaque, int result, const struct hf_err *err)
 	if (err)
 		engine->ready_err = *err;
 	atomic_store(&engine->ready, true);
+}
+
+static int engine_prepare_program(void *opaque, struct hf_err *err)
+{
+	const struct engine *engine = opaque;
+
+	return engine->refuses ? hf_err_set(err, HF_ERR_LOCAL, EPERM, "%s", engine->refuses) : 0;
 }
 
 static void engine_fault(void *opaque, uint32_t block, uint64_t page, uint32_t thread_id, uint64_t arrived_ns)
@@ -128,6 +136,7 @@ int create_port(struct destination *d)
 							 .staging_slots = d->slots,
 							 .clock = {.now_ns = monotonic_ns},
 							 .ready = engine_ready,
+							 .prepare_program = engine_prepare_program,
 							 .fault = engine_fault,
 							 .work = engine_work};
 

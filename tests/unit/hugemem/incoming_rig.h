@@ -39,6 +39,7 @@ struct engine {
 	atomic_bool ready;
 	int ready_result;
 	struct hf_err ready_err;
+	const char *refuses; /* prepare_program's reason; NULL: it goes well */
 };
 
 struct destination {

@@ -76,6 +76,33 @@ static void too_few_pages_to_allocate_says_how_many_are_missing(void **state)
 	assert_int_equal(prepare(d), -ENOMEM);
 	snprintf(missing, sizeof(missing), " %" PRIu64 " huge pages of 2 MiB are missing", d->pages + 5);
 	assert_non_null(strstr(d->engine.ready_err.text, missing));
+	assert_false(hf_incoming_memory_touched(d->memory));
+}
+
+static void what_the_program_lacks_is_refused_before_the_vmm_is_touched(void **state)
+{
+	struct destination *d = *state;
+
+	d->engine.refuses = "no lock to be had";
+	make_guest_memory(d);
+	attach_vmm(d);
+	assert_int_equal(create_port(d), 0);
+	assert_int_equal(prepare(d), -EPERM);
+	assert_string_equal(d->engine.ready_err.text, "no lock to be had");
+	assert_false(hf_incoming_memory_touched(d->memory));
+	assert_false(hf_attach_armed(d->attach));
+}
+
+static void registered_memory_counts_as_touched(void **state)
+{
+	struct destination *d = *state;
+
+	make_guest_memory(d);
+	attach_vmm(d);
+	assert_int_equal(create_port(d), 0);
+	assert_false(hf_incoming_memory_touched(d->memory));
+	assert_int_equal(prepare(d), 0);
+	assert_true(hf_incoming_memory_touched(d->memory));
 }
 
 static void a_limit_of_the_mount_is_told_apart_from_an_empty_pool(void **state)
@@ -100,6 +127,7 @@ static void too_few_pages_for_staging_is_said_at_once(void **state)
 	assert_int_equal(create_port(d), 0);
 	assert_int_equal(prepare(d), -ENOMEM);
 	assert_non_null(strstr(d->engine.ready_err.text, "staging"));
+	assert_false(hf_incoming_memory_touched(d->memory));
 }
 
 static void default_slots_are_sixteen_of_two_mebibytes(void **state)
@@ -200,6 +228,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    BOTH(a_stale_file_is_refused_naming_block_and_page),
 	    BOTH(other_memory_than_was_lent_is_refused),
+	    BOTH(what_the_program_lacks_is_refused_before_the_vmm_is_touched),
+	    BOTH(registered_memory_counts_as_touched),
 	    BOTH(the_page_of_zeros_needs_no_fault_to_be_read),
 	    WITH(with_continue, a_stop_ends_the_allocation),
 	    WITH(with_continue, too_few_pages_to_allocate_says_how_many_are_missing),

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host or a program lacks is refused before anything stops; once it is there, the same VMs move."""
+import ctypes
+import os
+import resource
+import stat
+
+from host import CLONE_NEWNS, LIBC, M, MS_PRIVATE_REC, Vmm
+from refusals import moves, refused_by_both, two_vmms
+
+CAP_IPC_LOCK = 14
+CAP_SYS_PTRACE = 19
+PR_CAPBSET_DROP = 24
+
+
+def must(result):
+    if result:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def drop_for_good(capability):
+    """Root gets at exec() what the bounding set leaves."""
+    must(LIBC.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0))
+
+
+def little_locked_memory():
+    drop_for_good(CAP_IPC_LOCK)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (64 << 10, 64 << 10))
+
+
+def no_kernel_faults():
+    """A container's view: no CAP_SYS_PTRACE, and a /dev without userfaultfd."""
+    kvm = os.stat("/dev/kvm").st_rdev
+    must(LIBC.unshare(CLONE_NEWNS))
+    must(LIBC.mount(None, b"/", None, MS_PRIVATE_REC, None))
+    must(LIBC.mount(b"none", b"/dev", b"tmpfs", 0, None))
+    os.mknod("/dev/kvm", stat.S_IFCHR | 0o600, kvm)
+    drop_for_good(CAP_SYS_PTRACE)
+
+
+def a_memory_lock_limit_too_low_is_refused(host):
+    source, destination = two_vmms(host)
+    refused_by_both(host, source, destination, "limit is 64 KiB", "ulimit -l", "LimitMEMLOCK=", "CAP_IPC_LOCK",
+                    before_exec=little_locked_memory)
+    moves(host, source, destination)
+
+
+def a_vmm_without_kernel_faults_is_refused(host):
+    host.need(2 * M, 2048)
+    source, destination = Vmm(host), Vmm(host, incoming=True, before_exec=no_kernel_faults)
+    refused_by_both(host, source, destination, "CAP_SYS_PTRACE", "/dev/userfaultfd", "KVM needs them")
+
+
+CASES = [
+    a_memory_lock_limit_too_low_is_refused,
+    a_vmm_without_kernel_faults_is_refused,
+]
