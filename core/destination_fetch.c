@@ -6,14 +6,16 @@
  * with chunks still to be posted stand in one list a class, urgent or background; the rest only wait for
  * their bytes. next_fetch() takes the next chunk in this order:
  *
- *   1. a page somebody waits for whose transfer is under way, 2. one that waits for a transfer;
- *   3. if the scheduler allows the background now: the page it is in the middle of, 4. the next one the scan
+ *   1. if the background's share is due: as 4;
+ *   2. a page somebody waits for whose transfer is under way, 3. one that waits for a transfer;
+ *   4. if the scheduler allows the background now: the page it is in the middle of, 5. the next one the scan
  *      finds.
  *
  * A slot's index and generation are the fetch's id, so a done that is stale, repeated or made up is noticed
  * and dropped. A chunk that fails marks its transfer: no more of it is posted, and when the last chunk on its
  * way has come back the page is missing again (or waits again, if somebody waits). After a failure nothing is
- * posted until the next link, since the link is going down; -EAGAIN is no failure, the next done pumps again.
+ * posted until the next link, since the link is going down. A fetch the transport has no room for (-EAGAIN)
+ * has not failed: it is taken back and posted again after the next done.
  */
 #include "core/destination_internal.h"
 
@@ -33,6 +35,14 @@ static void list_push(struct hf_destination *d, struct transfer_list *list, uint
 	else
 		d->transfers[list->tail].next = transfer;
 	list->tail = transfer;
+}
+
+static void list_push_front(struct hf_destination *d, struct transfer_list *list, uint16_t transfer)
+{
+	d->transfers[transfer].next = list->head;
+	if (list->head == HF_TRANSFER_NONE)
+		list->tail = transfer;
+	list->head = transfer;
 }
 
 static void list_remove(struct hf_destination *d, struct transfer_list *list, uint16_t transfer)
@@ -62,14 +72,32 @@ static uint32_t chunk_of_block(const struct hf_destination *d, const struct hf_r
 	return block->page_size_bytes < d->chunk_bytes ? (uint32_t)block->page_size_bytes : d->chunk_bytes;
 }
 
+/* Is something left for the background to start? */
+static bool background_wants_transfers(const struct hf_destination *d)
+{
+	return hf_destination_background_runs(d) && hf_pagemap_next_set(&d->todo_fetch, 0) != HF_PAGE_NONE;
+}
+
+/*
+ * Is a transfer free that this class may have? The background leaves some for pages that somebody waits for;
+ * those leave it what it needs for its share.
+ */
+static bool transfer_to_have(const struct hf_destination *d, enum hf_fetch_class class)
+{
+	if (d->transfers_free == HF_TRANSFER_NONE)
+		return false;
+	if (class == HF_FETCH_BACKGROUND)
+		return d->transfers_background < d->background_transfers_max;
+	return d->transfers_of[HF_FETCH_URGENT] + d->background_transfers_kept < d->transfers_count ||
+	       !background_wants_transfers(d);
+}
+
 static bool take_transfer(struct hf_destination *d, uint32_t page, enum hf_fetch_class class)
 {
+	if (!transfer_to_have(d, class))
+		return false;
 	uint16_t index = d->transfers_free;
-	if (index == HF_TRANSFER_NONE)
-		return false;
 	bool background = class == HF_FETCH_BACKGROUND;
-	if (background && d->transfers_background >= d->background_transfers_max)
-		return false;
 
 	const struct hf_ramblock *block = block_of(d, page);
 	struct transfer *transfer = &d->transfers[index];
@@ -81,6 +109,7 @@ static bool take_transfer(struct hf_destination *d, uint32_t page, enum hf_fetch
 	    .background_slot = background,
 	};
 	d->transfers_background += background;
+	d->transfers_of[class]++;
 	d->pages[page].state = PAGE_FETCHING;
 	d->pages[page].transfer = index;
 	list_push(d, &d->active[class], index);
@@ -91,6 +120,7 @@ void hf_destination_free_transfer(struct hf_destination *d, uint16_t index)
 {
 	struct transfer *transfer = &d->transfers[index];
 	d->transfers_background -= transfer->background_slot;
+	d->transfers_of[transfer->class]--;
 	d->pages[transfer->page].transfer = HF_TRANSFER_NONE;
 	transfer->next = d->transfers_free;
 	d->transfers_free = index;
@@ -104,6 +134,8 @@ void hf_destination_promote(struct hf_destination *d, uint32_t page)
 	if (transfer->class == HF_FETCH_URGENT)
 		return;
 	transfer->class = HF_FETCH_URGENT;
+	d->transfers_of[HF_FETCH_BACKGROUND]--;
+	d->transfers_of[HF_FETCH_URGENT]++;
 	if (transfer->chunks_posted < transfer->chunks && !transfer->failed) {
 		list_remove(d, &d->active[HF_FETCH_BACKGROUND], index);
 		list_push(d, &d->active[HF_FETCH_URGENT], index);
@@ -115,10 +147,10 @@ void hf_destination_promote(struct hf_destination *d, uint32_t page)
 static bool start_urgent(struct hf_destination *d)
 {
 	uint32_t page = d->urgent_wait.head;
-	if (page == HF_PAGE_NONE || d->transfers_free == HF_TRANSFER_NONE)
+	if (page == HF_PAGE_NONE || !take_transfer(d, page, HF_FETCH_URGENT))
 		return false;
 	hf_page_queue_pop(d, &d->urgent_wait);
-	return take_transfer(d, page, HF_FETCH_URGENT);
+	return true;
 }
 
 static bool start_background(struct hf_destination *d)
@@ -133,21 +165,33 @@ static bool start_background(struct hf_destination *d)
 	return true;
 }
 
+static bool class_is_full(const struct hf_destination *d, enum hf_fetch_class class)
+{
+	return d->refused[class] || d->outstanding[class] >= d->link.capacity_chunks[class];
+}
+
 static uint16_t choose_urgent(struct hf_destination *d)
 {
-	if (d->outstanding[HF_FETCH_URGENT] >= d->link.capacity_chunks[HF_FETCH_URGENT])
+	if (class_is_full(d, HF_FETCH_URGENT))
 		return HF_TRANSFER_NONE;
 	if (d->active[HF_FETCH_URGENT].head == HF_TRANSFER_NONE)
 		start_urgent(d);
 	return d->active[HF_FETCH_URGENT].head;
 }
 
+/* Whoever waits waits for a landing, and nothing urgent is on the link: the background may free one. */
+static bool urgent_lacks_a_landing(const struct hf_destination *d)
+{
+	return d->urgent_wait.head != HF_PAGE_NONE && d->transfers_of[HF_FETCH_URGENT] == 0;
+}
+
 static uint16_t choose_background(struct hf_destination *d)
 {
-	if (d->outstanding[HF_FETCH_BACKGROUND] >= d->link.capacity_chunks[HF_FETCH_BACKGROUND] ||
-	    !hf_destination_background_runs(d) ||
-	    !hf_schedule_background_allowed(&d->schedule, d->chunk_bytes))
+	if (class_is_full(d, HF_FETCH_BACKGROUND) || !hf_destination_background_runs(d) ||
+	    !hf_schedule_background_room(&d->schedule))
 		return HF_TRANSFER_NONE;
+	if (hf_schedule_background_held(&d->schedule))
+		return urgent_lacks_a_landing(d) ? d->active[HF_FETCH_BACKGROUND].head : HF_TRANSFER_NONE;
 	if (d->active[HF_FETCH_BACKGROUND].head == HF_TRANSFER_NONE)
 		start_background(d);
 	return d->active[HF_FETCH_BACKGROUND].head;
@@ -174,11 +218,18 @@ static uint32_t take_slot(struct hf_destination *d, uint16_t transfer, enum hf_f
 	slot->generation++;
 	slot->busy = true;
 	slot->transfer = transfer;
-	slot->class = class;
-	slot->length_bytes = length;
 	slot->offset_bytes = offset;
-	slot->posted_ns = hf_clock_now_ns(&d->clock);
+	hf_schedule_posted(&d->schedule, class, length, hf_clock_now_ns(&d->clock), &slot->chunk);
+	d->outstanding[class]++;
 	return index;
+}
+
+static void free_slot(struct hf_destination *d, struct fetch_slot *slot)
+{
+	d->outstanding[slot->chunk.class]--;
+	slot->busy = false;
+	slot->next_free = d->slots_free;
+	d->slots_free = (uint32_t)(slot - d->slots);
 }
 
 /* A fetch decided under the lock, and what its landing follows from. */
@@ -218,8 +269,6 @@ static bool next_fetch(struct hf_destination *d, struct decided_fetch *decided)
 	};
 	if (++transfer->chunks_posted == transfer->chunks)
 		list_remove(d, &d->active[transfer->class], index);
-	d->outstanding[decided->fetch.class]++;
-	hf_schedule_posted(&d->schedule, decided->fetch.class, chunk);
 	return true;
 }
 
@@ -271,7 +320,7 @@ static void clear_landing(struct hf_destination *d, const struct hf_fetch_done *
 	}
 	uint16_t index = slot->transfer;
 	uint32_t page = d->transfers[index].page;
-	uint32_t length = slot->length_bytes;
+	uint32_t length = slot->chunk.length_bytes;
 	uint64_t offset = slot->offset_bytes;
 	bool landed = d->pages[page].landed;
 	pthread_mutex_unlock(&d->lock);
@@ -286,13 +335,13 @@ static uint16_t account_done(struct hf_destination *d, struct fetch_slot *slot,
 	uint16_t index = slot->transfer;
 	struct transfer *transfer = &d->transfers[index];
 	bool landed = done->status == HF_FETCH_OK;
+	enum hf_schedule_end end = !landed	? HF_SCHEDULE_LOST
+				   : done->zero ? HF_SCHEDULE_LANDED_ZERO
+						: HF_SCHEDULE_LANDED;
 
-	hf_schedule_done(&d->schedule, slot->class, slot->length_bytes, landed, slot->posted_ns,
-			 hf_clock_now_ns(&d->clock));
-	d->outstanding[slot->class]--;
-	slot->busy = false;
-	slot->next_free = d->slots_free;
-	d->slots_free = (uint32_t)(slot - d->slots);
+	hf_schedule_done(&d->schedule, &slot->chunk, end, hf_clock_now_ns(&d->clock));
+	free_slot(d, slot);
+	d->refused[HF_FETCH_URGENT] = d->refused[HF_FETCH_BACKGROUND] = false;
 
 	if (done->status == HF_FETCH_FAILED)
 		d->fetch_broken = true;
@@ -300,7 +349,7 @@ static uint16_t account_done(struct hf_destination *d, struct fetch_slot *slot,
 	if (landed && done->zero)
 		transfer->chunks_zero++;
 	else if (landed)
-		d->transferred_bytes += slot->length_bytes;
+		d->transferred_bytes += slot->chunk.length_bytes;
 	else if (!transfer->failed) {
 		/* Posts no more of this page; it starts anew once what is on its way has come back. */
 		transfer->failed = true;
@@ -315,15 +364,54 @@ static uint16_t account_done(struct hf_destination *d, struct fetch_slot *slot,
 	return HF_TRANSFER_NONE;
 }
 
+/*
+ * Locked. The transport did not take a fetch: its chunk is to be posted again. If it was the last one posted
+ * of its page that is as if it never had been, else the page starts anew.
+ */
+static void take_back(struct hf_destination *d, struct fetch_slot *slot)
+{
+	uint16_t index = slot->transfer;
+	struct transfer *transfer = &d->transfers[index];
+	uint64_t last = (uint64_t)(transfer->chunks_posted - 1) * slot->chunk.length_bytes;
+	if (transfer->failed || slot->offset_bytes != last) {
+		account_done(d, slot, &(struct hf_fetch_done){.status = HF_FETCH_CANCELLED});
+		return;
+	}
+	hf_schedule_refused(&d->schedule, &slot->chunk);
+	free_slot(d, slot);
+	if (transfer->chunks_posted-- == transfer->chunks)
+		list_push_front(d, &d->active[transfer->class], index);
+}
+
+/* Locked. The transport answered a fetch with an error, so no done will come: it ends here. */
+static void fetch_refused(struct hf_destination *d, const struct hf_fetch *fetch, int result)
+{
+	struct hf_fetch_done done = {.id = fetch->id, .epoch = fetch->epoch, .status = HF_FETCH_FAILED};
+	struct fetch_slot *slot = slot_of_done(d, &done);
+	if (!slot)
+		return;
+	if (result != -EAGAIN) {
+		account_done(d, slot, &done); /* the link is going down */
+		return;
+	}
+	take_back(d, slot);
+	d->refused[fetch->class] = true;
+}
+
 /* Locked. Nothing is on its way: no done will come that could pump again. */
 static bool link_is_idle(const struct hf_destination *d)
 {
 	return d->outstanding[HF_FETCH_URGENT] + d->outstanding[HF_FETCH_BACKGROUND] == 0;
 }
 
+/*
+ * Posts until there is nothing to post. A class that the transport has no room for is left alone until the
+ * next done, of either class; if none is on its way, it is tried again at once. The other class goes on.
+ */
 void hf_destination_pump(struct hf_destination *d)
 {
-	for (uint32_t refused_when_idle = 0; refused_when_idle < IDLE_REFUSALS_MAX;) {
+	uint32_t refused_when_idle = 0;
+	while (refused_when_idle < IDLE_REFUSALS_MAX) {
 		struct decided_fetch next;
 
 		pthread_mutex_lock(&d->lock);
@@ -337,25 +425,13 @@ void hf_destination_pump(struct hf_destination *d)
 		if (result == 0)
 			continue;
 
-		/*
-		 * Not posted, so no done will come from the transport: it ends here. -EAGAIN: the next done
-		 * pumps again, or there is none and it is tried again at once. Anything else: the link is
-		 * going down.
-		 */
-		struct hf_fetch_done done = {
-		    .id = next.fetch.id,
-		    .epoch = next.fetch.epoch,
-		    .status = result == -EAGAIN ? HF_FETCH_CANCELLED : HF_FETCH_FAILED,
-		};
 		pthread_mutex_lock(&d->lock);
-		struct fetch_slot *slot = slot_of_done(d, &done);
-		if (slot)
-			account_done(d, slot, &done);
-		bool try_again = result == -EAGAIN && link_is_idle(d);
+		fetch_refused(d, &next.fetch, result);
+		if (link_is_idle(d)) {
+			d->refused[HF_FETCH_URGENT] = d->refused[HF_FETCH_BACKGROUND] = false;
+			refused_when_idle++;
+		}
 		pthread_mutex_unlock(&d->lock);
-		if (!try_again)
-			return;
-		refused_when_idle++;
 	}
 	struct hf_err err;
 	hf_err_set(&err, HF_ERR_LOCAL, EAGAIN, "VM '%s': the link takes no fetch although none is on its way",
@@ -423,6 +499,7 @@ int hf_destination_fetch_link_up(struct hf_destination *d, const struct hf_link_
 	}
 	d->outstanding[HF_FETCH_URGENT] = 0;
 	d->outstanding[HF_FETCH_BACKGROUND] = 0;
+	d->refused[HF_FETCH_URGENT] = d->refused[HF_FETCH_BACKGROUND] = false;
 	d->fetch_broken = false;
 	hf_schedule_link_up(&d->schedule, info, hf_clock_now_ns(&d->clock));
 	return 0;
@@ -444,8 +521,10 @@ int hf_destination_fetch_prepare(struct hf_destination *d)
 		d->transfers[i].next = d->transfers_free;
 		d->transfers_free = i;
 	}
-	/* A quarter, at least one, is kept for pages that somebody waits for. */
+	/* Each class keeps at least one from the other: urgent pages a quarter, the background its share. */
+	d->transfers_count = count;
 	d->background_transfers_max = count > 1 ? count - (count + 3) / 4 : 1;
+	d->background_transfers_kept = count > 1 ? (count * d->schedule.share_percent + 99) / 100 : 0;
 	return 0;
 }
 

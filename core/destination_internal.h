@@ -64,13 +64,11 @@ struct page_queue {
 
 /* A fetch the transport holds. Its index and generation make the id, so that a stale done is noticed. */
 struct fetch_slot {
-	uint64_t posted_ns;
+	struct hf_schedule_chunk chunk;
 	uint64_t offset_bytes; /* in the page */
 	uint32_t generation;
-	uint32_t length_bytes;
 	uint32_t next_free;
 	uint16_t transfer;
-	enum hf_fetch_class class;
 	bool busy;
 };
 
@@ -100,7 +98,7 @@ struct hf_destination {
 	struct hf_ramblocks blocks;
 	char vm_name[256];
 	uint32_t chunk_bytes;
-	uint32_t background_transfers_max;
+	uint32_t transfers_count, background_transfers_max, background_transfers_kept;
 	void (*notify)(void *opaque);
 	void *opaque;
 
@@ -142,8 +140,10 @@ struct hf_destination {
 	struct fetch_slot *slots;		       /* allocated at link_up for the capacity of the link */
 	uint32_t slots_count, slots_free;
 	uint32_t outstanding[HF_FETCH_CLASSES];
-	bool fetch_broken; /* a fetch failed: none is posted until the next link_up */
+	bool refused[HF_FETCH_CLASSES]; /* by the transport: nothing of the class until the next done */
+	bool fetch_broken;		/* a fetch failed: none is posted until the next link_up */
 	uint16_t transfers_free, transfers_background;
+	uint32_t transfers_of[HF_FETCH_CLASSES]; /* in use; a promoted one is urgent */
 	struct hf_schedule schedule;
 	struct hf_blocktime *blocktime;
 	struct hf_latency fault_latency;

@@ -57,7 +57,7 @@ void hf_destination_begin_await(struct hf_destination *d, uint32_t page)
 	if (d->pages[page].awaited)
 		return;
 	d->pages[page].awaited = true;
-	hf_schedule_urgent_begin(&d->schedule, page);
+	hf_schedule_urgent_begin(&d->schedule);
 }
 
 void hf_destination_end_await(struct hf_destination *d, uint32_t page)
@@ -145,6 +145,8 @@ void hf_destination_fault(struct hf_destination *d, uint32_t block, uint64_t pag
 	unsigned actions = 0;
 	if (!d->releasing) { /* release() wakes whoever still waits */
 		hf_blocktime_fault(d->blocktime, thread_id, page, arrived_ns);
+		hf_schedule_faulted(&d->schedule, page);
+		d->todo_zero_cursor = page + 1;
 		actions = fault_locked(d, page);
 	}
 	hf_destination_unlock_act(d, actions);

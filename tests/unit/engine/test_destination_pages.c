@@ -302,24 +302,25 @@ static void check_share_under_endless_faults(uint32_t share_percent, uint32_t wa
 	struct rig *rig = rig_create();
 	rig->ram_pages = 1024;
 	rig->link.capacity_chunks[HF_FETCH_URGENT] = capacity;
+	rig->link.capacity_chunks[HF_FETCH_BACKGROUND] = 2 * capacity;
 	rig->destination_config.background_share_percent = share_percent;
 	running_held(rig);
+	uint32_t next_page = keep_faulting(rig, waiting, rig->ram_pages);
 	hf_destination_hold_background(rig->destination, false);
-	rig->posted_bytes[HF_FETCH_BACKGROUND] = 0; /* before the first fault it had the link to itself */
-	uint32_t next_page = rig->ram_pages;
 	/* The scan goes on behind the faults, then wraps around: it does not meet them. */
 	while (next_page > rig->ram_pages / 2) {
 		next_page = keep_faulting(rig, waiting, next_page);
 		rig->now_ns += 10000;
-		rig_land_oldest_of(rig, HF_FETCH_URGENT);
-		rig_land_oldest_of(rig, HF_FETCH_BACKGROUND);
+		rig_land_oldest(rig);
 		rig_forget(rig);
-		uint64_t due = rig->posted_bytes[HF_FETCH_URGENT] * share_percent / (100 - share_percent);
+		uint64_t urgent = rig->posted_bytes[HF_FETCH_URGENT];
 		uint64_t background = rig->posted_bytes[HF_FETCH_BACKGROUND];
-		/* A link's fill may be posted at once while the background's window is full: that share is
-		 * lost. */
-		uint64_t lost = (uint64_t)capacity * RIG_CHUNK * share_percent / (100 - share_percent);
-		if (background > due || background + lost + 4 * RIG_CHUNK < due)
+		/* Kept from its share before it might run, it is owed two chunks at most of what was posted
+		 * then. */
+		uint64_t before = (uint64_t)capacity * RIG_CHUNK * share_percent / (100 - share_percent);
+		uint64_t kept = before > 2 * RIG_CHUNK ? before - 2 * RIG_CHUNK : 0;
+		uint64_t due = urgent * share_percent / (100 - share_percent);
+		if (background > due || background + kept + RIG_CHUNK < due)
 			fail_msg("share %u %%, %u waiting: %llu background bytes where %llu are due",
 				 share_percent, waiting, (unsigned long long)background,
 				 (unsigned long long)due);
@@ -567,7 +568,7 @@ static void a_done_of_another_epoch_unknown_or_repeated_is_ignored(void **state)
 	rig_expect(rig, "place ram 2");
 }
 
-static void a_full_transport_loses_nothing(void **state)
+static void a_full_transport_loses_nothing_and_fetches_nothing_twice(void **state)
 {
 	(void)state;
 	for (uint32_t taken = 0; taken < 4; taken++) {
@@ -579,17 +580,73 @@ static void a_full_transport_loses_nothing(void **state)
 		rig->fetch_taken = taken;
 		rig_fault(rig, RIG_RAM, 1);
 		assert_int_equal(rig->fetches_count, 1 + taken);
-		rig_fault(rig, RIG_RAM, 1);
-		rig_forget(rig);
-		/* The next done posts again; the page starts anew when nothing of it is on its way. */
+		rig_fault(rig, RIG_RAM, 1); /* the link is full until something lands */
+		assert_int_equal(rig->fetches_count, 1 + taken);
 		rig_land_all(rig);
-		assert_true(rig_called(rig, "fetch urgent ram 1.0"));
 		assert_true(rig_called(rig, "place ram 1"));
+		assert_int_equal(rig->posted_bytes[HF_FETCH_URGENT], RIG_RAM_PAGE + RIG_ROM_PAGE);
 		assert_int_equal(rig_snapshot(rig).pages_received, 2);
 		assert_int_equal(rig_snapshot(rig).status, HF_STATUS_POSTCOPY_ACTIVE);
 		assert_int_equal(rig->destination->schedule.urgent_pages, 0);
 		rig_destroy(rig);
 	}
+}
+
+static void a_full_background_channel_keeps_no_urgent_chunk_back(void **state)
+{
+	struct rig *rig = *state;
+	rig->ram_pages = 64;
+	rig->link.capacity_chunks[HF_FETCH_URGENT] = 64;
+	rig_destination_at(rig, AT_RUNNING); /* ram 0.0 and 0.1 are on their way */
+	for (uint64_t page = 40; page < 44; page++)
+		rig_fault(rig, RIG_RAM, page);
+	rig_forget(rig);
+	/* 19 urgent chunks earn one of the background; that is what the transport has no room for. */
+	rig->fetch_result = -EAGAIN;
+	rig->fetch_failures = 1;
+	rig->fetch_taken = 3;
+	rig_fault(rig, RIG_RAM, 44);
+	rig_expect(rig, "fetch urgent ram 44.0", "fetch urgent ram 44.1", "fetch urgent ram 44.2",
+		   "fetch background ram 0.2", "fetch urgent ram 44.3");
+	rig_landed(rig, "ram 40.0");
+	rig_expect(rig, "fetch background ram 0.2");
+}
+
+static void a_page_half_fetched_in_the_background_never_blocks_the_only_landing(void **state)
+{
+	struct rig *rig = *state;
+	rig->destination_config.memory.placement = HF_PLACEMENT_COPY;
+	rig->destination_config.memory.slots = 1;
+	rig_destination_at(rig, AT_RUNNING);
+	rig_fault(rig, RIG_RAM, 5);
+	rig_expect_nothing(rig);
+	rig_landed(rig, "ram 0.0");
+	rig_landed(rig, "ram 0.1");
+	rig_expect(rig, "fetch background ram 0.2", "fetch background ram 0.3");
+	rig_landed(rig, "ram 0.2");
+	rig_landed(rig, "ram 0.3");
+	rig_expect(rig, "place ram 0", "fetch urgent ram 5.0", "fetch urgent ram 5.1", "fetch urgent ram 5.2",
+		   "fetch urgent ram 5.3");
+}
+
+static void threads_that_wait_leave_the_background_a_landing(void **state)
+{
+	struct rig *rig = *state;
+	rig->destination_config.memory.placement = HF_PLACEMENT_COPY;
+	rig->destination_config.memory.slots = 4;
+	rig->link.capacity_chunks[HF_FETCH_URGENT] = 64;
+	running_held(rig);
+	for (uint64_t page = 0; page < 5; page++)
+		rig_fault(rig, RIG_RAM, page);
+	assert_int_equal(rig->fetches_count, 4 * 4); /* nothing is kept for a background that is held */
+	rig_fault(rig, RIG_RAM, 5);
+	hf_destination_hold_background(rig->destination, false);
+	rig_forget(rig);
+	land_page(rig, "ram 0", 4);
+	rig_expect(rig, "place ram 0");
+	land_page(rig, "ram 1", 4);
+	assert_true(rig_called(rig, "fetch urgent ram 4.0"));
+	assert_true(rig_called(rig, "fetch background ram 6.0"));
 }
 
 static enum page_state state_of(const struct rig *rig, uint32_t ram_page)
@@ -682,7 +739,10 @@ int main(void)
 	    RIG_TEST(background_zeros_that_cannot_be_placed_now_are_placed_later),
 	    RIG_TEST(a_page_that_cannot_be_placed_at_all_fails_before_loaded_and_is_kept_after),
 	    RIG_TEST(a_done_of_another_epoch_unknown_or_repeated_is_ignored),
-	    RIG_TEST(a_full_transport_loses_nothing),
+	    RIG_TEST(a_full_transport_loses_nothing_and_fetches_nothing_twice),
+	    RIG_TEST(a_full_background_channel_keeps_no_urgent_chunk_back),
+	    RIG_TEST(a_page_half_fetched_in_the_background_never_blocks_the_only_landing),
+	    RIG_TEST(threads_that_wait_leave_the_background_a_landing),
 	    RIG_TEST(a_link_that_is_gone_loses_nothing_and_is_left_alone),
 	    RIG_TEST(pages_of_a_cut_link_are_missing_again),
 	    RIG_TEST(a_cancelled_background_chunk_brings_its_page_again),
