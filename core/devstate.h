@@ -39,13 +39,13 @@ struct hf_devstate_desc;
 struct hf_devstate_field {
 	const char *name;
 	enum hf_devstate_kind kind;
-	size_t offset_bytes; /* in the object */
-	size_t stride_bytes; /* size of one element */
-	uint32_t elements;   /* how many; of a variable field: how many there is room for */
+	uint32_t since_version; /* the field exists from this version on; 0: always */
+	size_t offset_bytes;	/* in the object */
+	size_t stride_bytes;	/* size of one element */
+	uint32_t elements;	/* how many; of a variable field: how many there is room for */
 	/* Variable: the number in use is the u32 at this offset, a field that stands earlier in the table. */
 	bool variable;
 	size_t count_offset_bytes;
-	uint32_t since_version; /* the field exists from this version on; 0: always */
 	const struct hf_devstate_desc *nested;
 };
 
