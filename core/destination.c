@@ -61,12 +61,11 @@ static void complete(struct hf_destination *d)
 
 /* ---- sending ----------------------------------------------------------------------------------- */
 
-static void send_message(struct hf_destination *d, uint32_t type, const void *payload, size_t bytes)
+void hf_destination_send(struct hf_destination *d, uint32_t type, const void *payload, size_t bytes)
 {
 	pthread_mutex_lock(&d->lock);
 	uint64_t epoch = d->epoch;
 	pthread_mutex_unlock(&d->lock);
-	/* A failure to send means that the link goes down, which is told as link_down. */
 	if (epoch != 0)
 		d->transport.ops->send(d->transport.self, epoch, type, payload, bytes);
 }
@@ -77,7 +76,7 @@ static void send_ready(struct hf_destination *d)
 	uint8_t buffer[64];
 	ssize_t bytes = hf_wire_encode_ready(&ready, buffer, sizeof(buffer));
 	if (bytes > 0)
-		send_message(d, HF_WIRE_READY, buffer, (size_t)bytes);
+		hf_destination_send(d, HF_WIRE_READY, buffer, (size_t)bytes);
 }
 
 static void send_fail(struct hf_destination *d)
@@ -88,7 +87,7 @@ static void send_fail(struct hf_destination *d)
 	pthread_mutex_unlock(&d->lock);
 	ssize_t bytes = hf_wire_encode_fail(&why, buffer, sizeof(buffer));
 	if (bytes > 0)
-		send_message(d, HF_WIRE_FAIL, buffer, (size_t)bytes);
+		hf_destination_send(d, HF_WIRE_FAIL, buffer, (size_t)bytes);
 }
 
 /* ---- failing ----------------------------------------------------------------------------------- */
@@ -239,7 +238,7 @@ static void prepare(struct hf_destination *d)
 
 static void said_resumed(struct hf_destination *d)
 {
-	send_message(d, HF_WIRE_RESUMED, NULL, 0);
+	hf_destination_send(d, HF_WIRE_RESUMED, NULL, 0);
 	pthread_mutex_lock(&d->lock);
 	d->resumed = true;
 	unsigned actions = ACTION_PUMP | ACTION_KICK_BACKGROUND | hf_destination_check_end(d);
@@ -250,6 +249,10 @@ void hf_destination_unlock_act(struct hf_destination *d, unsigned actions)
 {
 	pthread_mutex_unlock(&d->lock);
 
+	if (actions & ACTION_PROBE)
+		hf_destination_probe_start(d);
+	if (actions & ACTION_SEND_LINK)
+		hf_destination_send_link(d);
 	if (actions & ACTION_PREPARE)
 		prepare(d);
 	if (actions & ACTION_SEND_READY)
@@ -257,7 +260,7 @@ void hf_destination_unlock_act(struct hf_destination *d, unsigned actions)
 	if (actions & ACTION_LOAD)
 		request_vm(d, HF_VM_LOAD, d->device_state, d->device_state_bytes);
 	if (actions & ACTION_SEND_LOADED)
-		send_message(d, HF_WIRE_LOADED, NULL, 0);
+		hf_destination_send(d, HF_WIRE_LOADED, NULL, 0);
 	if (actions & ACTION_RUN)
 		request_vm(d, HF_VM_RUN, NULL, 0);
 	if (actions & ACTION_KICK_URGENT)
@@ -271,7 +274,7 @@ void hf_destination_unlock_act(struct hf_destination *d, unsigned actions)
 	if (actions & ACTION_RELEASE)
 		release(d);
 	if (actions & ACTION_SEND_COMPLETE)
-		send_message(d, HF_WIRE_COMPLETE, NULL, 0);
+		hf_destination_send(d, HF_WIRE_COMPLETE, NULL, 0);
 	if (actions & ACTION_SEND_FAIL)
 		send_fail(d);
 	if ((actions & ACTION_NOTIFY) && d->notify)
@@ -386,7 +389,7 @@ static unsigned on_advise(struct hf_destination *d, const uint8_t *payload, size
 	}
 	d->advise_ns = hf_clock_now_ns(&d->clock);
 	move(d, d->status, HF_INCOMING_ADVISE);
-	return ACTION_PREPARE | ACTION_NOTIFY;
+	return hf_destination_probe_begin(d) | ACTION_NOTIFY;
 }
 
 void hf_destination_memory_ready(struct hf_destination *d, int result, const struct hf_err *why)
@@ -660,6 +663,7 @@ int hf_destination_create(struct hf_destination **out, const struct hf_destinati
 	d->opaque = config->opaque;
 	d->chunk_bytes = config->chunk_bytes ? config->chunk_bytes : HF_CHUNK_DEFAULT_BYTES;
 	d->background_held = config->background_held;
+	d->max_page_stall_ns = config->max_page_stall_ns;
 	snprintf(d->vm_name, sizeof(d->vm_name), "%s", config->vm_name);
 	pthread_mutex_init(&d->lock, NULL);
 	hf_ramblocks_init(&d->blocks);
@@ -693,6 +697,7 @@ void hf_destination_destroy(struct hf_destination *d)
 	if (!d)
 		return;
 	hf_destination_pages_destroy(d);
+	hf_link_probe_destroy(d->probe);
 	hf_ramblocks_destroy(&d->blocks);
 	free(d->block_of_source);
 	free(d->source_of_block);

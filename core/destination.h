@@ -24,6 +24,7 @@
 #include "core/blocktime.h"
 #include "core/clock.h"
 #include "core/err.h"
+#include "core/link_probe.h"
 #include "core/memory.h"
 #include "core/ramblock.h"
 #include "core/state.h"
@@ -47,6 +48,7 @@ struct hf_destination_config {
 	uint32_t background_share_percent; /* least share of bytes the background gets under endless faults; 0
 					      = default */
 	bool background_held;		   /* --no-background: serve faults only until told otherwise */
+	uint64_t max_page_stall_ns;	   /* refuse a link on which one page takes longer; 0 = none */
 	/* Something a waiting thread may want to see has changed. Called without the lock; must only signal.
 	 */
 	void (*notify)(void *opaque);
@@ -104,9 +106,10 @@ struct hf_destination_snapshot {
 	uint64_t transferred_bytes; /* page payload */
 	uint64_t pages_stalled;	    /* times a page could not be placed for want of a huge page */
 	uint64_t setup_time_ns, load_time_ns;
-	uint64_t postcopy_time_ns; /* RUN heard .. last page placed */
-	uint64_t total_time_ns;	   /* link up .. end */
-	uint64_t downtime_ns;	   /* the source's figure; 0 until it is known */
+	uint64_t postcopy_time_ns;   /* RUN heard .. last page placed */
+	uint64_t total_time_ns;	     /* link up .. end */
+	uint64_t downtime_ns;	     /* the source's figure; 0 until it is known */
+	struct hf_link_figures link; /* measured before the hand-over; zeros: the source cannot */
 	struct hf_blocktime_totals blocktime;
 	struct hf_latency fault_latency;
 };

@@ -442,6 +442,10 @@ void hf_destination_pump(struct hf_destination *d)
 void hf_destination_event_fetch_done(void *engine, const struct hf_fetch_done *done)
 {
 	struct hf_destination *d = engine;
+	if (hf_link_probe_owns(done->id)) {
+		hf_destination_probe_done(d, done);
+		return;
+	}
 	if (done->status == HF_FETCH_OK && done->zero)
 		clear_landing(d, done);
 

@@ -12,13 +12,13 @@
 #include <pthread.h>
 
 #include "core/destination.h"
+#include "core/link_probe.h"
 #include "core/pagemap.h"
 #include "core/schedule.h"
 
-#define HF_CHUNK_DEFAULT_BYTES (256u << 10)
-#define HF_TRANSFERS_MAX       256u /* pages in flight at once under `continue` */
-#define HF_TRANSFER_NONE       UINT16_MAX
-#define HF_FETCH_SLOT_NONE     UINT32_MAX
+#define HF_TRANSFERS_MAX   256u /* pages in flight at once under `continue` */
+#define HF_TRANSFER_NONE   UINT16_MAX
+#define HF_FETCH_SLOT_NONE UINT32_MAX
 
 /* Where a page is on its way. */
 enum page_state {
@@ -87,6 +87,8 @@ enum {
 	ACTION_RELEASE = 1 << 10,
 	ACTION_SEND_COMPLETE = 1 << 11,
 	ACTION_SEND_FAIL = 1 << 12,
+	ACTION_PROBE = 1 << 13,
+	ACTION_SEND_LINK = 1 << 14,
 };
 
 struct hf_destination {
@@ -99,6 +101,7 @@ struct hf_destination {
 	char vm_name[256];
 	uint32_t chunk_bytes;
 	uint32_t transfers_count, background_transfers_max, background_transfers_kept;
+	uint64_t max_page_stall_ns;
 	void (*notify)(void *opaque);
 	void *opaque;
 
@@ -110,6 +113,8 @@ struct hf_destination {
 	struct hf_err err;
 	uint64_t epoch; /* of the link that is up; 0 = none */
 	struct hf_link_info link;
+	struct hf_link_probe *probe; /* made at ADVISE, stays until destruction */
+	struct hf_link_figures link_figures;
 	char source_vm_name[256];
 	uint32_t *block_of_source; /* local index of each source block; NULL before ADVISE */
 	uint32_t *source_of_block;
@@ -153,12 +158,24 @@ struct hf_destination {
 
 /* ---- destination.c ---- */
 
+/* Without the lock. A failure to send means that the link goes down, which is told as link_down. */
+void hf_destination_send(struct hf_destination *destination, uint32_t type, const void *payload,
+			 size_t bytes);
 /* Releases the lock and does what was decided. */
 void hf_destination_unlock_act(struct hf_destination *destination, unsigned actions);
 /* Locked. Ends the migration (or pauses it, after the hand-over); why's text is kept. Returns actions. */
 unsigned hf_destination_fail_locked(struct hf_destination *destination, const struct hf_err *why);
 /* Locked. If every page is placed and the VM runs: the actions that end the migration. */
 unsigned hf_destination_check_end(struct hf_destination *destination);
+
+/* ---- destination_probe.c ---- */
+
+/* Locked. The blocks match: the actions that measure the link, or that go on without. */
+unsigned hf_destination_probe_begin(struct hf_destination *destination);
+/* Without the lock. */
+void hf_destination_probe_start(struct hf_destination *destination);
+void hf_destination_probe_done(struct hf_destination *destination, const struct hf_fetch_done *done);
+void hf_destination_send_link(struct hf_destination *destination);
 
 /* ---- where a page is ---- */
 

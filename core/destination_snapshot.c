@@ -31,6 +31,7 @@ void hf_destination_snapshot(struct hf_destination *d, struct hf_destination_sna
 		since(d->run_ns, d->pages_received == d->blocks.pages_total ? d->placed_last_ns : now_ns),
 	    .total_time_ns = since(d->link_up_ns, now_ns),
 	    .downtime_ns = d->downtime_ns,
+	    .link = d->link_figures,
 	    .fault_latency = d->fault_latency,
 	};
 	memcpy(out->source_vm_name, d->source_vm_name, sizeof(out->source_vm_name));

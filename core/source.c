@@ -55,6 +55,8 @@ struct hf_source {
 	struct hf_transport transport;
 	struct hf_vm vm;
 	uint32_t placement_wish; /* enum hf_wire_placement_wish */
+	uint64_t max_page_stall_ns;
+	uint8_t *probe_block; /* what is served while the destination measures the link */
 	void (*notify)(void *opaque);
 	void *opaque;
 
@@ -63,6 +65,7 @@ struct hf_source {
 
 	/* Atomic: the page path takes no lock. */
 	atomic_bool serving;
+	atomic_bool probing; /* from link up to READY, if the link has the feature */
 	atomic_uint_least64_t sent_bytes, sent_chunks, zero_chunks;
 
 	pthread_mutex_t lock;
@@ -78,6 +81,7 @@ struct hf_source {
 	bool hold_background;
 	uint32_t pages_present;
 	struct hf_wire_ready ready;
+	struct hf_link_figures link_figures;
 	uint64_t link_up_ns, stop_ns, saving_ns, run_ns, end_ns;
 	uint64_t device_state_bytes, stop_time_ns, save_time_ns, downtime_ns;
 };
@@ -279,6 +283,7 @@ static void event_link_up(void *engine, const struct hf_link_info *info)
 	if (s->status == HF_STATUS_NONE) {
 		s->epoch = info->epoch;
 		s->link_up_ns = hf_clock_now_ns(&s->clock);
+		atomic_store(&s->probing, (info->features & HF_WIRE_FEATURE_LINK) != 0);
 		move(s, HF_STATUS_SETUP);
 		actions = ACTION_SEND_ADVISE | ACTION_NOTIFY;
 	}
@@ -306,13 +311,37 @@ static void event_link_down(void *engine, uint64_t epoch, const struct hf_err *w
 
 /* ---- hand-over --------------------------------------------------------------------------------- */
 
+/* Both operators may limit what a page costs; this side's limit is checked here. */
+static unsigned on_link(struct hf_source *s, const uint8_t *payload, size_t bytes)
+{
+	struct hf_wire_link link;
+	struct hf_err err = HF_ERR_INIT;
+	if (s->status != HF_STATUS_SETUP || !atomic_load(&s->probing) || s->link_figures.round_trip_ns != 0)
+		return unexpected(s, HF_WIRE_LINK);
+	if (hf_wire_decode_link(payload, bytes, &link, &err) < 0)
+		return violation(s, &err);
+	s->link_figures = (struct hf_link_figures){link.round_trip_ns, link.rate_bytes_per_s};
+	if (hf_link_stall_check(&s->link_figures, &s->blocks, s->max_page_stall_ns, &err) < 0)
+		return violation(s, &err);
+	return ACTION_NOTIFY;
+}
+
 static unsigned on_ready(struct hf_source *s, const uint8_t *payload, size_t bytes)
 {
-	if (s->status != HF_STATUS_SETUP)
+	bool link_due = atomic_load(&s->probing) && s->link_figures.round_trip_ns == 0;
+	if (s->status != HF_STATUS_SETUP || link_due)
 		return unexpected(s, HF_WIRE_READY);
 	struct hf_err err = HF_ERR_INIT;
+	if (!atomic_load(&s->probing) && s->max_page_stall_ns != 0) {
+		hf_err_set(
+		    &err, HF_ERR_PEER, EOPNOTSUPP,
+		    "the destination's release does not measure the link, so --max-page-stall cannot be "
+		    "kept; install the same release on both hosts, or leave the limit out");
+		return violation(s, &err);
+	}
 	if (hf_wire_decode_ready(payload, bytes, &s->ready, &err) < 0)
 		return violation(s, &err);
+	atomic_store(&s->probing, false);
 	move(s, HF_STATUS_ACTIVE);
 	s->vm_stopping = true;
 	s->vm_busy = true;
@@ -369,6 +398,9 @@ static void event_message(void *engine, uint64_t epoch, uint32_t type, const voi
 		return;
 	}
 	switch (type) {
+	case HF_WIRE_LINK:
+		actions = on_link(s, payload, bytes);
+		break;
 	case HF_WIRE_READY:
 		actions = on_ready(s, payload, bytes);
 		break;
@@ -587,6 +619,8 @@ static int event_serve(void *engine, const struct hf_serve_request *request, str
 		       struct hf_err *err)
 {
 	struct hf_source *s = engine;
+	if (request->block == HF_WIRE_PROBE_BLOCK && atomic_load(&s->probing))
+		return hf_link_probe_serve(s->probe_block, request, reply, err);
 	if (!atomic_load(&s->serving))
 		return hf_err_set(err, HF_ERR_PEER, EPROTO,
 				  "VM '%s': the destination asked for a page, which is not expected now",
@@ -654,6 +688,7 @@ void hf_source_snapshot(struct hf_source *s, struct hf_source_snapshot *out)
 	    .sent_bytes = atomic_load(&s->sent_bytes),
 	    .sent_chunks = atomic_load(&s->sent_chunks),
 	    .zero_chunks = atomic_load(&s->zero_chunks),
+	    .link = s->link_figures,
 	    .device_state_bytes = s->device_state_bytes,
 	    .stop_time_ns = s->stop_time_ns,
 	    .save_time_ns = s->save_time_ns,
@@ -682,6 +717,7 @@ int hf_source_create(struct hf_source **out, const struct hf_source_config *conf
 		s->placement_wish =
 		    config->placement == HF_PLACEMENT_COPY ? HF_WIRE_WISH_COPY : HF_WIRE_WISH_CONTINUE;
 	s->hold_background = config->hold_background;
+	s->max_page_stall_ns = config->max_page_stall_ns;
 	s->notify = config->notify;
 	s->opaque = config->opaque;
 	snprintf(s->vm_name, sizeof(s->vm_name), "%s", config->vm_name);
@@ -691,6 +727,8 @@ int hf_source_create(struct hf_source **out, const struct hf_source_config *conf
 	int result = hf_ramblocks_copy(&s->blocks, config->blocks, err);
 	if (result == 0 && hf_pagemap_create(&s->present, s->blocks.pages_total) < 0)
 		result = hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the presence map");
+	if (result == 0 && !(s->probe_block = hf_link_probe_block_create()))
+		result = hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the probe block");
 	if (result < 0) {
 		hf_source_destroy(s);
 		return result;
@@ -703,6 +741,7 @@ void hf_source_destroy(struct hf_source *s)
 {
 	if (!s)
 		return;
+	free(s->probe_block);
 	hf_pagemap_destroy(&s->present);
 	hf_ramblocks_destroy(&s->blocks);
 	pthread_mutex_destroy(&s->lock);

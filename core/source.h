@@ -21,6 +21,7 @@
 
 #include "core/clock.h"
 #include "core/err.h"
+#include "core/link_probe.h"
 #include "core/memory.h"
 #include "core/ramblock.h"
 #include "core/state.h"
@@ -38,6 +39,7 @@ struct hf_source_config {
 	struct hf_vm vm;
 	bool wish_placement;	      /* false: the destination chooses */
 	enum hf_placement placement;  /* when wished */
+	uint64_t max_page_stall_ns;   /* refuse a link on which one page takes longer; 0 = none */
 	bool hold_background;	      /* the destination serves faults only, until told otherwise */
 	void (*notify)(void *opaque); /* as in destination.h */
 	void *opaque;
@@ -73,6 +75,7 @@ struct hf_source_snapshot {
 	uint32_t pages_present; /* after the VM has stopped */
 	uint64_t sent_bytes;	/* page payload */
 	uint64_t sent_chunks, zero_chunks;
+	struct hf_link_figures link; /* measured by the destination before READY; zeros: not known */
 	uint64_t device_state_bytes;
 	uint64_t stop_time_ns, save_time_ns;
 	uint64_t downtime_ns;	   /* VM asked to stop .. RESUMED heard: an upper bound */

@@ -45,8 +45,10 @@ static const struct frame_rule frame_rules[] = {
     [HF_WIRE_RESUMED] = {"RESUMED", 0, 0},
     [HF_WIRE_COMPLETE] = {"COMPLETE", 0, 0},
     [HF_WIRE_FINISH] = {"FINISH", 24, 24},
-    [HF_WIRE_WISH] = {"WISH", 8, 8},
     [HF_WIRE_FAIL] = {"FAIL", 12, 12 + HF_WIRE_TEXT_MAX_BYTES},
+    [HF_WIRE_WISH] = {"WISH", 8, 8},
+    [HF_WIRE_CHECK] = {"CHECK", 0, 0},
+    [HF_WIRE_LINK] = {"LINK", 24, 24},
 };
 
 static const struct frame_rule *rule_of(uint32_t type)
@@ -404,6 +406,44 @@ int hf_wire_decode_finish(const uint8_t *payload, size_t bytes, struct hf_wire_f
 	if (result < 0)
 		return result;
 	*finish = in;
+	return 0;
+}
+
+/* ---- LINK --------------------------------------------------------------------------------------- */
+
+static int check_link(const struct hf_wire_link *link, struct hf_err *err)
+{
+	if (link->round_trip_ns < 1 || link->rate_bytes_per_s < 1)
+		return hf_wire_broken(err, "LINK", "round_trip_ns or rate_bytes_per_s is 0");
+	return 0;
+}
+
+ssize_t hf_wire_encode_link(const struct hf_wire_link *link, uint8_t *buffer, size_t bytes)
+{
+	struct writer writer = {.at = buffer, .left = bytes};
+
+	if (check_link(link, NULL) < 0)
+		return -EINVAL;
+	put_u64(&writer, link->round_trip_ns);
+	put_u64(&writer, link->rate_bytes_per_s);
+	put_u64(&writer, link->max_page_stall_ns);
+	return writer_end(&writer);
+}
+
+int hf_wire_decode_link(const uint8_t *payload, size_t bytes, struct hf_wire_link *link, struct hf_err *err)
+{
+	struct reader reader = {.at = payload, .left = bytes};
+	struct hf_wire_link in = {0};
+	in.round_trip_ns = get_u64(&reader);
+	in.rate_bytes_per_s = get_u64(&reader);
+	in.max_page_stall_ns = get_u64(&reader);
+
+	int result = hf_wire_check_end(&reader, "LINK", bytes, err);
+	if (result == 0)
+		result = check_link(&in, err);
+	if (result < 0)
+		return result;
+	*link = in;
 	return 0;
 }
 

@@ -26,15 +26,20 @@
 #include "core/ramblock.h"
 #include "core/transport.h"
 
-#define HF_WIRE_MAGIC	      "HUGEFERY" /* the first eight bytes on every channel, both ways */
-#define HF_WIRE_VERSION_MIN   1u
-#define HF_WIRE_VERSION_MAX   1u
-#define HF_WIRE_FEATURES      0ull /* no optional feature in version 1 */
+#define HF_WIRE_MAGIC	    "HUGEFERY" /* the first eight bytes on every channel, both ways */
+#define HF_WIRE_VERSION_MIN 1u
+#define HF_WIRE_VERSION_MAX 1u
+/* The source serves the probe block (core/link_probe.h), the destination says LINK. */
+#define HF_WIRE_FEATURE_LINK (1ull << 0)
+/* This session only measures the link: CHECK instead of ADVISE. Offered by a checker only. */
+#define HF_WIRE_FEATURE_CHECK (1ull << 1)
+#define HF_WIRE_FEATURES      (HF_WIRE_FEATURE_LINK | HF_WIRE_FEATURE_CHECK) /* that this build speaks */
 #define HF_WIRE_SESSION_BYTES 16
 #define HF_WIRE_CHANNELS_MAX  64u /* page channels per class */
 
 #define HF_WIRE_CHUNK_MIN_BYTES	       4096u
 #define HF_WIRE_CHUNK_MAX_BYTES	       (64u << 20)
+#define HF_CHUNK_DEFAULT_BYTES	       (256u << 10)
 #define HF_WIRE_FRAME_MAX_BYTES	       (1u << 20)   /* payload of one control frame */
 #define HF_WIRE_DEVICE_STATE_MAX_BYTES (256u << 20) /* all DEVICE_DATA of one migration */
 
@@ -102,8 +107,10 @@ enum hf_wire_type {
 	HF_WIRE_RESUMED = 8,	/* D->S  it runs */
 	HF_WIRE_COMPLETE = 9,	/* D->S  every page is placed; let go */
 	HF_WIRE_FINISH = 10,	/* S->D  let go: the source's figures */
-	HF_WIRE_WISH = 12,	/* S->D  what the operator at the source asks for; optional, repeatable */
 	HF_WIRE_FAIL = 11,	/* both  the migration failed: class, errno, text */
+	HF_WIRE_WISH = 12,	/* S->D  what the operator at the source asks for; optional, repeatable */
+	HF_WIRE_CHECK = 13,	/* S->D  measure the link; instead of ADVISE */
+	HF_WIRE_LINK = 14,	/* D->S  what was measured */
 };
 
 struct hf_wire_frame_header {
@@ -182,17 +189,26 @@ int hf_wire_decode_finish(const uint8_t *payload, size_t bytes, struct hf_wire_f
 ssize_t hf_wire_encode_fail(const struct hf_err *why, uint8_t *buffer, size_t bytes);
 int hf_wire_decode_fail(const uint8_t *payload, size_t bytes, struct hf_err *why, struct hf_err *err);
 
-/* DEVICE's payload is raw bytes; LOADED, RUN, RESUMED and COMPLETE have none. */
+struct hf_wire_link {
+	uint64_t round_trip_ns;
+	uint64_t rate_bytes_per_s;
+	uint64_t max_page_stall_ns; /* the destination's limit; 0 = none */
+};
+ssize_t hf_wire_encode_link(const struct hf_wire_link *link, uint8_t *buffer, size_t bytes);
+int hf_wire_decode_link(const uint8_t *payload, size_t bytes, struct hf_wire_link *link, struct hf_err *err);
+
+/* DEVICE's payload is raw bytes; LOADED, RUN, RESUMED, COMPLETE and CHECK have none. */
 
 /* ---- page channels ---------------------------------------------------------------------------- */
 
 struct hf_wire_request {
 	uint64_t id;
 	uint64_t offset_bytes;
-	uint32_t block; /* the source's numbering */
+	uint32_t block; /* the source's numbering, or HF_WIRE_PROBE_BLOCK */
 	uint32_t length_bytes;
 };
 #define HF_WIRE_REQUEST_BYTES 32
+#define HF_WIRE_PROBE_BLOCK   UINT32_MAX /* with HF_WIRE_FEATURE_LINK, before READY */
 
 struct hf_wire_reply {
 	uint64_t id;

@@ -16,7 +16,7 @@
 static int check_chunk(const char *message, uint32_t block, uint64_t offset_bytes, uint32_t length_bytes,
 		       struct hf_err *err)
 {
-	if (block >= HF_RAMBLOCKS_MAX)
+	if (block >= HF_RAMBLOCKS_MAX && block != HF_WIRE_PROBE_BLOCK)
 		return hf_wire_broken(err, message, "block is %" PRIu32 ", the limit is %d blocks", block,
 				      HF_RAMBLOCKS_MAX);
 	if (length_bytes < HF_WIRE_CHUNK_MIN_BYTES || length_bytes > HF_WIRE_CHUNK_MAX_BYTES ||

@@ -3,7 +3,8 @@
  * `hugeferry check`. Theory of operation: a list of small checks, each of which finds one fact out by trying
  * (hf_probe, the kernel's counters, opening a device) and adds findings. A finding is ok, warn
  * (something is slower or may be missing later) or FAIL (a migration cannot work); the last two say what to
- * do. The host is only looked at, never changed.
+ * do. The host is only looked at, never changed. With --to the link to a waiting destination is measured too
+ * (check_link.c).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -18,9 +19,11 @@
 #include <unistd.h>
 
 #include "core/ramblock.h"
+#include "deploy/check.h"
 #include "deploy/options.h"
 #include "deploy/program.h"
 #include "deploy/report.h"
+#include "deploy/transports.h"
 #include "hugemem/hugepool.h"
 #include "hugemem/memory_lock.h"
 #include "hugemem/probe.h"
@@ -28,28 +31,19 @@
 #define COMMAND	       "check"
 #define PAGE_SIZES_MAX 16
 
-enum finding { FINDING_OK = 0, FINDING_WARN, FINDING_FAIL };
-
 static const char *const finding_names[] = {"ok", "warn", "FAIL"};
 
-struct check {
-	json_t *findings;
-	bool failed;
-};
-
-static void found(struct check *check, enum finding finding, const char *name, const char *advice,
-		  const char *format, ...) __attribute__((format(printf, 5, 6)));
-static void found(struct check *check, enum finding finding, const char *name, const char *advice,
-		  const char *format, ...)
+void hf_check_found(struct hf_check *check, enum hf_finding finding, const char *name, const char *advice,
+		    const char *format, ...)
 {
 	char detail[2 * HF_ERR_TEXT_BYTES];
 	va_list args;
 	va_start(args, format);
 	vsnprintf(detail, sizeof(detail), format, args);
 	va_end(args);
-	check->failed |= finding == FINDING_FAIL;
+	check->failed |= finding == HF_FINDING_FAIL;
 	printf("%-4s  %-14s  %s\n", finding_names[finding], name, detail);
-	if (finding != FINDING_OK && advice)
+	if (finding != HF_FINDING_OK && advice)
 		printf("%22sdo: %s\n", "", advice);
 
 	json_t *entry = json_object();
@@ -57,26 +51,27 @@ static void found(struct check *check, enum finding finding, const char *name, c
 	json_object_set_new(entry, "result", json_string(finding_names[finding]));
 	json_object_set_new(entry, "detail", json_string(detail));
 	json_object_set_new(entry, "advice",
-			    finding != FINDING_OK && advice ? json_string(advice) : json_null());
+			    finding != HF_FINDING_OK && advice ? json_string(advice) : json_null());
 	json_array_append_new(check->findings, entry);
 }
 
-static void check_kernel(struct check *check)
+static void check_kernel(struct hf_check *check)
 {
 	struct utsname name;
 	if (!uname(&name))
-		found(check, FINDING_OK, "kernel", NULL, "%s %s %s", name.sysname, name.release,
-		      name.machine);
+		hf_check_found(check, HF_FINDING_OK, "kernel", NULL, "%s %s %s", name.sysname, name.release,
+			       name.machine);
 }
 
-static void check_nodes(struct check *check, const char *name, const struct hf_hugepage_counts *counts)
+static void check_nodes(struct hf_check *check, const char *name, const struct hf_hugepage_counts *counts)
 {
 	for (uint32_t i = 0; i < counts->nodes; i++)
-		found(check, FINDING_OK, name, NULL, "NUMA node %d: %" PRIu64 " of %" PRIu64 " pages free",
-		      counts->node_id[i], counts->node_free[i], counts->node_total[i]);
+		hf_check_found(check, HF_FINDING_OK, name, NULL,
+			       "NUMA node %d: %" PRIu64 " of %" PRIu64 " pages free", counts->node_id[i],
+			       counts->node_free[i], counts->node_total[i]);
 }
 
-static void check_mount(struct check *check, uint64_t page_size_bytes, const char *size, const char *name)
+static void check_mount(struct hf_check *check, uint64_t page_size_bytes, const char *size, const char *name)
 {
 	struct hf_err err = HF_ERR_INIT;
 	char path[256], advice[160];
@@ -85,13 +80,14 @@ static void check_mount(struct check *check, uint64_t page_size_bytes, const cha
 		 "K none DIRECTORY (only if VMs are to use this size)",
 		 page_size_bytes >> 10);
 	if (hf_hugetlbfs_mount_point(page_size_bytes, path, sizeof(path), &err))
-		found(check, FINDING_WARN, name, advice, "no hugetlbfs mount for pages of %s", size);
+		hf_check_found(check, HF_FINDING_WARN, name, advice, "no hugetlbfs mount for pages of %s",
+			       size);
 	else
-		found(check, FINDING_OK, name, NULL, "hugetlbfs at %s", path);
+		hf_check_found(check, HF_FINDING_OK, name, NULL, "hugetlbfs at %s", path);
 }
 
 /* True when the pool of this size has pages nobody has taken. */
-static bool check_pool(struct check *check, uint64_t page_size_bytes)
+static bool check_pool(struct hf_check *check, uint64_t page_size_bytes)
 {
 	struct hf_hugepage_counts counts;
 	struct hf_err err = HF_ERR_INIT;
@@ -99,7 +95,8 @@ static bool check_pool(struct check *check, uint64_t page_size_bytes)
 	hf_size_text(page_size_bytes, size);
 	snprintf(name, sizeof(name), "%s pages", size);
 	if (hf_hugepage_counts(page_size_bytes, &counts, &err)) {
-		found(check, FINDING_FAIL, name, "mount sysfs on /sys and run this as root", "%s", err.text);
+		hf_check_found(check, HF_FINDING_FAIL, name, "mount sysfs on /sys and run this as root", "%s",
+			       err.text);
 		return false;
 	}
 	uint64_t available = hf_hugepages_available(&counts);
@@ -107,87 +104,92 @@ static bool check_pool(struct check *check, uint64_t page_size_bytes)
 		 "echo N > /sys/kernel/mm/hugepages/hugepages-%" PRIu64
 		 "kB/nr_hugepages (only if VMs are to use this size)",
 		 page_size_bytes >> 10);
-	found(check, available ? FINDING_OK : FINDING_WARN, name, advice,
-	      "%" PRIu64 " of %" PRIu64 " pages can be had", available, counts.total);
+	hf_check_found(check, available ? HF_FINDING_OK : HF_FINDING_WARN, name, advice,
+		       "%" PRIu64 " of %" PRIu64 " pages can be had", available, counts.total);
 	check_nodes(check, name, &counts);
 	check_mount(check, page_size_bytes, size, name);
 	return available > 0;
 }
 
-static void check_hugepages(struct check *check)
+static void check_hugepages(struct hf_check *check)
 {
 	uint64_t sizes[PAGE_SIZES_MAX];
 	int count = hf_hugepage_sizes(sizes, PAGE_SIZES_MAX);
 	bool any = false;
 	if (count <= 0) {
-		found(check, FINDING_FAIL, "huge pages", "boot a kernel with CONFIG_HUGETLBFS",
-		      "the kernel offers no huge pages");
+		hf_check_found(check, HF_FINDING_FAIL, "huge pages", "boot a kernel with CONFIG_HUGETLBFS",
+			       "the kernel offers no huge pages");
 		return;
 	}
 	for (int i = 0; i < count; i++)
 		any |= check_pool(check, sizes[i]);
 	if (!any)
-		found(check, FINDING_FAIL, "huge pages",
-		      "reserve pages of the size the VMs use (see above) for each VM to come, and a few more",
-		      "not one huge page of any size can be had");
+		hf_check_found(
+		    check, HF_FINDING_FAIL, "huge pages",
+		    "reserve pages of the size the VMs use (see above) for each VM to come, and a few more",
+		    "not one huge page of any size can be had");
 }
 
-static void check_feature(struct check *check, bool present, enum finding when_missing, const char *feature,
-			  const char *use, const char *advice)
+static void check_feature(struct hf_check *check, bool present, enum hf_finding when_missing,
+			  const char *feature, const char *use, const char *advice)
 {
-	found(check, present ? FINDING_OK : when_missing, "userfaultfd", advice, "%s %s: %s", feature,
-	      present ? "is offered" : "is missing", use);
+	hf_check_found(check, present ? HF_FINDING_OK : when_missing, "userfaultfd", advice, "%s %s: %s",
+		       feature, present ? "is offered" : "is missing", use);
 }
 
-static void check_userfaultfd(struct check *check, const struct hf_probe *probe)
+static void check_userfaultfd(struct hf_check *check, const struct hf_probe *probe)
 {
 	if (!probe->userfaultfd) {
-		found(check, FINDING_FAIL, "userfaultfd",
-		      "run as root, or with CAP_SYS_PTRACE, or with access to /dev/userfaultfd",
-		      "cannot be had: %s", strerror(probe->userfaultfd_errno));
+		hf_check_found(check, HF_FINDING_FAIL, "userfaultfd",
+			       "run as root, or with CAP_SYS_PTRACE, or with access to /dev/userfaultfd",
+			       "cannot be had: %s", strerror(probe->userfaultfd_errno));
 		return;
 	}
-	found(check, probe->kernel_faults ? FINDING_OK : FINDING_FAIL, "userfaultfd",
-	      "run as root, or with CAP_SYS_PTRACE, or with access to /dev/userfaultfd",
-	      probe->kernel_faults ? "delivers faults of the kernel, so KVM's too"
-				   : "only delivers faults of user mode; KVM would fail on a missing page");
-	check_feature(check, probe->missing_hugetlbfs, FINDING_FAIL, "MISSING_HUGETLBFS",
+	hf_check_found(check, probe->kernel_faults ? HF_FINDING_OK : HF_FINDING_FAIL, "userfaultfd",
+		       "run as root, or with CAP_SYS_PTRACE, or with access to /dev/userfaultfd",
+		       probe->kernel_faults
+			   ? "delivers faults of the kernel, so KVM's too"
+			   : "only delivers faults of user mode; KVM would fail on a missing page");
+	check_feature(check, probe->missing_hugetlbfs, HF_FINDING_FAIL, "MISSING_HUGETLBFS",
 		      "faults on missing huge pages", "use Linux 4.11 or later");
-	check_feature(check, probe->minor_hugetlbfs, FINDING_WARN, "MINOR_HUGETLBFS",
+	check_feature(check, probe->minor_hugetlbfs, HF_FINDING_WARN, "MINOR_HUGETLBFS",
 		      "placement `continue`, without a copy", "use Linux 5.13 or later; `copy` works here");
-	check_feature(check, probe->thread_id, FINDING_FAIL, "THREAD_ID",
+	check_feature(check, probe->thread_id, HF_FINDING_FAIL, "THREAD_ID",
 		      "which vCPU waits, for the blocktime", "use Linux 4.14 or later");
 }
 
-static void check_kvm(struct check *check)
+static void check_kvm(struct hf_check *check)
 {
 	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (fd < 0) {
-		found(check, FINDING_WARN, "KVM",
-		      "load kvm_intel or kvm_amd and give this user access to /dev/kvm",
-		      "/dev/kvm: %s; VMs cannot use the processor's virtualisation", strerror(errno));
+		hf_check_found(check, HF_FINDING_WARN, "KVM",
+			       "load kvm_intel or kvm_amd and give this user access to /dev/kvm",
+			       "/dev/kvm: %s; VMs cannot use the processor's virtualisation",
+			       strerror(errno));
 		return;
 	}
 	int version = ioctl(fd, KVM_GET_API_VERSION, 0);
 	close(fd);
-	found(check, version == KVM_API_VERSION ? FINDING_OK : FINDING_WARN, "KVM",
-	      "use a kernel whose KVM speaks the stable interface", "/dev/kvm speaks version %d", version);
+	hf_check_found(check, version == KVM_API_VERSION ? HF_FINDING_OK : HF_FINDING_WARN, "KVM",
+		       "use a kernel whose KVM speaks the stable interface", "/dev/kvm speaks version %d",
+		       version);
 }
 
-static void check_memlock(struct check *check, const struct hf_probe *probe)
+static void check_memlock(struct hf_check *check, const struct hf_probe *probe)
 {
 	if (probe->ipc_lock)
-		found(check, FINDING_OK, "memory lock", NULL, "not limited (CAP_IPC_LOCK)");
+		hf_check_found(check, HF_FINDING_OK, "memory lock", NULL, "not limited (CAP_IPC_LOCK)");
 	else if (probe->memlock_limit_bytes == UINT64_MAX)
-		found(check, FINDING_OK, "memory lock", NULL, "not limited");
+		hf_check_found(check, HF_FINDING_OK, "memory lock", NULL, "not limited");
 	else
-		found(check, FINDING_WARN, "memory lock", HF_MEMORY_LOCK_ADVICE,
-		      "limited to %" PRIu64 " KiB; `receive` keeps its tables in memory, about %u KiB and "
-		      "%u bytes for each huge page of the VM, and refuses the VM if it may not",
-		      probe->memlock_limit_bytes >> 10, 256u, 9u);
+		hf_check_found(check, HF_FINDING_WARN, "memory lock", HF_MEMORY_LOCK_ADVICE,
+			       "limited to %" PRIu64
+			       " KiB; `receive` keeps its tables in memory, about %u KiB and "
+			       "%u bytes for each huge page of the VM, and refuses the VM if it may not",
+			       probe->memlock_limit_bytes >> 10, 256u, 9u);
 }
 
-static int write_json(struct check *check, const char *path)
+static int write_json(struct hf_check *check, const char *path)
 {
 	struct hf_err err = HF_ERR_INIT;
 	if (!path)
@@ -204,19 +206,21 @@ static int write_json(struct check *check, const char *path)
 
 static enum hf_exit run_checks(const struct hf_options *options)
 {
-	struct check check = {.findings = json_array()};
+	struct hf_check check = {.findings = json_array()};
 	struct hf_probe probe;
 	struct hf_err err = HF_ERR_INIT;
 
 	check_kernel(&check);
 	check_hugepages(&check);
 	if (hf_probe(&probe, &err)) {
-		found(&check, FINDING_FAIL, "userfaultfd", "see the text", "%s", err.text);
+		hf_check_found(&check, HF_FINDING_FAIL, "userfaultfd", "see the text", "%s", err.text);
 	} else {
 		check_userfaultfd(&check, &probe);
 		check_memlock(&check, &probe);
 	}
 	check_kvm(&check);
+	if (options->to)
+		hf_check_link(&check, options);
 
 	int result = write_json(&check, options->json);
 	json_decref(check.findings);
@@ -228,6 +232,9 @@ int hf_main_check(int argc, char **argv)
 	struct hf_options options;
 	struct hf_err err = HF_ERR_INIT;
 	int result = hf_options_parse(HF_COMMAND_CHECK, argc, argv, &options, &err);
+	const struct hf_scheme *scheme = NULL;
+	if (!result && options.to)
+		result = hf_scheme_of(options.to, &scheme, &err);
 	if (!result && (result = hf_report_check_path(options.json, &err))) {
 		hf_complain(COMMAND, "%s", err.text);
 		return HF_EXIT_FAILED;

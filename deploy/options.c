@@ -50,7 +50,7 @@ static const char *const patterns[] = {"sequential", "random", "hot", NULL};
 static const struct spec specs[] = {
     {"vm", "qmp:PATH", SEND | RECEIVE, SEND | RECEIVE, KIND_TEXT, AT(vm), 0, 0, NULL,
      "QMP socket of the VM; to send it must be running, to receive it must be in inmigrate"},
-    {"to", "URI", SEND, SEND, KIND_TEXT, AT(to), 0, 0, NULL,
+    {"to", "URI", SEND | CHECK, SEND, KIND_TEXT, AT(to), 0, 0, NULL,
      "where `hugeferry receive` listens: tcp:HOST:PORT or unix:PATH"},
     {"listen", "URI", RECEIVE, RECEIVE, KIND_TEXT, AT(listen), 0, 0, NULL,
      "tcp:HOST:PORT (port 0: any free one) or unix:PATH; `listening on URI` is printed when ready"},
@@ -71,8 +71,8 @@ static const struct spec specs[] = {
     {"seed", "N", DEMO, 0, KIND_SEED, AT(seed), 0, UINT64_MAX, NULL, "seed of the guest's pattern"},
     {"placement", "auto|copy|continue", SEND | RECEIVE | DEMO, 0, KIND_CHOICE, AT(placement), 0, 0,
      placements, "how pages become visible (default auto: continue where it can be had)"},
-    {"channels", "N", SEND | RECEIVE | DEMO, 0, KIND_COUNT, AT(channels), 1, HF_WIRE_CHANNELS_MAX, NULL,
-     "page channels for urgent and for background pages each (default 2)"},
+    {"channels", "N", SEND | RECEIVE | CHECK | DEMO, 0, KIND_COUNT, AT(channels), 1, HF_WIRE_CHANNELS_MAX,
+     NULL, "page channels for urgent and for background pages each (default 2)"},
     {"chunk-size", "SIZE", RECEIVE | DEMO, 0, KIND_SIZE, AT(chunk_bytes), HF_WIRE_CHUNK_MIN_BYTES,
      HF_WIRE_CHUNK_MAX_BYTES, NULL, "bytes fetched at once; a power of two (default: the engine's)"},
     {"no-background", NULL, SEND | RECEIVE | DEMO, 0, KIND_FLAG, AT(no_background), 0, 0, NULL,
@@ -85,6 +85,8 @@ static const struct spec specs[] = {
      "keep the source's memory and compare it with the destination's, byte by byte"},
     {"timeout", "S", SEND, 0, KIND_COUNT, AT(timeout_s), 0, 86400, NULL,
      "cancel when the VM has not been handed over after S seconds; 0: wait for ever (default 0)"},
+    {"max-page-stall", "MS", SEND | RECEIVE | CHECK, 0, KIND_COUNT, AT(max_page_stall_ms), 1, 3600000, NULL,
+     "refuse a link on which a thread would wait longer for one page (default: only warn, above 500 ms)"},
     {"keep", NULL, SEND, 0, KIND_FLAG, AT(keep), 0, 0, NULL,
      "do not end the source's VMM afterwards; it stays stopped and must not be run again"},
     {"vmm", "PATH", DEMO, 0, KIND_TEXT, AT(vmm), 0, 0, NULL,
@@ -292,6 +294,8 @@ int hf_options_parse(enum hf_command command, int argc, char **argv, struct hf_o
 	}
 	if (optind < argc)
 		return bad(err, "'%s' is not expected here", argv[optind]);
+	if (command == HF_COMMAND_CHECK && !parsed.to && parsed.max_page_stall_ms)
+		return bad(err, "--max-page-stall is about a link; name it with --to URI");
 	if (parsed.chunk_bytes & (parsed.chunk_bytes - 1))
 		return bad(err, "--chunk-size must be a power of two");
 	int result = check_required(command, &parsed, err);

@@ -17,6 +17,8 @@
 #include <string.h>
 
 #include "core/destination.h"
+#include "core/wire.h"
+#include "deploy/link_session.h"
 #include "deploy/monotonic.h"
 #include "deploy/options.h"
 #include "deploy/program.h"
@@ -47,6 +49,7 @@ struct receive {
 	bool memory_started;
 	bool hold_background;
 	bool trouble_told;
+	bool link_told;
 	bool vmm_ended;
 	struct hf_destination *engine;
 	struct hf_destination_snapshot snapshot; /* the last one taken */
@@ -184,6 +187,11 @@ static int set_up(struct receive *receive, struct hf_err *err)
 
 /* ---- the peer ---- */
 
+static uint64_t max_page_stall_ns(const struct receive *receive)
+{
+	return (uint64_t)receive->options.max_page_stall_ms * 1000000;
+}
+
 static int vmm_ended(const struct receive *receive, struct hf_err *err)
 {
 	return hf_err_set(err, HF_ERR_LOCAL, ESRCH, "the destination's VMM at %s has ended",
@@ -202,20 +210,55 @@ static void take_signal(struct receive *receive, int signal)
 	}
 }
 
+/* While there is no engine: what else may end the program. */
+static int take_woken(struct receive *receive, const struct hf_woken *woken, struct hf_err *err)
+{
+	if (woken->vmm_ended)
+		return vmm_ended(receive, err);
+	take_signal(receive, woken->signal);
+	if (woken->signal == SIGINT || woken->signal == SIGTERM)
+		return hf_err_set(err, HF_ERR_CANCELLED, ECANCELED, "cancelled while waiting for a peer");
+	return 0;
+}
+
+/* A peer that only wants the link measured gets its answer; the program goes on listening. */
+static int answer_check(struct receive *receive, struct hf_err *err)
+{
+	if (!(receive->scheme->info(receive->link)->features & HF_WIRE_FEATURE_CHECK))
+		return 0;
+	struct hf_link_session session = {
+	    .scheme = receive->scheme,
+	    .link = receive->link,
+	    .name = receive->options.listen,
+	    .chunk_bytes = (uint32_t)receive->options.chunk_bytes,
+	    .max_page_stall_ns = max_page_stall_ns(receive),
+	    .waiter = &receive->waiter,
+	};
+	struct hf_link_check_snapshot measured;
+	struct hf_err why = HF_ERR_INIT;
+	char link[HF_LINK_TEXT_BYTES];
+	receive->link = NULL;
+	if (hf_link_session_run(&session, &measured, &why))
+		hf_complain(COMMAND, "a check of the link failed: %s", why.text);
+	else
+		hf_complain(COMMAND, "the link was checked: %s", hf_link_text(&measured.figures, link));
+	return take_woken(receive, &session.woken, err);
+}
+
 static int accept_peer(struct receive *receive, struct hf_err *err)
 {
 	int fd = receive->scheme->listener_fd(receive->listener);
 	while (!receive->link) {
 		struct hf_woken woken = hf_waiter_wait(&receive->waiter, fd, -1);
-		if (woken.vmm_ended)
-			return vmm_ended(receive, err);
-		take_signal(receive, woken.signal);
-		if (woken.signal == SIGINT || woken.signal == SIGTERM)
-			return hf_err_set(err, HF_ERR_CANCELLED, ECANCELED,
-					  "cancelled while waiting for a peer");
+		int stop = take_woken(receive, &woken, err);
+		if (stop)
+			return stop;
 		struct hf_err refusal = HF_ERR_INIT;
 		if (woken.extra && receive->scheme->accept(receive->listener, &receive->link, &refusal))
 			hf_complain(COMMAND, "a peer was refused: %s", refusal.text);
+		int result = receive->link ? answer_check(receive, err) : 0;
+		if (result)
+			return result;
 	}
 	receive->scheme->listener_close(receive->listener);
 	receive->listener = NULL;
@@ -235,6 +278,7 @@ static int start_engine(struct receive *receive, struct hf_err *err)
 	    .vm = hf_qmp_vm_port(receive->vm),
 	    .chunk_bytes = (uint32_t)receive->options.chunk_bytes,
 	    .background_held = receive->hold_background,
+	    .max_page_stall_ns = max_page_stall_ns(receive),
 	    .notify = hf_waiter_notify,
 	    .opaque = &receive->waiter,
 	};
@@ -264,6 +308,15 @@ static void tell_trouble(struct receive *receive)
 	hf_complain(COMMAND, "%s", receive->snapshot.err.text);
 }
 
+/* Once, when the link has been measured. */
+static void tell_link(struct receive *receive)
+{
+	if (receive->link_told || receive->snapshot.link.rate_bytes_per_s == 0)
+		return;
+	receive->link_told = true;
+	hf_link_warn(COMMAND, &receive->snapshot.link, &receive->blocks, max_page_stall_ns(receive));
+}
+
 static void wait_for_end(struct receive *receive)
 {
 	struct hf_err err = HF_ERR_INIT;
@@ -273,6 +326,7 @@ static void wait_for_end(struct receive *receive)
 		if (at_end(&receive->snapshot))
 			break;
 		tell_trouble(receive);
+		tell_link(receive);
 		struct hf_woken woken =
 		    hf_waiter_wait(&receive->waiter, -1, hf_progress_period_ms(&receive->progress));
 		if (woken.vmm_ended) {

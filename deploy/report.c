@@ -103,6 +103,18 @@ static json_t *blocktime_object(struct hf_destination *engine, const struct hf_b
 	return object;
 }
 
+/* What was measured before anything stopped, and what it predicts for the largest pages. */
+static void set_link(json_t *report, const struct hf_link_figures *link, const struct hf_ramblocks *blocks)
+{
+	json_t *object = link->rate_bytes_per_s ? json_object() : json_null();
+	if (link->rate_bytes_per_s) {
+		set_number(object, "round_trip_ns", link->round_trip_ns);
+		set_number(object, "rate_bytes_per_s", link->rate_bytes_per_s);
+		set_number(object, "page_stall_ns", hf_link_page_stall_ns(link, blocks->page_size_max_bytes));
+	}
+	json_object_set_new(report, "link", object);
+}
+
 json_t *hf_report_destination(struct hf_destination *engine, const struct hf_destination_snapshot *snapshot,
 			      const struct hf_report_context *context)
 {
@@ -115,6 +127,7 @@ json_t *hf_report_destination(struct hf_destination *engine, const struct hf_des
 	set_text(report, "placement", snapshot->placement == HF_PLACEMENT_CONTINUE ? "continue" : "copy");
 	set_text(report, "placement_reason", context->placement_reason);
 	set_text(report, "source_vm", snapshot->source_vm_name);
+	set_link(report, &snapshot->link, context->blocks);
 	set_number(report, "chunk_bytes", snapshot->chunk_bytes);
 	set_number(report, "pages_total", snapshot->pages_total);
 	set_number(report, "pages_received", snapshot->pages_received);
@@ -163,6 +176,7 @@ json_t *hf_report_source(const struct hf_source_snapshot *snapshot, const struct
 	set_text(report, "placement", snapshot->placement == HF_PLACEMENT_CONTINUE ? "continue" : "copy");
 	set_number(report, "chunk_bytes", snapshot->chunk_bytes);
 	set_number(report, "pages_total", snapshot->pages_total);
+	set_link(report, &snapshot->link, context->blocks);
 	set_number(report, "pages_present", snapshot->pages_present);
 	set_number(report, "sent_bytes", snapshot->sent_bytes);
 	set_number(report, "sent_chunks", snapshot->sent_chunks);

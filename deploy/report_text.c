@@ -87,6 +87,18 @@ static void print_times(FILE *out, const json_t *report)
 		hf_time_text(number(report, "postcopy_time_ns"), postcopy));
 }
 
+static void print_link(FILE *out, const json_t *report)
+{
+	const json_t *link = json_object_get(report, "link");
+	char stall[HF_TIME_TEXT_BYTES], text[HF_LINK_TEXT_BYTES];
+	if (!json_is_object(link))
+		return;
+	struct hf_link_figures figures = {number(link, "round_trip_ns"), number(link, "rate_bytes_per_s")};
+	print_name(out, "link");
+	fprintf(out, "%s; one page: %s\n", hf_link_text(&figures, text),
+		hf_time_text(number(link, "page_stall_ns"), stall));
+}
+
 static void print_faults(FILE *out, const json_t *report)
 {
 	const json_t *faults = json_object_get(report, "faults");
@@ -123,6 +135,7 @@ void hf_report_print(FILE *out, const json_t *report)
 {
 	print_moved(out, report);
 	print_times(out, report);
+	print_link(out, report);
 	print_faults(out, report);
 	print_blocktime(out, report);
 }

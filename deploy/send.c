@@ -21,6 +21,7 @@
 #include <string.h>
 
 #include "core/source.h"
+#include "deploy/link_session.h"
 #include "deploy/monotonic.h"
 #include "deploy/options.h"
 #include "deploy/program.h"
@@ -44,6 +45,7 @@ struct send {
 	struct hf_source *engine;
 	struct hf_source_snapshot snapshot; /* the last one taken */
 	uint64_t deadline_ns;		    /* 0: none */
+	bool link_told;
 	bool vmm_ended;
 };
 
@@ -118,6 +120,7 @@ static int start_engine(struct send *send, struct hf_err *err)
 	    .wish_placement = send->options.placement != HF_PLACEMENT_CHOICE_AUTO,
 	    .placement = send->options.placement == HF_PLACEMENT_CHOICE_COPY ? HF_PLACEMENT_COPY
 									     : HF_PLACEMENT_CONTINUE,
+	    .max_page_stall_ns = (uint64_t)send->options.max_page_stall_ms * 1000000,
 	    .hold_background = send->options.no_background,
 	    .notify = hf_waiter_notify,
 	    .opaque = &send->waiter,
@@ -198,6 +201,16 @@ static bool at_end(const struct hf_source_snapshot *snapshot)
 	return hf_status_is_final(snapshot->status) && snapshot->owner != HF_VM_OWNER_RESUMING;
 }
 
+/* Once, when the destination has measured the link. */
+static void tell_link(struct send *send)
+{
+	if (send->link_told || send->snapshot.link.rate_bytes_per_s == 0)
+		return;
+	send->link_told = true;
+	hf_link_warn(COMMAND, &send->snapshot.link, &send->blocks,
+		     (uint64_t)send->options.max_page_stall_ms * 1000000);
+}
+
 static void wait_for_end(struct send *send)
 {
 	if (send->options.timeout_s)
@@ -206,6 +219,7 @@ static void wait_for_end(struct send *send)
 		hf_source_snapshot(send->engine, &send->snapshot);
 		if (at_end(&send->snapshot))
 			return;
+		tell_link(send);
 		struct hf_woken woken = hf_waiter_wait(&send->waiter, -1, wait_ms(send));
 		if (woken.vmm_ended)
 			vmm_ended(send);

@@ -17,6 +17,7 @@ static struct hf_tcp_options tcp_options(const struct hf_link_options *options)
 {
 	return (struct hf_tcp_options){.channels = {options->channels, options->channels},
 				       .timeout_ms = options->timeout_ms,
+				       .check = options->check,
 				       .epoch = 1};
 }
 
@@ -69,6 +70,11 @@ static void tcp_listener_close(void *listener)
 		hf_tcp_listener_close(listener);
 }
 
+static const struct hf_link_info *tcp_info(const void *link)
+{
+	return hf_tcp_info(link);
+}
+
 static struct hf_transport tcp_transport(void *link)
 {
 	return hf_tcp_transport(link);
@@ -92,8 +98,8 @@ static void tcp_close(void *link)
 #define STREAM_SOCKETS                                                                                       \
 	.check_uri = hf_tcp_check_uri, .connect = tcp_connect, .listen = tcp_listen,                         \
 	.listener_uri = tcp_listener_uri, .listener_fd = tcp_listener_fd, .accept = tcp_accept,              \
-	.listener_close = tcp_listener_close, .transport = tcp_transport, .start = tcp_start,                \
-	.flush = tcp_flush, .close = tcp_close
+	.listener_close = tcp_listener_close, .info = tcp_info, .transport = tcp_transport,                  \
+	.start = tcp_start, .flush = tcp_flush, .close = tcp_close
 
 static const struct hf_scheme schemes[] = {
     {.name = "tcp", STREAM_SOCKETS},

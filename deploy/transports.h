@@ -12,6 +12,7 @@
 #ifndef HF_DEPLOY_TRANSPORTS_H
 #define HF_DEPLOY_TRANSPORTS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "core/err.h"
@@ -20,6 +21,7 @@
 struct hf_link_options {
 	uint32_t channels;   /* page channels wanted per class */
 	uint32_t timeout_ms; /* for each step of opening; 0 = the transport's default */
+	bool check;	     /* connect: the session only measures the link */
 };
 
 struct hf_scheme {
@@ -32,7 +34,8 @@ struct hf_scheme {
 	const char *(*listener_uri)(const void *listener);
 	int (*listener_fd)(const void *listener);
 	int (*accept)(void *listener, void **link, struct hf_err *err);
-	void (*listener_close)(void *listener); /* NULL is fine */
+	void (*listener_close)(void *listener);		      /* NULL is fine */
+	const struct hf_link_info *(*info)(const void *link); /* what both sides agreed on */
 	struct hf_transport (*transport)(void *link);
 	int (*start)(void *link, const struct hf_transport_events *events, void *engine, struct hf_err *err);
 	int (*flush)(void *link, uint32_t timeout_ms);

@@ -250,12 +250,17 @@ static int greet(const struct opening *opening, int fd, const struct hf_wire_hel
 	return read_accepted(opening, fd, reply, err);
 }
 
+static uint64_t features_offered(const struct opening *opening)
+{
+	return opening->options.check ? HF_WIRE_FEATURES : HF_WIRE_FEATURES & ~HF_WIRE_FEATURE_CHECK;
+}
+
 static struct hf_wire_hello make_hello(const struct opening *opening, enum hf_wire_channel channel,
 				       uint32_t index)
 {
 	struct hf_wire_hello hello = {.version_min = HF_WIRE_VERSION_MIN,
 				      .version_max = HF_WIRE_VERSION_MAX,
-				      .features = HF_WIRE_FEATURES,
+				      .features = features_offered(opening),
 				      .epoch = opening->options.epoch,
 				      .channel = channel,
 				      .index = index};
@@ -266,6 +271,11 @@ static struct hf_wire_hello make_hello(const struct opening *opening, enum hf_wi
 static int check_terms(const struct opening *opening, const struct hf_wire_hello_reply *reply,
 		       struct hf_err *err)
 {
+	if (reply->features & ~features_offered(opening))
+		return hf_err_set(err, HF_ERR_PEER, EPROTO,
+				  "%s: the destination takes features %#llx; %#llx were offered",
+				  opening->uri, (unsigned long long)reply->features,
+				  (unsigned long long)features_offered(opening));
 	for (int i = 0; i < HF_FETCH_CLASSES; i++)
 		if (!reply->channels[i] || reply->channels[i] > opening->options.channels[i])
 			return hf_err_set(err, HF_ERR_PEER, EPROTO,

@@ -300,6 +300,11 @@ void hf_tcp_close(struct hf_tcp *tcp)
 	tcp_free(tcp);
 }
 
+const struct hf_link_info *hf_tcp_info(const struct hf_tcp *tcp)
+{
+	return &tcp->info;
+}
+
 /* ---- the port --------------------------------------------------------------------------------- */
 
 static int port_fetch(void *self, const struct hf_fetch *fetch)

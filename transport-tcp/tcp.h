@@ -36,6 +36,7 @@ struct hf_tcp_options {
 	uint32_t timeout_ms;		     /* for each step of opening a connection; 0 = default (10 s) */
 	uint8_t session[16];		     /* connect only */
 	uint64_t epoch;			     /* connect only; 1 for the first */
+	bool check;			     /* connect only: a session that only measures the link */
 };
 
 /* Is this a URI of this transport ("tcp:" or "unix:")? */
@@ -69,6 +70,8 @@ int hf_tcp_listener_fd(const struct hf_tcp_listener *listener);
 int hf_tcp_accept(struct hf_tcp_listener *listener, struct hf_tcp **out, struct hf_err *err);
 void hf_tcp_listener_close(struct hf_tcp_listener *listener);
 
+/* What the two sides agreed on. Valid until hf_tcp_close(). */
+const struct hf_link_info *hf_tcp_info(const struct hf_tcp *tcp);
 /* The port to give to the engine. Valid until hf_tcp_close(). */
 struct hf_transport hf_tcp_transport(struct hf_tcp *tcp);
 /* From here on events are delivered; the first is link_up. */

@@ -16,6 +16,7 @@ import moves  # noqa: E402
 import peers  # noqa: E402
 import preflight  # noqa: E402
 import refusals  # noqa: E402
+import stalls  # noqa: E402
 from host import Host, Skip  # noqa: E402
 
 
@@ -55,7 +56,8 @@ def run_case(host, number, case):
 
 def main():
     build, wanted = sys.argv[1], sys.argv[2:]
-    cases = [case for case in moves.CASES + refusals.CASES + preflight.CASES + losses.CASES + peers.CASES
+    modules = (moves, refusals, preflight, stalls, losses, peers)
+    cases = [case for module in modules for case in module.CASES
              if not wanted or any(part in case.__name__ for part in wanted)]
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

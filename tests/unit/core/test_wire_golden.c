@@ -141,6 +141,13 @@ static void control_payloads_decode_to_their_fields(void **state)
 	assert_int_equal(wish.placement, HF_WIRE_WISH_CONTINUE);
 	assert_int_equal(wish.hold_background, 1);
 
+	struct hf_wire_link link;
+	count = golden_read("link", golden);
+	assert_int_equal(hf_wire_decode_link(golden, count, &link, NULL), 0);
+	assert_int_equal(link.round_trip_ns, 200000);
+	assert_int_equal(link.rate_bytes_per_s, 1250000000);
+	assert_int_equal(link.max_page_stall_ns, 500000000);
+
 	struct hf_wire_presence presence;
 	count = golden_read("presence", golden);
 	assert_int_equal(hf_wire_decode_presence(golden, count, &presence, NULL), 0);
@@ -200,10 +207,10 @@ static void every_type_has_the_name_of_the_protocol(void **state)
 	(void)state;
 	static const char *const names[] = {"unknown",	  "ADVISE", "READY", "PRESENCE", "DEVICE",
 					    "DEVICE_END", "LOADED", "RUN",   "RESUMED",	 "COMPLETE",
-					    "FINISH",	  "FAIL",   "WISH"};
+					    "FINISH",	  "FAIL",   "WISH",  "CHECK",	 "LINK"};
 	for (uint32_t type = 0; type < sizeof(names) / sizeof(names[0]); type++)
 		assert_string_equal(hf_wire_type_name(type), names[type]);
-	assert_string_equal(hf_wire_type_name(13), "unknown");
+	assert_string_equal(hf_wire_type_name(15), "unknown");
 	assert_string_equal(hf_wire_type_name(UINT32_MAX), "unknown");
 }
 

@@ -99,7 +99,7 @@ static const struct broken_field broken_fields[] = {
     {"hello_reply_accepted", 0, 8, 0, "not Hugeferry"},
     {"hello_reply_accepted", 12, 4, 0, "version 0"},
     {"hello_reply_accepted", 12, 4, 2, "version 2"},
-    {"hello_reply_accepted", 16, 8, 1, "features 0x1"},
+    {"hello_reply_accepted", 16, 8, 4, "features 0x4"},
     {"hello_reply_accepted", 16, 8, 1ull << 63, "features 0x8000000000000000"},
     {"hello_reply_accepted", 24, 4, 65, "channels[0] is 65"},
     {"hello_reply_accepted", 28, 4, 0xffffffff, "channels[1] is 4294967295"},
@@ -107,7 +107,7 @@ static const struct broken_field broken_fields[] = {
     {"hello_reply_refused", 32, 4, 0xffffffff, "text_bytes is 4294967295"},
 
     {"frame_header", 0, 4, 0, "type 0 is unknown"},
-    {"frame_header", 0, 4, 13, "type 13 is unknown"},
+    {"frame_header", 0, 4, 15, "type 15 is unknown"},
     {"frame_header", 0, 4, 0xffffffff, "type 4294967295 is unknown"},
 
     {"advise", 0, 4, 256, "vm_name_bytes is 256"},
@@ -136,6 +136,8 @@ static const struct broken_field broken_fields[] = {
     {"advise", 34, 1, 0xff, "block 0: idstr has control characters or is not UTF-8"},
     {"advise", 60, 1, 0x28, "block 1: idstr has control characters or is not UTF-8"},
 
+    {"link", 0, 8, 0, "round_trip_ns or rate_bytes_per_s is 0"},
+    {"link", 8, 8, 0, "round_trip_ns or rate_bytes_per_s is 0"},
     {"wish", 0, 4, 3, "placement 3"},
     {"wish", 4, 4, 2, "hold_background is 2"},
     {"ready", 0, 4, 2, "placement 2"},
@@ -185,7 +187,7 @@ static const struct broken_field broken_fields[] = {
     {"request", 24, 4, 0xfffff000, "length_bytes is 4294963200"},
 
     {"reply", 0, 4, 0x48465251, "marker is 0x48465251"}, /* a request's */
-    {"reply", 4, 4, 0xffffffff, "block is 4294967295"},
+    {"reply", 4, 4, 0xfffffffe, "block is 4294967294"},
     {"reply", 16, 8, 512, "offset_bytes 0x200"},
     {"reply", 16, 8, UINT64_MAX - (256 << 10) + 1, "exceed 64 bits"},
     {"reply", 24, 4, 0xffffffff, "length_bytes is 4294967295"},
@@ -260,6 +262,8 @@ static const struct {
     {HF_WIRE_FINISH, 24, 24},
     {HF_WIRE_FAIL, 12, 512},
     {HF_WIRE_WISH, 8, 8},
+    {HF_WIRE_CHECK, 0, 0},
+    {HF_WIRE_LINK, 24, 24},
 };
 
 static bool frame_accepted(uint32_t type, uint32_t length)

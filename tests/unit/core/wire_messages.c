@@ -41,6 +41,7 @@ STRUCT_MESSAGE(hello)
 STRUCT_MESSAGE(frame_header)
 STRUCT_MESSAGE(ready)
 STRUCT_MESSAGE(wish)
+STRUCT_MESSAGE(link)
 STRUCT_MESSAGE(presence)
 STRUCT_MESSAGE(device_end)
 STRUCT_MESSAGE(finish)
@@ -61,11 +62,15 @@ SAMPLE(frame_resumed, frame_header, .type = HF_WIRE_RESUMED)
 SAMPLE(frame_complete, frame_header, .type = HF_WIRE_COMPLETE)
 SAMPLE(ready, ready, .placement = HF_PLACEMENT_CONTINUE, .chunk_bytes = 256 << 10)
 SAMPLE(wish, wish, .placement = HF_WIRE_WISH_CONTINUE, .hold_background = 1)
+SAMPLE(frame_check, frame_header, .type = HF_WIRE_CHECK)
+SAMPLE(link, link, .round_trip_ns = 200000, .rate_bytes_per_s = 1250000000, .max_page_stall_ns = 500000000)
 SAMPLE(presence, presence, .block = 1, .first_page = 65538, .pages = 11,
        .bits = (const uint8_t[]){0x81, 0x05}, .bits_bytes = 2)
 SAMPLE(device_end, device_end, .total_bytes = 300000)
 SAMPLE(finish, finish, .downtime_ns = 20000000, .total_time_ns = 10000000000,
        .sent_bytes = (4ull << 30) + (2ull << 20))
+SAMPLE(request_probe, request, .id = 15, .offset_bytes = 4096, .block = HF_WIRE_PROBE_BLOCK,
+       .length_bytes = 4096)
 SAMPLE(request, request, .id = 0x0102030405060708, .offset_bytes = (4ull << 30) + (256 << 10), .block = 1,
        .length_bytes = 256 << 10)
 SAMPLE(reply, reply, .id = 0x0102030405060708, .offset_bytes = (4ull << 30) + (256 << 10), .block = 1,
@@ -190,14 +195,17 @@ const struct wire_message wire_messages[] = {
     {"frame_run", false, encode_frame_run, decode_frame_header, recode_frame_header},
     {"frame_resumed", false, encode_frame_resumed, decode_frame_header, recode_frame_header},
     {"frame_complete", false, encode_frame_complete, decode_frame_header, recode_frame_header},
+    {"frame_check", false, encode_frame_check, decode_frame_header, recode_frame_header},
     {"advise", true, encode_advise, decode_advise, recode_advise},
     {"ready", true, encode_ready, decode_ready, recode_ready},
     {"wish", true, encode_wish, decode_wish, recode_wish},
+    {"link", true, encode_link, decode_link, recode_link},
     {"presence", true, encode_presence, decode_presence, recode_presence},
     {"device_end", true, encode_device_end, decode_device_end, recode_device_end},
     {"finish", true, encode_finish, decode_finish, recode_finish},
     {"fail", true, encode_fail, decode_fail, recode_fail},
     {"request", false, encode_request, decode_request, recode_request},
+    {"request_probe", false, encode_request_probe, decode_request, recode_request},
     {"reply", false, encode_reply, decode_reply, recode_reply},
     {"reply_zero", false, encode_reply_zero, decode_reply, recode_reply},
 };

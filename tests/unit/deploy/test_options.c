@@ -70,6 +70,18 @@ static void anything_else_is_no_size_and_changes_nothing(void **state)
 	}
 }
 
+static void a_limit_for_a_page_belongs_to_a_link(void **state)
+{
+	(void)state;
+	struct hf_options options;
+	struct hf_err err = HF_ERR_INIT;
+	assert_int_equal(PARSE(HF_COMMAND_CHECK, &options, &err, "--max-page-stall", "20"), -EINVAL);
+	assert_non_null(strstr(err.text, "--to"));
+	assert_int_equal(PARSE(HF_COMMAND_CHECK, &options, &err, "--max-page-stall", "20", "--to", "tcp:a:1"),
+			 0);
+	assert_int_equal(options.max_page_stall_ms, 20);
+}
+
 static void what_is_required_is_asked_for_by_name(void **state)
 {
 	(void)state;
@@ -146,6 +158,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(sizes_are_digits_and_one_unit),
 	    cmocka_unit_test(anything_else_is_no_size_and_changes_nothing),
+	    cmocka_unit_test(a_limit_for_a_page_belongs_to_a_link),
 	    cmocka_unit_test(what_is_required_is_asked_for_by_name),
 	    cmocka_unit_test(a_command_knows_only_its_own_options),
 	    cmocka_unit_test(values_out_of_range_are_refused_with_the_range),

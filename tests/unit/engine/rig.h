@@ -34,7 +34,7 @@
 #define RIG_DEVICE_STATE  "device state"
 #define RIG_STATE_BYTES	  (sizeof(RIG_DEVICE_STATE) - 1)
 #define RIG_PAYLOAD_BYTES 4096
-#define RIG_TYPES	  (HF_WIRE_WISH + 1u) /* 0 is none */
+#define RIG_TYPES	  (HF_WIRE_LINK + 1u) /* 0 is none */
 
 enum { RIG_RAM, RIG_ROM, RIG_BLOCKS }; /* the destination's numbers; the source's are the other way round */
 
@@ -146,7 +146,7 @@ struct hf_destination_snapshot rig_snapshot(struct rig *rig);
 void rig_landed(struct rig *rig, const char *chunk);
 void rig_landed_zero(struct rig *rig, const char *chunk);
 void rig_fetch_ends(struct rig *rig, const char *chunk, enum hf_fetch_status status, bool zero);
-/* Lands the fetch that is longest on its way. */
+/* Lands the fetch that is longest on its way. A fetch of the probe block is called "probe". */
 void rig_land_oldest(struct rig *rig);
 /* The same of one class; nothing if none is on its way. */
 void rig_land_oldest_of(struct rig *rig, enum hf_fetch_class class);

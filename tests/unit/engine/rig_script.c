@@ -43,6 +43,7 @@ static ssize_t encode(const struct rig *rig, uint32_t type, uint8_t *buffer, siz
 	struct hf_wire_device_end end = {.total_bytes = RIG_STATE_BYTES};
 	struct hf_wire_finish finish = {.downtime_ns = 77, .total_time_ns = 88, .sent_bytes = 99};
 	struct hf_wire_wish wish = {.placement = HF_WIRE_WISH_COPY, .hold_background = 1};
+	struct hf_wire_link link = {.round_trip_ns = 200000, .rate_bytes_per_s = 1250000000};
 	struct hf_err why;
 
 	switch (type) {
@@ -59,6 +60,8 @@ static ssize_t encode(const struct rig *rig, uint32_t type, uint8_t *buffer, siz
 		return hf_wire_encode_finish(&finish, buffer, room);
 	case HF_WIRE_WISH:
 		return hf_wire_encode_wish(&wish, buffer, room);
+	case HF_WIRE_LINK:
+		return hf_wire_encode_link(&link, buffer, room);
 	case HF_WIRE_FAIL:
 		hf_err_set(&why, HF_ERR_LOCAL, 5, "my disk is on fire");
 		return hf_wire_encode_fail(&why, buffer, room);
