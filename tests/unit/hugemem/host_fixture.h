@@ -19,22 +19,15 @@
 
 #include <cmocka.h>
 
+#include "tests/unit/hugemem/host_pages.h"
+
 #define MIB	      (UINT64_C(1) << 20)
 #define GIB	      (UINT64_C(1) << 30)
 #define HUGE_BYTES    (2 * MIB)
 #define WAIT_LIMIT_MS 20000
 
-/* 0, or -1 with a printed reason; for group setup. Adds to what is there. */
-int host_pages_reserve(uint64_t page_size_bytes, uint64_t pages);
-/* What the last host_pages_reserve() added. */
-void host_pages_give_back_last(void);
-/* All that was added. */
-void host_pages_give_back(void);
-/* The same, as a group teardown of cmocka. */
+/* host_pages_give_back() as a group teardown of cmocka. */
 int host_give_back(void **state);
-uint64_t host_pages_free(uint64_t page_size_bytes);
-/* Free and reserved by nobody. */
-uint64_t host_pages_available(uint64_t page_size_bytes);
 
 int ram_file_anonymous(uint64_t page_size_bytes, uint64_t pages);
 /* A file on a hugetlbfs of its own that holds at most limit_pages pages of 2 MiB in all its files. */
