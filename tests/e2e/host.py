@@ -14,6 +14,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+import threading
 import time
 
 LIMIT_S = 180
@@ -267,6 +268,38 @@ class Vmm:
     def wait_runs(self):
         before = self.visits()
         wait_until(lambda: self.visits() > before + 1000, "the guest makes progress", 60)
+
+
+class Touch:
+    """Reads a byte of a VMM's guest memory as a thread of the VMM would; it waits while the page is missing."""
+
+    def __init__(self, vmm, offset):
+        with open(f"/proc/{vmm.process.pid}/maps", encoding="utf-8") as file:
+            self.address = next(int(line.split("-")[0], 16) for line in file if vmm.ram in line) + offset
+        self.process = vmm.process
+        self.result = None
+        self.thread = threading.Thread(target=self.read, daemon=True)
+        self.thread.start()
+
+    def read(self):
+        byte = ctypes.create_string_buffer(1)
+        vectors = [(ctypes.c_void_p * 2)(place, 1) for place in (ctypes.addressof(byte), self.address)]
+        self.result = LIBC.process_vm_readv(self.process.pid, vectors[0], 1, vectors[1], 1, 0), byte.raw
+
+    def waits(self):
+        """In the kernel, for a page that is missing: it has not got zeros instead."""
+        assert self.result is None, f"a missing page gave {self.result}"
+        return waits_for_page(os.getpid(), self.thread.native_id)
+
+    def end(self):
+        """Only the end of the VMM, and of its userfaultfd with it, ends the wait."""
+        self.process.kill()
+        self.thread.join(LIMIT_S)
+
+
+def waits_for_page(pid, thread):
+    with open(f"/proc/{pid}/task/{thread}/wchan", encoding="ascii") as file:
+        return "userfault" in file.read()
 
 
 def assert_runs(vmm):

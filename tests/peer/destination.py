@@ -89,8 +89,14 @@ class Destination:
 
     def to_finished(self):
         self.finish = m.take_finish(self.expect(m.FINISH))
-        for channel in self.link.channels():
+        self.see_out()
+
+    def see_out(self):
+        """Waits until the source has closed every channel; returns its FAIL, or None."""
+        fail = self.link.last_frames()
+        for channel in self.link.pages.values():
             channel.wait_closed()
+        return fail
 
     # ---- page channels ----
 

@@ -6,7 +6,7 @@ import socket
 import messages as m
 from messages import must
 
-LIMIT_S = 30
+LIMIT_S = 10
 
 
 class Closed(Exception):
@@ -87,6 +87,17 @@ class Link:
             raise m.Violation(f"the peer failed: {m.take_fail(payload).text}")
         must(found == kind, f"frame type {found} came, not {kind}")
         return payload
+
+    def last_frames(self):
+        """Reads until the other side closes; returns the FAIL it said last, or None."""
+        fail = None
+        try:
+            while True:
+                kind, payload = self.frame()
+                must(fail is None, f"frame type {kind} follows FAIL")
+                fail = m.take_fail(payload) if kind == m.FAIL else None
+        except Closed:
+            return fail
 
     def shut(self):
         for channel in self.channels():

@@ -7,7 +7,7 @@ on from there in its own way.
 import threading
 
 import messages as m
-from link import Closed
+from link import LIMIT_S, Closed
 from messages import must
 
 
@@ -42,6 +42,7 @@ class Source:
         self.ready = None
         self.may_ask = threading.Event()
         self.at_rest = threading.Event()
+        self.serve()
 
     def up_to(self, stage):
         while self.stage != stage:
@@ -50,7 +51,6 @@ class Source:
         return self
 
     def to_advised(self):
-        self.serve()
         self.link.send(m.make_advise(self.image.blocks))
         self.ready = m.take_ready(self.link.expect(m.READY))
 
@@ -80,8 +80,15 @@ class Source:
 
     def to_finished(self):
         self.link.send(m.make_finish())
-        for channel in self.link.channels():
-            channel.wait_closed()
+        self.see_out()
+
+    def see_out(self):
+        """Waits until the destination has closed every channel; returns its FAIL, or None."""
+        fail = self.link.last_frames()
+        for thread in self.threads:
+            thread.join(LIMIT_S)
+            must(not thread.is_alive(), "a page channel is not closed")
+        return fail
 
     # ---- page channels ----
 
@@ -95,7 +102,7 @@ class Source:
         try:
             while True:
                 request = m.take_request(channel.read(m.PAGE.size), self.image.blocks)
-                request.kind = kind
+                request.kind, request.channel = kind, channel
                 must(self.may_ask.is_set(), "a request before DEVICE_END")
                 must(not self.at_rest.is_set(), "a request after COMPLETE")
                 must(request.length <= self.ready.chunk_bytes, f"a request for {request.length} bytes")
