@@ -18,6 +18,9 @@
 
 #include "core/text.h"
 
+/* Leaves room in a line for what is put before and after the list. */
+#define DIFFERENCES_BYTES 320u
+
 void hf_ramblocks_init(struct hf_ramblocks *registry)
 {
 	*registry = (struct hf_ramblocks){0};
@@ -155,65 +158,81 @@ int hf_ramblocks_copy(struct hf_ramblocks *to, const struct hf_ramblocks *from, 
 	return 0;
 }
 
-static int check_same(const struct hf_ramblock *source, const struct hf_ramblock *destination,
-		      struct hf_err *err)
+/* What differs between two VMs, as far as one line holds it: an operator who mends all at once tries once. */
+struct differences {
+	char text[HF_ERR_TEXT_BYTES];
+	size_t used;
+	uint32_t count, left_out;
+};
+
+static void add_difference(struct differences *found, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+static void add_difference(struct differences *found, const char *format, ...)
+{
+	char line[HF_ERR_TEXT_BYTES];
+	va_list args;
+	va_start(args, format);
+	vsnprintf(line, sizeof(line), format, args);
+	va_end(args);
+
+	if (found->count++ > 0 && found->used + strlen(line) > DIFFERENCES_BYTES) {
+		found->left_out++;
+		return;
+	}
+	found->used += (size_t)snprintf(found->text + found->used, sizeof(found->text) - found->used, "%s%s",
+					found->used ? "; " : "", line);
+}
+
+static void compare(const struct hf_ramblock *source, const struct hf_ramblock *destination,
+		    struct differences *found)
 {
 	char source_text[HF_SIZE_TEXT_BYTES], destination_text[HF_SIZE_TEXT_BYTES];
 
 	if (source->page_size_bytes != destination->page_size_bytes)
-		return hf_err_set(
-		    err, HF_ERR_LOCAL, EINVAL,
-		    "block '%s': page size is %s on the source and %s on the destination; start the "
-		    "destination VM with the source's page size",
-		    source->idstr, hf_size_text(source->page_size_bytes, source_text),
-		    hf_size_text(destination->page_size_bytes, destination_text));
+		add_difference(found, "block '%s': page size is %s on the source and %s on the destination",
+			       source->idstr, hf_size_text(source->page_size_bytes, source_text),
+			       hf_size_text(destination->page_size_bytes, destination_text));
 	if (source->length_bytes != destination->length_bytes)
-		return hf_err_set(
-		    err, HF_ERR_LOCAL, EINVAL,
-		    "block '%s': length is %s on the source and %s on the destination; start the "
-		    "destination VM with the source's memory size",
-		    source->idstr, hf_size_text(source->length_bytes, source_text),
-		    hf_size_text(destination->length_bytes, destination_text));
-	return 0;
+		add_difference(found, "block '%s': length is %s on the source and %s on the destination",
+			       source->idstr, hf_size_text(source->length_bytes, source_text),
+			       hf_size_text(destination->length_bytes, destination_text));
 }
 
-static int check_no_extra(const struct hf_ramblocks *source, const struct hf_ramblocks *destination,
-			  struct hf_err *err)
+static int refuse(const struct differences *found, struct hf_err *err)
 {
-	for (uint32_t i = 0; i < destination->count; i++)
-		if (!find(source, destination->blocks[i].idstr))
-			return hf_err_set(
-			    err, HF_ERR_LOCAL, EINVAL,
-			    "block '%s': exists on the destination and not on the source; start both VMs "
-			    "with the same memory backends",
-			    destination->blocks[i].idstr);
-	return 0;
+	char more[32] = "";
+
+	if (found->left_out)
+		snprintf(more, sizeof(more), "; and %" PRIu32 " more", found->left_out);
+	return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
+			  "%s%s; start the destination VM with the source's memory backends", found->text,
+			  more);
 }
 
 int hf_ramblocks_match(const struct hf_ramblocks *source, const struct hf_ramblocks *destination,
 		       uint32_t *destination_of_source, struct hf_err *err)
 {
-	uint32_t found[HF_RAMBLOCKS_MAX];
+	struct differences found = {0};
+	uint32_t indexes[HF_RAMBLOCKS_MAX];
 
 	for (uint32_t i = 0; i < source->count; i++) {
 		const struct hf_ramblock *there = find(destination, source->blocks[i].idstr);
-		if (!there)
-			return hf_err_set(
-			    err, HF_ERR_LOCAL, EINVAL,
-			    "block '%s': exists on the source and not on the destination; start both VMs "
-			    "with the same memory backends",
-			    source->blocks[i].idstr);
-		int result = check_same(&source->blocks[i], there, err);
-		if (result < 0)
-			return result;
-		found[i] = (uint32_t)(there - destination->blocks);
+		if (there) {
+			compare(&source->blocks[i], there, &found);
+			indexes[i] = (uint32_t)(there - destination->blocks);
+		} else {
+			add_difference(&found, "block '%s': exists on the source and not on the destination",
+				       source->blocks[i].idstr);
+		}
 	}
-	// idstrs are unique on each side, so equal counts would do; the error should name a block.
-	int result = check_no_extra(source, destination, err);
-	if (result < 0)
-		return result;
+	for (uint32_t i = 0; i < destination->count; i++)
+		if (!find(source, destination->blocks[i].idstr))
+			add_difference(&found, "block '%s': exists on the destination and not on the source",
+				       destination->blocks[i].idstr);
+	if (found.count > 0)
+		return refuse(&found, err);
 	if (source->count > 0)
-		memcpy(destination_of_source, found, source->count * sizeof(found[0]));
+		memcpy(destination_of_source, indexes, source->count * sizeof(indexes[0]));
 	return 0;
 }
 

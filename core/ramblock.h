@@ -57,9 +57,9 @@ int hf_ramblocks_copy(struct hf_ramblocks *to, const struct hf_ramblocks *from, 
 
 /*
  * Same blocks on both sides? Order does not matter. On success local_of_remote[i] is the local index of
- * remote block i (array of remote->count entries). The error names the first block that differs and both
- * values, worded for both operators ("block 'ram0': page size is 2 MiB on the source and 1 GiB on
- * the destination").
+ * remote block i (array of remote->count entries). The error names every block that differs and both
+ * values, as far as a line holds them, worded for both operators ("block 'ram0': page size is 2 MiB on the
+ * source and 1 GiB on the destination").
  */
 int hf_ramblocks_match(const struct hf_ramblocks *source, const struct hf_ramblocks *destination,
 		       uint32_t *destination_of_source, struct hf_err *err);

@@ -141,7 +141,11 @@ static int open_memory(struct receive *receive, struct hf_err *err)
 	    .fault = memory_fault,
 	    .work = memory_work,
 	};
-	return hf_incoming_memory_create(&receive->memory, &config, err);
+	int result = hf_incoming_memory_create(&receive->memory, &config, err);
+	if (result)
+		hf_err_prefix(err, "VM '%s' at %s", hf_attach_client_vm_name(receive->attach),
+			      receive->options.attach);
+	return result;
 }
 
 static int open_vm(struct receive *receive, struct hf_err *err)

@@ -68,9 +68,8 @@ static int map_blocks(struct send *send, const struct hf_qmp_vm_block *found, ui
 {
 	if (!count)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOENT,
-				  "the VM at %s has no memory backend; its memory must be "
-				  "memory-backend-file objects on hugetlbfs",
-				  send->options.vm);
+				  "it has no memory backend; its memory must be memory-backend-file "
+				  "objects on hugetlbfs");
 	struct hf_outgoing_region *regions = calloc(count, sizeof(*regions));
 	if (!regions)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
@@ -91,6 +90,8 @@ static int open_memory(struct send *send, struct hf_err *err)
 	if (result)
 		return result;
 	result = map_blocks(send, found, count, err);
+	if (result)
+		hf_err_prefix(err, "VM at %s", send->options.vm);
 	hf_qmp_vm_blocks_free(found, count);
 	return result;
 }

@@ -50,7 +50,7 @@ static int parse_region(const json_t *object, struct hf_attached_region *region,
 		return result;
 	uint64_t mask = region->page_size_bytes - 1;
 	if (region->page_size_bytes <= (uint64_t)sysconf(_SC_PAGESIZE))
-		return bad(err, idstr, "its pages are no huge pages");
+		return bad(err, idstr, "its pages are no huge pages; give the VM memory on hugetlbfs");
 	if (!region->vmm_address || region->vmm_address & mask || region->fd_offset_bytes & mask)
 		return bad(err, idstr, "its address or file offset is no page boundary");
 	if (region->length_bytes > INT64_MAX - region->vmm_address ||
@@ -79,8 +79,13 @@ static int check_file(const struct hf_attached_region *region, int fd, struct st
 		return bad(err, region->idstr, "its file is not open for reading and writing");
 	if (fstat(fd, file) || !S_ISREG(file->st_mode))
 		return bad(err, region->idstr, "the descriptor that came with it is no regular file");
-	if ((uint64_t)file->st_size < region->fd_offset_bytes + region->length_bytes)
-		return bad(err, region->idstr, "its file ends before it does");
+	uint64_t end_bytes = region->fd_offset_bytes + region->length_bytes;
+	if ((uint64_t)file->st_size < end_bytes) {
+		char there[HF_SIZE_TEXT_BYTES], needed[HF_SIZE_TEXT_BYTES];
+		return hf_err_set(err, HF_ERR_PEER, EPROTO, "region '%s': its file has %s where it needs %s",
+				  region->idstr, hf_size_text((uint64_t)file->st_size, there),
+				  hf_size_text(end_bytes, needed));
+	}
 	return 0;
 }
 

@@ -75,7 +75,7 @@ struct hf_outgoing_memory;
 
 struct hf_outgoing_region {
 	const char *idstr;
-	const char *path; /* the RAM file, on hugetlbfs */
+	const char *path; /* the RAM file, on hugetlbfs; NULL: none, which is refused */
 	uint64_t length_bytes;
 };
 

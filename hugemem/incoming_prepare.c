@@ -213,18 +213,13 @@ static int register_ranges(struct hf_incoming_memory *memory, struct hf_err *err
 /* The kernel reserves a mapping's pages as a whole or refuses the mapping. `pages`: of the refused ones. */
 static int too_few_pages(const struct hf_ramblock *ramblock, uint64_t pages, struct hf_err *err)
 {
-	struct hf_hugepage_counts counts = {0};
 	char size[HF_SIZE_TEXT_BYTES];
 
+	if (hf_hugepages_require(ramblock->page_size_bytes, pages, err)) {
+		hf_err_prefix(err, "block '%s': guest memory", ramblock->idstr);
+		return -ENOMEM;
+	}
 	hf_size_text(ramblock->page_size_bytes, size);
-	if (hf_hugepage_counts(ramblock->page_size_bytes, &counts, NULL) == 0 &&
-	    hf_hugepages_available(&counts) < pages)
-		return hf_err_set(
-		    err, HF_ERR_LOCAL, ENOMEM,
-		    "block '%s': %" PRIu64 " huge pages of %s are missing on this host for guest "
-		    "memory; add them to /sys/kernel/mm/hugepages/hugepages-%" PRIu64 "kB/nr_hugepages",
-		    ramblock->idstr, pages - hf_hugepages_available(&counts), size,
-		    ramblock->page_size_bytes / 1024);
 	return hf_err_set(err, HF_ERR_LOCAL, ENOMEM,
 			  "block '%s': %" PRIu64
 			  " huge pages of %s cannot be reserved although the host has free "

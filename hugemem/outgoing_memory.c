@@ -221,6 +221,11 @@ static const struct hf_source_memory_ops outgoing_ops = {.address = op_address, 
 static int open_and_lock(const struct hf_outgoing_region *region, int *fd, struct stat *file,
 			 struct hf_err *err)
 {
+	if (!region->path)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOENT,
+				  "block '%s' has no file behind it, so its pages cannot be read from "
+				  "outside; give the VM memory-backend-file on hugetlbfs with share=on",
+				  region->idstr);
 	/* Non-blocking: a path that names a FIFO must not hang us. */
 	int opened = open(region->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	if (opened < 0)
@@ -245,19 +250,20 @@ static int check_file(const struct hf_outgoing_region *region, int fd, const str
 		      uint64_t *page_size_bytes, struct hf_err *err)
 {
 	uint64_t size = 0;
+	char length[HF_SIZE_TEXT_BYTES], page[HF_SIZE_TEXT_BYTES], there[HF_SIZE_TEXT_BYTES];
 	int result = hf_hugetlbfs_page_size(fd, &size, err);
 
 	if (result) {
-		hf_err_prefix(err, "block '%s'", region->idstr);
+		hf_err_prefix(err, "block '%s', RAM file %s", region->idstr, region->path);
 		return result;
 	}
 	if (region->length_bytes == 0 || region->length_bytes % size ||
 	    region->length_bytes > (uint64_t)file->st_size)
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
-				  "block '%s': its length of %" PRIu64 " bytes is not whole pages of %" PRIu64
-				  " bytes within %s (%" PRIu64 " bytes)",
-				  region->idstr, region->length_bytes, size, region->path,
-				  (uint64_t)file->st_size);
+				  "block '%s': its length of %s is not whole pages of %s within %s (%s)",
+				  region->idstr, hf_size_text(region->length_bytes, length),
+				  hf_size_text(size, page), region->path,
+				  hf_size_text((uint64_t)file->st_size, there));
 	*page_size_bytes = size;
 	return 0;
 }

@@ -245,6 +245,42 @@ static void a_block_that_one_side_lacks_is_named(void **state)
 	mismatch(&source, &destination, "block 'more': exists on the destination and not on the source");
 }
 
+static void every_difference_is_named(void **state)
+{
+	(void)state;
+	struct hf_ramblocks source = new_registry(), destination = new_registry();
+	add(&source, "ram0", GIB, 2 * MIB);
+	add(&source, "same", GIB, 2 * MIB);
+	add(&source, "ram1", 2 * GIB, 2 * MIB);
+	add(&source, "left", GIB, GIB);
+	add(&destination, "come", GIB, GIB);
+	add(&destination, "ram1", GIB, GIB);
+	add(&destination, "ram0", GIB, GIB);
+	add(&destination, "same", GIB, 2 * MIB);
+	mismatch(&source, &destination,
+		 "block 'ram0': page size is 2 MiB on the source and 1 GiB on the destination; "
+		 "block 'ram1': page size is 2 MiB on the source and 1 GiB on the destination; "
+		 "block 'ram1': length is 2 GiB on the source and 1 GiB on the destination; "
+		 "block 'left': exists on the source and not on the destination; "
+		 "and 1 more; start the destination VM with the source's memory backends");
+}
+
+static void a_list_of_differences_too_long_ends_with_their_number(void **state)
+{
+	(void)state;
+	struct hf_ramblocks source = new_registry(), destination = new_registry();
+	char idstr[HF_RAMBLOCK_IDSTR_MAX + 1];
+	memset(idstr, 'n', HF_RAMBLOCK_IDSTR_MAX);
+	idstr[HF_RAMBLOCK_IDSTR_MAX] = '\0';
+	for (int i = 0; i < 200; i++) {
+		idstr[0] = (char)('A' + i / 26);
+		idstr[1] = (char)('A' + i % 26);
+		add(&source, idstr, GIB, GIB);
+	}
+	add(&destination, "ram0", GIB, GIB);
+	mismatch(&source, &destination, "; and 200 more; start the destination VM with");
+}
+
 static void sizes_are_written_in_the_largest_unit_that_divides_them(void **state)
 {
 	(void)state;
@@ -284,6 +320,8 @@ int main(void)
 	    cmocka_unit_test(a_page_size_mismatch_names_the_block_and_both_sizes),
 	    cmocka_unit_test(a_length_mismatch_names_the_block_and_both_lengths),
 	    cmocka_unit_test(a_block_that_one_side_lacks_is_named),
+	    cmocka_unit_test(every_difference_is_named),
+	    cmocka_unit_test(a_list_of_differences_too_long_ends_with_their_number),
 	    cmocka_unit_test(sizes_are_written_in_the_largest_unit_that_divides_them),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -270,9 +270,9 @@ static void descriptors_that_are_not_what_is_named_are_refused(void **state)
 	int good = ram_file(2);
 	expect_with_fd(HELLO(SHARED_OK, 1), open("/dev/null", O_RDWR | O_CLOEXEC), "no file on hugetlbfs");
 	expect_with_fd(HELLO(SHARED_OK, 1), memfd_create("small", MFD_CLOEXEC), "no file on hugetlbfs");
-	expect_with_fd(HELLO(SHARED_OK, 1), ram_file(1), "file ends before");
+	expect_with_fd(HELLO(SHARED_OK, 1), ram_file(1), "where it needs");
 	expect_with_fd(HELLO(REGION("a", 2097152, 2097152, 4194304, 2097152, true), 1), ram_file(2),
-		       "file ends before");
+		       "where it needs");
 	expect_with_fd(HELLO(SHARED_OK, 1), read_only(good), "not open for reading and writing");
 	expect_with_fd(HELLO(REGION("a", 1073741824, 1073741824, 0, 1073741824, true), 1), ram_file(512),
 		       "page size is 1 GiB as named and 2 MiB in its file");
