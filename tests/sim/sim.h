@@ -22,6 +22,7 @@
 #define SIM_PAGES_MAX	192u
 #define SIM_THREADS_MAX 12u
 #define SIM_FETCHES_MAX 256u
+#define SIM_SWEEP_STEPS 64u /* between two looks at every page */
 
 struct sim;
 
@@ -46,12 +47,18 @@ struct sim_plan {
 	uint64_t cancel_ns;
 	int fail_vm_op; /* enum hf_vm_op, -1: none */
 	bool fail_prepare;
-	bool mismatch;		     /* the blocks differ */
-	uint32_t pool_empty_percent; /* of placements under `copy` */
-	uint32_t discard_percent;    /* of accesses: the VMM discards the page */
-	uint32_t late_percent;	     /* of faults: the message is read late */
-	uint32_t nested_percent;     /* of port calls: other threads run meanwhile */
-	uint64_t delay_max_ns;	     /* of a message or chunk */
+	bool mismatch;		      /* the blocks differ */
+	uint32_t share_percent;	      /* of the background */
+	uint32_t refuse_percent;      /* of fetches: the link has no room, as long as some are on their way */
+	uint32_t repeat_percent;      /* of dones and fault messages: told again later */
+	uint32_t stray_faults;	      /* messages of threads nobody knows, at any time */
+	uint32_t hostile_messages;    /* garbage on the control channel, at any time */
+	uint32_t pool_empty_percent;  /* of placements under `copy` */
+	uint64_t dry_from_ns, dry_ns; /* the pool is empty meanwhile; 0: never */
+	uint32_t discard_percent;     /* of accesses: the VMM discards the page */
+	uint32_t late_percent;	      /* of faults: the message is read late */
+	uint32_t nested_percent;      /* of port calls: other threads run meanwhile */
+	uint64_t delay_max_ns;	      /* of a message or chunk */
 };
 
 enum sim_thread_state { SIM_IDLE, SIM_BLOCKED, SIM_STOPPED };
@@ -76,12 +83,53 @@ struct sim_page {
 	bool discarded;	     /* by the VMM: must read as zeros */
 	uint64_t guest_word; /* what the destination's guest last wrote at the page's start; 0 = nothing */
 	uint32_t fetches;    /* in flight */
+	bool begun;	     /* by the background */
+	bool kept;	     /* could not be placed once for want of a huge page */
+	uint64_t wait_posted_bytes[HF_FETCH_CLASSES]; /* when somebody began to wait for it */
 };
 
 struct sim_fetch {
 	bool busy;
 	struct hf_fetch fetch;
 	uint32_t page;
+};
+
+/* What a run has been through; over many seeds each must have happened. */
+enum sim_covered {
+	SIM_COMPLETED,
+	SIM_PAUSED,
+	SIM_FAILED_EARLY,
+	SIM_CUT_AMID_FETCHES,
+	SIM_PLACED_BY_COPY,
+	SIM_PLACED_BY_CONTINUE,
+	SIM_ONE_LANDING,
+	SIM_PAGE_SIZES_MIXED,
+	SIM_PAGE_OF_MANY_CHUNKS,
+	SIM_ALL_URGENT_ROOM_USED,
+	SIM_PROMOTED_AMID,
+	SIM_SHARE_HAD_IN_HOLD,
+	SIM_HELD_DUE_WITHOUT_ROOM,
+	SIM_SHARE_HELD_TO,
+	SIM_SCAN_RESTARTED,
+	SIM_SCAN_WRAPPED,
+	SIM_SHORT_WINDOW,
+	SIM_REFUSED_URGENT,
+	SIM_REFUSED_BACKGROUND,
+	SIM_POOL_DRY,
+	SIM_KEPT_PAGE_PLACED,
+	SIM_DISCARDED,
+	SIM_PLACED_AGAIN,
+	SIM_DISCARDED_AFTER_DRY,
+	SIM_DONE_REPEATED,
+	SIM_DONE_AFTER_LINK_DOWN,
+	SIM_DONE_MADE_UP,
+	SIM_FAULT_REPEATED,
+	SIM_FAULT_BEFORE_MAP,
+	SIM_FAULT_AFTER_RELEASE,
+	SIM_HOSTILE_BEFORE_HAND_OVER,
+	SIM_HOSTILE_AFTER_HAND_OVER,
+	SIM_HOSTILE_TO_SOURCE,
+	SIM_COVERED_COUNT,
 };
 
 struct sim_queued_event {
@@ -128,14 +176,20 @@ struct sim {
 	uint64_t channel_free_ns[HF_FETCH_CLASSES];
 	struct sim_fetch fetches[SIM_FETCHES_MAX];
 	uint32_t fetches_busy[HF_FETCH_CLASSES];
-	uint64_t urgent_bytes, held_background_bytes;
+	uint64_t posted_bytes[HF_FETCH_CLASSES];
 
 	/* VMs. */
 	bool source_runs, destination_runs, destination_loaded;
 	struct sim_thread threads[SIM_THREADS_MAX];
 	uint32_t thread_count;
 	uint64_t events_run;
-	uint64_t discards;
+	uint64_t covered[SIM_COVERED_COUNT];
+
+	/* The rules' own. */
+	int64_t behind_parts, behind_min_parts; /* how far the background is behind its share */
+	uint32_t cursor_page;			/* where its scan must go on */
+	bool faulted;				/* since it last went on */
+	bool hostile;				/* a peer has broken the protocol */
 };
 
 /* sim.c */
@@ -165,6 +219,24 @@ void sim_thread_access(struct sim *sim, uint64_t thread, void *data);
 struct hf_transport sim_transport_port(struct sim *sim, bool is_source);
 void sim_link_start(struct sim *sim);
 void sim_link_cut(struct sim *sim, uint64_t argument, void *data);
+
+/* sim_rules.c: what must hold */
+/* Every fetch; then every one that the link has room for. */
+void sim_rules_posting(struct sim *sim, const struct hf_fetch *fetch, uint32_t page);
+void sim_rules_posted(struct sim *sim, const struct hf_fetch *fetch);
+/* A message about a thread's fault reaches the engine. */
+void sim_rules_fault(struct sim *sim, uint32_t page, uint32_t thread_id, uint64_t arrived_ns);
+/* When no thread is inside an engine. */
+void sim_rules_step(struct sim *sim);
+void sim_rules_made_visible(struct sim *sim, uint32_t page);
+void sim_rules_print(const struct sim *totals);
+bool sim_rules_all_covered(const struct sim *totals);
+
+/* sim_storm.c: what goes wrong */
+void sim_storm_start(struct sim *sim);
+void sim_storm_done(struct sim *sim, const struct hf_fetch_done *done);
+bool sim_storm_refuses(struct sim *sim, enum hf_fetch_class class);
+bool sim_storm_pool_is_dry(const struct sim *sim);
 
 /* sim_vm.c */
 struct hf_vm sim_vm_port(struct sim *sim, bool is_source);

@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/schedule.h"
 #include "tests/sim/sim.h"
 
 struct sim_message {
@@ -89,6 +88,7 @@ static void finish_fetch(struct sim *sim, uint64_t index, enum hf_fetch_status s
 	sim->pages[f->page].fetches--;
 	sim->fetches_busy[f->fetch.class]--;
 	hf_destination_events.fetch_done(sim->destination, &done);
+	sim_storm_done(sim, &done);
 }
 
 /* False when the bytes will not come: the fetch ends with the link. */
@@ -145,35 +145,6 @@ static void first_half(struct sim *sim, uint64_t index, void *data)
 	sim_at(sim, sim_random(sim, 50), second_half, index, NULL);
 }
 
-static bool somebody_waits(const struct sim *sim)
-{
-	for (uint32_t i = 0; i < sim->thread_count; i++) {
-		const struct sim_thread *t = &sim->threads[i];
-		if (t->state == SIM_BLOCKED && t->message_sent && sim->pages[t->page].fetches > 0 &&
-		    !sim->pages[t->page].was_visible)
-			return true;
-	}
-	return false;
-}
-
-/* The background stays within its share while threads wait for pages that are on their way. */
-static void check_share(struct sim *sim, const struct hf_fetch *fetch)
-{
-	if (fetch->class == HF_FETCH_URGENT) {
-		sim->urgent_bytes += fetch->length_bytes;
-		return;
-	}
-	/* With other threads in between, a fault may come after the decision and before the fetch. */
-	if (sim->plan.nested_percent > 0 || !somebody_waits(sim))
-		return;
-	sim->held_background_bytes += fetch->length_bytes;
-	uint64_t share =
-	    sim->urgent_bytes * HF_SCHEDULE_SHARE_DEFAULT_PERCENT / (100 - HF_SCHEDULE_SHARE_DEFAULT_PERCENT);
-	SIM_CHECK(sim, sim->held_background_bytes <= share + 2 * (uint64_t)sim->plan.chunk_bytes,
-		  "the background fetched %llu bytes while threads waited for %llu urgent ones",
-		  (unsigned long long)sim->held_background_bytes, (unsigned long long)sim->urgent_bytes);
-}
-
 static void check_fetch(struct sim *sim, const struct hf_fetch *fetch, uint32_t page)
 {
 	SIM_CHECK(sim, !sim->pages[page].was_visible, "page %u is fetched although the guest has it", page);
@@ -187,7 +158,6 @@ static void check_fetch(struct sim *sim, const struct hf_fetch *fetch, uint32_t 
 		SIM_CHECK(sim, !other->busy || other->fetch.landing != fetch->landing,
 			  "two chunks share a landing (page %u)", page);
 	}
-	check_share(sim, fetch);
 }
 
 static int destination_fetch(void *self, const struct hf_fetch *fetch)
@@ -201,6 +171,10 @@ static int destination_fetch(void *self, const struct hf_fetch *fetch)
 	uint32_t page = sim_page_of(sim, sim->destination_of_source[fetch->block],
 				    fetch->offset_bytes / block->page_size_bytes);
 	check_fetch(sim, fetch, page);
+	sim_rules_posting(sim, fetch, page);
+	if (sim_storm_refuses(sim, fetch->class))
+		return -EAGAIN;
+	sim_rules_posted(sim, fetch);
 
 	uint32_t index = 0;
 	while (sim->fetches[index].busy)
@@ -273,6 +247,7 @@ void sim_link_cut(struct sim *sim, uint64_t argument, void *data)
 		return;
 	sim_log(sim, "link cut");
 	sim->link_cut = true;
+	sim->covered[SIM_CUT_AMID_FETCHES] += sim->fetches_busy[0] + sim->fetches_busy[1] > 0;
 	sim_at(sim, sim_random(sim, 5000), link_down_side, true, NULL);
 	sim_at(sim, sim_random(sim, 5000), link_down_side, false, NULL);
 }

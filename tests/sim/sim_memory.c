@@ -42,6 +42,17 @@ void sim_check_page(struct sim *sim, uint32_t page, const char *when)
 
 /* ---- threads of the destination VMM ---- */
 
+/* The kernel raises a fault again when the range is woken and the page still is not there. */
+static void repeat_message(struct sim *sim, uint64_t thread, void *data)
+{
+	const struct sim_thread *t = &sim->threads[thread];
+	uint32_t page = (uint32_t)(uintptr_t)data;
+	if (t->state != SIM_BLOCKED || t->page != page)
+		return;
+	sim->covered[SIM_FAULT_REPEATED]++;
+	sim_rules_fault(sim, page, t->id, sim->now_ns);
+}
+
 static void read_message(struct sim *sim, uint64_t thread, void *data)
 {
 	struct sim_thread *t = &sim->threads[thread];
@@ -50,13 +61,14 @@ static void read_message(struct sim *sim, uint64_t thread, void *data)
 	if (t->state != SIM_BLOCKED || t->page != page || t->message_sent)
 		return;
 	t->message_sent = true;
-	const struct sim_page *p = &sim->pages[page];
 	uint64_t arrived_ns = sim->now_ns;
 	if (sim_chance(sim, sim->plan.late_percent))
 		sim_others(
 		    sim); /* the reader has the message; the page may be placed before the engine hears */
 	sim_log(sim, "thread %llu faults on page %u", (unsigned long long)thread, page);
-	hf_destination_fault(sim->destination, p->block, p->offset_bytes / p->size_bytes, t->id, arrived_ns);
+	sim_rules_fault(sim, page, t->id, arrived_ns);
+	if (sim_chance(sim, sim->plan.repeat_percent))
+		sim_at(sim, sim_random(sim, 20000), repeat_message, thread, data);
 }
 
 static void block_thread(struct sim *sim, uint64_t thread, uint32_t page)
@@ -72,7 +84,7 @@ static void discard(struct sim *sim, uint32_t page)
 {
 	struct sim_page *p = &sim->pages[page];
 	sim_log(sim, "VMM discards page %u", page);
-	sim->discards++;
+	sim->covered[SIM_DISCARDED]++;
 	p->visible = false;
 	p->discarded = true;
 	p->guest_word = 0;
@@ -176,6 +188,7 @@ static void check_landing(struct sim *sim, uint32_t page, uint32_t slot)
 
 static void make_visible(struct sim *sim, uint32_t page)
 {
+	sim_rules_made_visible(sim, page);
 	sim->pages[page].visible = true;
 	sim->pages[page].was_visible = true;
 	wake(sim, page);
@@ -188,7 +201,11 @@ static int no_huge_page(struct hf_err *err)
 
 static bool pool_is_empty(struct sim *sim)
 {
-	return sim->plan.placement == HF_PLACEMENT_COPY && sim_chance(sim, sim->plan.pool_empty_percent);
+	if (sim_storm_pool_is_dry(sim)) {
+		sim->covered[SIM_POOL_DRY]++;
+		return true;
+	}
+	return sim_chance(sim, sim->plan.pool_empty_percent);
 }
 
 static int port_place(void *self, uint32_t block, uint64_t page_in_block, uint32_t slot, struct hf_err *err)
@@ -197,8 +214,11 @@ static int port_place(void *self, uint32_t block, uint64_t page_in_block, uint32
 	uint32_t page = sim_page_of(sim, block, page_in_block);
 	sim_others(sim);
 	check_landing(sim, page, slot);
-	if (pool_is_empty(sim))
+	if (sim->plan.placement == HF_PLACEMENT_COPY && pool_is_empty(sim)) {
+		sim->pages[page].kept = true;
 		return no_huge_page(err);
+	}
+	sim->covered[SIM_KEPT_PAGE_PLACED] += sim->pages[page].kept;
 	if (sim->plan.placement == HF_PLACEMENT_COPY)
 		memcpy(guest_view(sim, page), sim->staging + slot * sim->page_max_bytes,
 		       sim->pages[page].size_bytes);
@@ -215,7 +235,7 @@ static int port_place_zero(void *self, uint32_t block, uint64_t page_in_block, s
 	sim_others(sim);
 	SIM_CHECK(sim, sim->pages[page].hole, "page %u has content and is placed as zeros", page);
 	SIM_CHECK(sim, !sim->pages[page].was_visible, "hole %u is placed a second time", page);
-	if (pool_is_empty(sim))
+	if (sim->plan.placement == HF_PLACEMENT_COPY && pool_is_empty(sim))
 		return no_huge_page(err);
 	sim_log(sim, "hole %u is placed", page);
 	make_visible(sim, page);
@@ -229,8 +249,12 @@ static int port_place_again(void *self, uint32_t block, uint64_t page_in_block, 
 	uint32_t page = sim_page_of(sim, block, page_in_block);
 	sim_others(sim);
 	SIM_CHECK(sim, sim->pages[page].was_visible, "page %u is placed again before it was placed", page);
-	if (!sim->pages[page].visible && pool_is_empty(sim))
+	if (!sim->pages[page].visible && pool_is_empty(sim)) {
+		sim->pages[page].kept = true;
 		return no_huge_page(err);
+	}
+	sim->covered[SIM_PLACED_AGAIN]++;
+	sim->covered[SIM_DISCARDED_AFTER_DRY] += sim->pages[page].discarded && sim->pages[page].kept;
 	sim_log(sim, "page %u is placed again", page);
 	make_visible(sim, page);
 	return 0;
