@@ -46,6 +46,7 @@
 /* Locked. For moves whose precondition the caller has checked; the table has the last word. */
 static void move(struct hf_destination *d, enum hf_status status, enum hf_incoming incoming)
 {
+	hf_lock_assert_held(&d->lock);
 	if (status != d->status)
 		hf_status_move(&d->status, status);
 	if (incoming != d->incoming)
@@ -55,6 +56,7 @@ static void move(struct hf_destination *d, enum hf_status status, enum hf_incomi
 /* Locked. Nothing is needed from the source any more. A link that was lost on the way is no failure then. */
 static void complete(struct hf_destination *d)
 {
+	hf_lock_assert_held(&d->lock);
 	move(d, HF_STATUS_COMPLETED, HF_INCOMING_END);
 	d->err = HF_ERR_INIT;
 }
@@ -63,11 +65,11 @@ static void complete(struct hf_destination *d)
 
 void hf_destination_send(struct hf_destination *d, uint32_t type, const void *payload, size_t bytes)
 {
-	pthread_mutex_lock(&d->lock);
+	hf_lock(&d->lock);
 	uint64_t epoch = d->epoch;
-	pthread_mutex_unlock(&d->lock);
+	hf_unlock(&d->lock);
 	if (epoch != 0)
-		d->transport.ops->send(d->transport.self, epoch, type, payload, bytes);
+		hf_transport_send(&d->transport, epoch, type, payload, bytes);
 }
 
 static void send_ready(struct hf_destination *d)
@@ -82,9 +84,9 @@ static void send_ready(struct hf_destination *d)
 static void send_fail(struct hf_destination *d)
 {
 	uint8_t buffer[HF_ERR_TEXT_BYTES + 64];
-	pthread_mutex_lock(&d->lock);
+	hf_lock(&d->lock);
 	struct hf_err why = d->err;
-	pthread_mutex_unlock(&d->lock);
+	hf_unlock(&d->lock);
 	ssize_t bytes = hf_wire_encode_fail(&why, buffer, sizeof(buffer));
 	if (bytes > 0)
 		hf_destination_send(d, HF_WIRE_FAIL, buffer, (size_t)bytes);
@@ -94,6 +96,7 @@ static void send_fail(struct hf_destination *d)
 
 unsigned hf_destination_fail_locked(struct hf_destination *d, const struct hf_err *why)
 {
+	hf_lock_assert_held(&d->lock);
 	if (hf_status_is_final(d->status) || d->complete_said)
 		return 0;
 
@@ -111,7 +114,8 @@ unsigned hf_destination_fail_locked(struct hf_destination *d, const struct hf_er
 
 void hf_destination_fail(struct hf_destination *d, const struct hf_err *why)
 {
-	pthread_mutex_lock(&d->lock);
+	hf_lock_assert_entry(__func__);
+	hf_lock(&d->lock);
 	hf_destination_unlock_act(d, hf_destination_fail_locked(d, why));
 }
 
@@ -134,11 +138,12 @@ static unsigned unexpected(struct hf_destination *d, uint32_t type)
 
 int hf_destination_cancel(struct hf_destination *d, struct hf_err *err)
 {
+	hf_lock_assert_entry(__func__);
 	struct hf_err why;
 	int result = 0;
 	hf_err_set(&why, HF_ERR_CANCELLED, ECANCELED, "VM '%s': cancelled on the destination", d->vm_name);
 
-	pthread_mutex_lock(&d->lock);
+	hf_lock(&d->lock);
 	unsigned actions = 0;
 	if (hf_status_is_final(d->status))
 		result = hf_err_set(err, HF_ERR_LOCAL, EPERM, "VM '%s': the migration has ended already (%s)",
@@ -158,6 +163,7 @@ int hf_destination_cancel(struct hf_destination *d, struct hf_err *err)
 
 unsigned hf_destination_check_end(struct hf_destination *d)
 {
+	hf_lock_assert_held(&d->lock);
 	if (!d->resumed || d->releasing || d->pages_received != d->blocks.pages_total)
 		return 0;
 	d->releasing = true;
@@ -167,9 +173,9 @@ unsigned hf_destination_check_end(struct hf_destination *d)
 static void release(struct hf_destination *d)
 {
 	struct hf_err err = HF_ERR_INIT;
-	int result = d->memory.ops->release(d->memory.self, &err);
+	int result = hf_memory_release(&d->memory, &err);
 
-	pthread_mutex_lock(&d->lock);
+	hf_lock(&d->lock);
 	unsigned actions;
 	if (result < 0) {
 		d->releasing = false; /* faults are still raised, and must be served */
@@ -190,7 +196,7 @@ static void release(struct hf_destination *d)
 
 static void request_vm(struct hf_destination *d, enum hf_vm_op op, const void *data, size_t bytes)
 {
-	int result = d->vm.ops->request(d->vm.self, op, data, bytes);
+	int result = hf_vm_request(&d->vm, op, data, bytes);
 	if (result == 0)
 		return;
 	struct hf_err err;
@@ -207,14 +213,14 @@ static int choose_placement(struct hf_destination *d, struct hf_err *err)
 	    d->placement_wish == HF_WIRE_WISH_COPY ? HF_PLACEMENT_COPY : HF_PLACEMENT_CONTINUE;
 	if (d->placement_wish == HF_WIRE_WISH_ANY || wish == port.placement)
 		return 0;
-	int result = port.ops->choose(port.self, wish, &port, err);
+	int result = hf_memory_choose(&d->memory, wish, &port, err);
 	if (result < 0) {
 		hf_err_prefix(err, "VM '%s'", d->vm_name);
 		return result;
 	}
-	pthread_mutex_lock(&d->lock);
+	hf_lock(&d->lock);
 	d->memory = port;
-	pthread_mutex_unlock(&d->lock);
+	hf_unlock(&d->lock);
 	return 0;
 }
 
@@ -223,11 +229,11 @@ static void prepare(struct hf_destination *d)
 	struct hf_err err = HF_ERR_INIT;
 	int result = choose_placement(d, &err);
 	if (result == 0) {
-		pthread_mutex_lock(&d->lock);
+		hf_lock(&d->lock);
 		result = hf_destination_fetch_prepare(d);
-		pthread_mutex_unlock(&d->lock);
+		hf_unlock(&d->lock);
 		if (result == 0)
-			result = d->memory.ops->prepare(d->memory.self);
+			result = hf_memory_prepare(&d->memory);
 		if (result < 0)
 			hf_err_set(&err, HF_ERR_LOCAL, -result,
 				   "VM '%s': could not start to prepare its memory", d->vm_name);
@@ -239,7 +245,7 @@ static void prepare(struct hf_destination *d)
 static void said_resumed(struct hf_destination *d)
 {
 	hf_destination_send(d, HF_WIRE_RESUMED, NULL, 0);
-	pthread_mutex_lock(&d->lock);
+	hf_lock(&d->lock);
 	d->resumed = true;
 	unsigned actions = ACTION_PUMP | ACTION_KICK_BACKGROUND | hf_destination_check_end(d);
 	hf_destination_unlock_act(d, actions);
@@ -247,7 +253,7 @@ static void said_resumed(struct hf_destination *d)
 
 void hf_destination_unlock_act(struct hf_destination *d, unsigned actions)
 {
-	pthread_mutex_unlock(&d->lock);
+	hf_unlock(&d->lock);
 
 	if (actions & ACTION_PROBE)
 		hf_destination_probe_start(d);
@@ -264,9 +270,9 @@ void hf_destination_unlock_act(struct hf_destination *d, unsigned actions)
 	if (actions & ACTION_RUN)
 		request_vm(d, HF_VM_RUN, NULL, 0);
 	if (actions & ACTION_KICK_URGENT)
-		d->memory.ops->kick(d->memory.self, HF_WORK_URGENT);
+		hf_memory_kick(&d->memory, HF_WORK_URGENT);
 	if (actions & ACTION_KICK_BACKGROUND)
-		d->memory.ops->kick(d->memory.self, HF_WORK_BACKGROUND);
+		hf_memory_kick(&d->memory, HF_WORK_BACKGROUND);
 	if (actions & ACTION_SEND_RESUMED)
 		said_resumed(d);
 	if (actions & ACTION_PUMP)
@@ -277,19 +283,20 @@ void hf_destination_unlock_act(struct hf_destination *d, unsigned actions)
 		hf_destination_send(d, HF_WIRE_COMPLETE, NULL, 0);
 	if (actions & ACTION_SEND_FAIL)
 		send_fail(d);
-	if ((actions & ACTION_NOTIFY) && d->notify)
-		d->notify(d->opaque);
+	if (actions & ACTION_NOTIFY)
+		hf_call_notify(d->notify, d->opaque);
 }
 
 /* ---- link -------------------------------------------------------------------------------------- */
 
 static void event_link_up(void *engine, const struct hf_link_info *info)
 {
+	hf_lock_assert_entry(__func__);
 	struct hf_destination *d = engine;
 	unsigned actions = ACTION_NOTIFY;
 	struct hf_err err;
 
-	pthread_mutex_lock(&d->lock);
+	hf_lock(&d->lock);
 	if (d->status != HF_STATUS_NONE) {
 		hf_err_set(&err, HF_ERR_LOCAL, EISCONN, "VM '%s': a second link came up", d->vm_name);
 		actions = hf_destination_fail_locked(d, &err);
@@ -310,14 +317,15 @@ static void event_link_up(void *engine, const struct hf_link_info *info)
 
 static void event_link_down(void *engine, uint64_t epoch, const struct hf_err *why)
 {
+	hf_lock_assert_entry(__func__);
 	struct hf_destination *d = engine;
 	struct hf_err err = why ? *why : HF_ERR_INIT;
 	if (err.class == HF_ERR_NONE)
 		hf_err_set(&err, HF_ERR_LINK, ECONNRESET, "VM '%s': the source closed the link", d->vm_name);
 
-	pthread_mutex_lock(&d->lock);
+	hf_lock(&d->lock);
 	if (epoch != d->epoch) {
-		pthread_mutex_unlock(&d->lock);
+		hf_unlock(&d->lock);
 		return;
 	}
 	hf_destination_fetch_link_down(d);
@@ -334,6 +342,7 @@ static void event_link_down(void *engine, uint64_t epoch, const struct hf_err *w
 
 static int take_source_blocks(struct hf_destination *d, const struct hf_ramblocks *source, struct hf_err *err)
 {
+	hf_lock_assert_held(&d->lock);
 	uint32_t *block_of_source = calloc(source->count, sizeof(*block_of_source));
 	uint32_t *source_of_block = calloc(d->blocks.count, sizeof(*source_of_block));
 	int result;
@@ -394,7 +403,8 @@ static unsigned on_advise(struct hf_destination *d, const uint8_t *payload, size
 
 void hf_destination_memory_ready(struct hf_destination *d, int result, const struct hf_err *why)
 {
-	pthread_mutex_lock(&d->lock);
+	hf_lock_assert_entry(__func__);
+	hf_lock(&d->lock);
 	unsigned actions = 0;
 	if (d->status == HF_STATUS_SETUP && result == 0) {
 		move(d, HF_STATUS_ACTIVE, d->incoming);
@@ -413,6 +423,7 @@ void hf_destination_memory_ready(struct hf_destination *d, int result, const str
 /* Moves the place where the next PRESENCE must go on; true when all blocks are described. */
 static bool presence_advance(struct hf_destination *d, uint32_t pages)
 {
+	hf_lock_assert_held(&d->lock);
 	d->presence_page += pages;
 	if (d->presence_page < d->blocks.blocks[d->block_of_source[d->presence_block]].pages)
 		return false;
@@ -452,6 +463,7 @@ static unsigned on_presence(struct hf_destination *d, const uint8_t *payload, si
 
 static int device_room(struct hf_destination *d, uint64_t bytes)
 {
+	hf_lock_assert_held(&d->lock);
 	if (bytes <= d->device_state_room_bytes)
 		return 0;
 	uint64_t room =
@@ -543,12 +555,13 @@ static unsigned on_fail(struct hf_destination *d, const uint8_t *payload, size_t
 
 static void event_message(void *engine, uint64_t epoch, uint32_t type, const void *payload, size_t bytes)
 {
+	hf_lock_assert_entry(__func__);
 	struct hf_destination *d = engine;
 	unsigned actions;
 
-	pthread_mutex_lock(&d->lock);
+	hf_lock(&d->lock);
 	if (epoch != d->epoch || hf_status_is_final(d->status)) {
-		pthread_mutex_unlock(&d->lock);
+		hf_unlock(&d->lock);
 		return;
 	}
 	switch (type) {
@@ -594,6 +607,7 @@ const struct hf_transport_events hf_destination_events = {
 
 static unsigned on_loaded(struct hf_destination *d)
 {
+	hf_lock_assert_held(&d->lock);
 	if (d->status != HF_STATUS_DEVICE || d->loaded)
 		return 0; /* the migration failed while the VMM was loading */
 	d->loaded = true;
@@ -603,7 +617,8 @@ static unsigned on_loaded(struct hf_destination *d)
 
 void hf_destination_vm_done(struct hf_destination *d, const struct hf_vm_result *result)
 {
-	pthread_mutex_lock(&d->lock);
+	hf_lock_assert_entry(__func__);
+	hf_lock(&d->lock);
 	unsigned actions = 0;
 	if (result->result < 0) {
 		struct hf_err err;
@@ -623,7 +638,8 @@ void hf_destination_vm_done(struct hf_destination *d, const struct hf_vm_result 
 
 void hf_destination_hold_background(struct hf_destination *d, bool hold)
 {
-	pthread_mutex_lock(&d->lock);
+	hf_lock_assert_entry(__func__);
+	hf_lock(&d->lock);
 	d->background_held = hold;
 	hf_destination_unlock_act(d, hold ? 0 : ACTION_PUMP | ACTION_KICK_BACKGROUND);
 }
@@ -665,7 +681,7 @@ int hf_destination_create(struct hf_destination **out, const struct hf_destinati
 	d->background_held = config->background_held;
 	d->max_page_stall_ns = config->max_page_stall_ns;
 	snprintf(d->vm_name, sizeof(d->vm_name), "%s", config->vm_name);
-	pthread_mutex_init(&d->lock, NULL);
+	hf_lock_init(&d->lock, "hf_destination.lock", HF_RANK_ENGINE);
 	hf_ramblocks_init(&d->blocks);
 
 	result = hf_ramblocks_copy(&d->blocks, config->blocks, err);
@@ -681,19 +697,21 @@ int hf_destination_create(struct hf_destination **out, const struct hf_destinati
 
 void hf_destination_tables(struct hf_destination *d, struct hf_tables *tables)
 {
+	hf_lock_assert_entry(__func__);
 	*tables = (struct hf_tables){0};
-	pthread_mutex_lock(&d->lock);
+	hf_lock(&d->lock);
 	hf_tables_add(tables, d, sizeof(*d));
 	hf_tables_add(tables, d->blocks.blocks, d->blocks.count * sizeof(*d->blocks.blocks));
 	hf_tables_add(tables, d->block_of_source, d->blocks.count * sizeof(*d->block_of_source));
 	hf_tables_add(tables, d->source_of_block, d->blocks.count * sizeof(*d->source_of_block));
 	hf_destination_pages_tables(d, tables);
 	hf_destination_fetch_tables(d, tables);
-	pthread_mutex_unlock(&d->lock);
+	hf_unlock(&d->lock);
 }
 
 void hf_destination_destroy(struct hf_destination *d)
 {
+	hf_lock_assert_may_stop(__func__);
 	if (!d)
 		return;
 	hf_destination_pages_destroy(d);
@@ -702,6 +720,6 @@ void hf_destination_destroy(struct hf_destination *d)
 	free(d->block_of_source);
 	free(d->source_of_block);
 	free(d->device_state);
-	pthread_mutex_destroy(&d->lock);
+	hf_lock_destroy(&d->lock);
 	free(d);
 }

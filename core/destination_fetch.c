@@ -29,6 +29,7 @@
 
 static void list_push(struct hf_destination *d, struct transfer_list *list, uint16_t transfer)
 {
+	hf_lock_assert_held(&d->lock);
 	d->transfers[transfer].next = HF_TRANSFER_NONE;
 	if (list->head == HF_TRANSFER_NONE)
 		list->head = transfer;
@@ -47,6 +48,7 @@ static void list_push_front(struct hf_destination *d, struct transfer_list *list
 
 static void list_remove(struct hf_destination *d, struct transfer_list *list, uint16_t transfer)
 {
+	hf_lock_assert_held(&d->lock);
 	uint16_t previous = HF_TRANSFER_NONE;
 	uint16_t at = list->head;
 	while (at != transfer) {
@@ -84,6 +86,7 @@ static bool background_wants_transfers(const struct hf_destination *d)
  */
 static bool transfer_to_have(const struct hf_destination *d, enum hf_fetch_class class)
 {
+	hf_lock_assert_held(&d->lock);
 	if (d->transfers_free == HF_TRANSFER_NONE)
 		return false;
 	if (class == HF_FETCH_BACKGROUND)
@@ -94,6 +97,7 @@ static bool transfer_to_have(const struct hf_destination *d, enum hf_fetch_class
 
 static bool take_transfer(struct hf_destination *d, uint32_t page, enum hf_fetch_class class)
 {
+	hf_lock_assert_held(&d->lock);
 	if (!transfer_to_have(d, class))
 		return false;
 	uint16_t index = d->transfers_free;
@@ -118,6 +122,7 @@ static bool take_transfer(struct hf_destination *d, uint32_t page, enum hf_fetch
 
 void hf_destination_free_transfer(struct hf_destination *d, uint16_t index)
 {
+	hf_lock_assert_held(&d->lock);
 	struct transfer *transfer = &d->transfers[index];
 	d->transfers_background -= transfer->background_slot;
 	d->transfers_of[transfer->class]--;
@@ -128,6 +133,7 @@ void hf_destination_free_transfer(struct hf_destination *d, uint16_t index)
 
 void hf_destination_promote(struct hf_destination *d, uint32_t page)
 {
+	hf_lock_assert_held(&d->lock);
 	uint16_t index = d->pages[page].transfer;
 	struct transfer *transfer = &d->transfers[index];
 	hf_destination_begin_await(d, page);
@@ -146,6 +152,7 @@ void hf_destination_promote(struct hf_destination *d, uint32_t page)
 
 static bool start_urgent(struct hf_destination *d)
 {
+	hf_lock_assert_held(&d->lock);
 	uint32_t page = d->urgent_wait.head;
 	if (page == HF_PAGE_NONE || !take_transfer(d, page, HF_FETCH_URGENT))
 		return false;
@@ -155,6 +162,7 @@ static bool start_urgent(struct hf_destination *d)
 
 static bool start_background(struct hf_destination *d)
 {
+	hf_lock_assert_held(&d->lock);
 	uint32_t page = hf_pagemap_next_set(&d->todo_fetch, d->schedule.cursor_page);
 	if (page == HF_PAGE_NONE)
 		page = hf_pagemap_next_set(&d->todo_fetch, 0);
@@ -200,6 +208,7 @@ static uint16_t choose_background(struct hf_destination *d)
 /* The transfer whose next chunk is to be posted now, or none. Urgent first, unless the share is due. */
 static uint16_t choose_transfer(struct hf_destination *d)
 {
+	hf_lock_assert_held(&d->lock);
 	uint16_t index = HF_TRANSFER_NONE;
 	if (hf_schedule_background_due(&d->schedule))
 		index = choose_background(d);
@@ -211,6 +220,7 @@ static uint16_t choose_transfer(struct hf_destination *d)
 static uint32_t take_slot(struct hf_destination *d, uint16_t transfer, enum hf_fetch_class class,
 			  uint64_t offset, uint32_t length)
 {
+	hf_lock_assert_held(&d->lock);
 	uint32_t index = d->slots_free;
 	assert(index != HF_FETCH_SLOT_NONE); /* there are as many as the link's capacity */
 	struct fetch_slot *slot = &d->slots[index];
@@ -243,6 +253,7 @@ struct decided_fetch {
 /* Locked. Decides the next fetch to post; false if there is none. */
 static bool next_fetch(struct hf_destination *d, struct decided_fetch *decided)
 {
+	hf_lock_assert_held(&d->lock);
 	if (!hf_destination_serving(d) || d->epoch == 0 || d->fetch_broken)
 		return false;
 	uint16_t index = choose_transfer(d);
@@ -276,7 +287,7 @@ static bool next_fetch(struct hf_destination *d, struct decided_fetch *decided)
 static uint8_t *landing_of(struct hf_destination *d, uint32_t page, uint16_t transfer)
 {
 	struct page_place place = hf_place_of_page(d, page);
-	return d->memory.ops->landing(d->memory.self, place.block, place.page, transfer);
+	return hf_memory_landing(&d->memory, place.block, place.page, transfer);
 }
 
 /* ---- done -------------------------------------------------------------------------------------- */
@@ -284,6 +295,7 @@ static uint8_t *landing_of(struct hf_destination *d, uint32_t page, uint16_t tra
 /* Locked. A transfer that failed and has nothing on its way any more: its page is missing again. */
 static void give_up_transfer(struct hf_destination *d, uint16_t index)
 {
+	hf_lock_assert_held(&d->lock);
 	uint32_t page = d->transfers[index].page;
 	struct page_entry *entry = &d->pages[page];
 	bool awaited = entry->awaited;
@@ -302,6 +314,7 @@ static void give_up_transfer(struct hf_destination *d, uint16_t index)
 /* Locked. Looks up the slot of a done; NULL for one that is not outstanding (a transport's mistake). */
 static struct fetch_slot *slot_of_done(struct hf_destination *d, const struct hf_fetch_done *done)
 {
+	hf_lock_assert_held(&d->lock);
 	uint32_t index = (uint32_t)done->id;
 	if (done->epoch != d->epoch || index >= d->slots_count)
 		return NULL;
@@ -312,10 +325,10 @@ static struct fetch_slot *slot_of_done(struct hf_destination *d, const struct hf
 /* A zero chunk's landing must hold zeros before the chunk counts as landed. */
 static void clear_landing(struct hf_destination *d, const struct hf_fetch_done *done)
 {
-	pthread_mutex_lock(&d->lock);
+	hf_lock(&d->lock);
 	struct fetch_slot *slot = slot_of_done(d, done);
 	if (!slot) {
-		pthread_mutex_unlock(&d->lock);
+		hf_unlock(&d->lock);
 		return;
 	}
 	uint16_t index = slot->transfer;
@@ -323,15 +336,16 @@ static void clear_landing(struct hf_destination *d, const struct hf_fetch_done *
 	uint32_t length = slot->chunk.length_bytes;
 	uint64_t offset = slot->offset_bytes;
 	bool landed = d->pages[page].landed;
-	pthread_mutex_unlock(&d->lock);
+	hf_unlock(&d->lock);
 
-	d->memory.ops->clear(d->memory.self, landing_of(d, page, index) + offset, length, landed);
+	hf_memory_clear(&d->memory, landing_of(d, page, index) + offset, length, landed);
 }
 
 /* Locked. Accounts one done. Returns the transfer if all its chunks have landed, else none. */
 static uint16_t account_done(struct hf_destination *d, struct fetch_slot *slot,
 			     const struct hf_fetch_done *done)
 {
+	hf_lock_assert_held(&d->lock);
 	uint16_t index = slot->transfer;
 	struct transfer *transfer = &d->transfers[index];
 	bool landed = done->status == HF_FETCH_OK;
@@ -401,6 +415,7 @@ static void fetch_refused(struct hf_destination *d, const struct hf_fetch *fetch
 /* Locked. Nothing is on its way: no done will come that could pump again. */
 static bool link_is_idle(const struct hf_destination *d)
 {
+	hf_lock_assert_held(&d->lock);
 	return d->outstanding[HF_FETCH_URGENT] + d->outstanding[HF_FETCH_BACKGROUND] == 0;
 }
 
@@ -414,24 +429,24 @@ void hf_destination_pump(struct hf_destination *d)
 	while (refused_when_idle < IDLE_REFUSALS_MAX) {
 		struct decided_fetch next;
 
-		pthread_mutex_lock(&d->lock);
+		hf_lock(&d->lock);
 		bool more = next_fetch(d, &next);
-		pthread_mutex_unlock(&d->lock);
+		hf_unlock(&d->lock);
 		if (!more)
 			return;
 
 		next.fetch.landing = landing_of(d, next.page, next.transfer) + next.offset_in_page;
-		int result = d->transport.ops->fetch(d->transport.self, &next.fetch);
+		int result = hf_transport_fetch(&d->transport, &next.fetch);
 		if (result == 0)
 			continue;
 
-		pthread_mutex_lock(&d->lock);
+		hf_lock(&d->lock);
 		fetch_refused(d, &next.fetch, result);
 		if (link_is_idle(d)) {
 			d->refused[HF_FETCH_URGENT] = d->refused[HF_FETCH_BACKGROUND] = false;
 			refused_when_idle++;
 		}
-		pthread_mutex_unlock(&d->lock);
+		hf_unlock(&d->lock);
 	}
 	struct hf_err err;
 	hf_err_set(&err, HF_ERR_LOCAL, EAGAIN, "VM '%s': the link takes no fetch although none is on its way",
@@ -441,6 +456,7 @@ void hf_destination_pump(struct hf_destination *d)
 
 void hf_destination_event_fetch_done(void *engine, const struct hf_fetch_done *done)
 {
+	hf_lock_assert_entry(__func__);
 	struct hf_destination *d = engine;
 	if (hf_link_probe_owns(done->id)) {
 		hf_destination_probe_done(d, done);
@@ -449,10 +465,10 @@ void hf_destination_event_fetch_done(void *engine, const struct hf_fetch_done *d
 	if (done->status == HF_FETCH_OK && done->zero)
 		clear_landing(d, done);
 
-	pthread_mutex_lock(&d->lock);
+	hf_lock(&d->lock);
 	struct fetch_slot *slot = slot_of_done(d, done);
 	if (!slot) {
-		pthread_mutex_unlock(&d->lock);
+		hf_unlock(&d->lock);
 		return;
 	}
 	uint16_t index = account_done(d, slot, done);
@@ -481,6 +497,7 @@ static void free_slots(struct hf_destination *d)
 
 void hf_destination_fetch_link_down(struct hf_destination *d)
 {
+	hf_lock_assert_held(&d->lock);
 	/* Only fetches that the transport refused and whose caller has not come back to say so. */
 	struct hf_fetch_done done = {.epoch = d->epoch, .status = HF_FETCH_FAILED};
 	for (uint32_t i = 0; i < d->slots_count; i++)
@@ -490,6 +507,7 @@ void hf_destination_fetch_link_down(struct hf_destination *d)
 
 int hf_destination_fetch_link_up(struct hf_destination *d, const struct hf_link_info *info)
 {
+	hf_lock_assert_held(&d->lock);
 	uint32_t count = info->capacity_chunks[HF_FETCH_URGENT] + info->capacity_chunks[HF_FETCH_BACKGROUND];
 	struct fetch_slot *slots = calloc(count, sizeof(*slots));
 	if (!slots)

@@ -9,11 +9,11 @@
 #ifndef HF_CORE_DESTINATION_INTERNAL_H
 #define HF_CORE_DESTINATION_INTERNAL_H
 
-#include <pthread.h>
-
 #include "core/destination.h"
 #include "core/link_probe.h"
+#include "core/lock.h"
 #include "core/pagemap.h"
+#include "core/ports_internal.h"
 #include "core/schedule.h"
 
 #define HF_TRANSFERS_MAX   256u /* pages in flight at once under `continue` */
@@ -105,7 +105,7 @@ struct hf_destination {
 	void (*notify)(void *opaque);
 	void *opaque;
 
-	pthread_mutex_t lock;
+	struct hf_lock lock;
 
 	/* Under the lock: life. */
 	enum hf_status status;
@@ -194,6 +194,7 @@ static inline struct page_place hf_place_of_page(const struct hf_destination *d,
 
 static inline void hf_page_queue_push(struct hf_destination *d, struct page_queue *queue, uint32_t page)
 {
+	hf_lock_assert_held(&d->lock);
 	d->pages[page].next = HF_PAGE_NONE;
 	if (queue->head == HF_PAGE_NONE)
 		queue->head = page;
@@ -204,6 +205,7 @@ static inline void hf_page_queue_push(struct hf_destination *d, struct page_queu
 
 static inline uint32_t hf_page_queue_pop(struct hf_destination *d, struct page_queue *queue)
 {
+	hf_lock_assert_held(&d->lock);
 	uint32_t page = queue->head;
 	if (page != HF_PAGE_NONE)
 		queue->head = d->pages[page].next;

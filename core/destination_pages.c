@@ -54,6 +54,7 @@
 /* Marks that somebody waits for the page's bytes; the background is held until they have landed. */
 void hf_destination_begin_await(struct hf_destination *d, uint32_t page)
 {
+	hf_lock_assert_held(&d->lock);
 	if (d->pages[page].awaited)
 		return;
 	d->pages[page].awaited = true;
@@ -62,6 +63,7 @@ void hf_destination_begin_await(struct hf_destination *d, uint32_t page)
 
 void hf_destination_end_await(struct hf_destination *d, uint32_t page)
 {
+	hf_lock_assert_held(&d->lock);
 	if (!d->pages[page].awaited)
 		return;
 	d->pages[page].awaited = false;
@@ -70,12 +72,14 @@ void hf_destination_end_await(struct hf_destination *d, uint32_t page)
 
 static void queue_local(struct hf_destination *d, uint32_t page)
 {
+	hf_lock_assert_held(&d->lock);
 	d->pages[page].state = PAGE_LOCAL_WAIT;
 	hf_page_queue_push(d, &d->local_wait, page);
 }
 
 void hf_destination_queue_urgent(struct hf_destination *d, uint32_t page)
 {
+	hf_lock_assert_held(&d->lock);
 	d->pages[page].state = PAGE_URGENT_WAIT;
 	hf_destination_begin_await(d, page);
 	hf_page_queue_push(d, &d->urgent_wait, page);
@@ -84,17 +88,20 @@ void hf_destination_queue_urgent(struct hf_destination *d, uint32_t page)
 /* Takes a page that the background has not come to out of the background's hands. */
 void hf_destination_claim(struct hf_destination *d, uint32_t page)
 {
+	hf_lock_assert_held(&d->lock);
 	hf_pagemap_clear(&d->todo_fetch, page);
 	hf_pagemap_clear(&d->todo_zero, page);
 }
 
 bool hf_destination_serving(const struct hf_destination *d)
 {
+	hf_lock_assert_held(&d->lock);
 	return d->incoming == HF_INCOMING_LISTEN || d->incoming == HF_INCOMING_RUNNING;
 }
 
 bool hf_destination_background_runs(const struct hf_destination *d)
 {
+	hf_lock_assert_held(&d->lock);
 	return d->resumed && !d->background_held;
 }
 
@@ -108,6 +115,7 @@ static void wait_ended(void *opaque, uint64_t wait_ns)
 /* Locked. What a fault means depends on where its page is. */
 static unsigned fault_locked(struct hf_destination *d, uint32_t page)
 {
+	hf_lock_assert_held(&d->lock);
 	switch ((enum page_state)d->pages[page].state) {
 	case PAGE_MISSING:
 		hf_destination_claim(d, page);
@@ -137,11 +145,12 @@ static unsigned fault_locked(struct hf_destination *d, uint32_t page)
 void hf_destination_fault(struct hf_destination *d, uint32_t block, uint64_t page_in_block,
 			  uint32_t thread_id, uint64_t arrived_ns)
 {
+	hf_lock_assert_entry(__func__);
 	if (block >= d->blocks.count || page_in_block >= d->blocks.blocks[block].pages)
 		return; /* the memory port checks addresses; there is no page to serve */
 	uint32_t page = d->blocks.blocks[block].first_page + (uint32_t)page_in_block;
 
-	pthread_mutex_lock(&d->lock);
+	hf_lock(&d->lock);
 	unsigned actions = 0;
 	if (!d->releasing) { /* release() wakes whoever still waits */
 		hf_blocktime_fault(d->blocktime, thread_id, page, arrived_ns);
@@ -157,6 +166,7 @@ void hf_destination_fault(struct hf_destination *d, uint32_t block, uint64_t pag
 /* Locked. The page is visible: closes its waits and counts it. */
 static unsigned commit_page(struct hf_destination *d, uint32_t page)
 {
+	hf_lock_assert_held(&d->lock);
 	struct page_entry *entry = &d->pages[page];
 	uint64_t now_ns = hf_clock_now_ns(&d->clock);
 
@@ -179,6 +189,7 @@ static unsigned commit_page(struct hf_destination *d, uint32_t page)
 /* Locked. The bytes have landed but the page cannot be placed now: local work tries again. */
 static void keep_landed(struct hf_destination *d, uint32_t page)
 {
+	hf_lock_assert_held(&d->lock);
 	d->pages_stalled++;
 	hf_destination_end_await(d, page);
 	queue_local(d, page);
@@ -190,12 +201,13 @@ static int place_landed(struct hf_destination *d, uint32_t page, uint16_t index,
 	struct page_place place = hf_place_of_page(d, page);
 	if (d->memory.placement == HF_PLACEMENT_CONTINUE)
 		hf_pagemap_set(&d->received, page);
-	return d->memory.ops->place(d->memory.self, place.block, place.page, index, err);
+	return hf_memory_place(&d->memory, place.block, place.page, index, err);
 }
 
 /* Locked. */
 static unsigned commit_landed(struct hf_destination *d, uint32_t page, uint16_t index)
 {
+	hf_lock_assert_held(&d->lock);
 	struct transfer *transfer = &d->transfers[index];
 	hf_pagemap_set(&d->received, page);
 	if (transfer->chunks_zero == transfer->chunks)
@@ -208,6 +220,7 @@ static unsigned commit_landed(struct hf_destination *d, uint32_t page, uint16_t 
 
 static unsigned place_failed(struct hf_destination *d, uint32_t page, int result, const struct hf_err *err)
 {
+	hf_lock_assert_held(&d->lock);
 	keep_landed(d, page);
 	if (d->releasing)
 		return ACTION_KICK_URGENT;
@@ -224,7 +237,7 @@ void hf_destination_place_transfer(struct hf_destination *d, uint32_t page, uint
 	struct hf_err err = HF_ERR_INIT;
 	int result = place_landed(d, page, index, &err);
 
-	pthread_mutex_lock(&d->lock);
+	hf_lock(&d->lock);
 	unsigned actions = result == 0 ? commit_landed(d, page, index) : place_failed(d, page, result, &err);
 	hf_destination_unlock_act(d, actions);
 }
@@ -234,6 +247,7 @@ void hf_destination_place_transfer(struct hf_destination *d, uint32_t page, uint
 /* Locked. The next hole that nobody waits for. */
 static uint32_t take_hole(struct hf_destination *d)
 {
+	hf_lock_assert_held(&d->lock);
 	if (!hf_destination_background_runs(d))
 		return HF_PAGE_NONE;
 	uint32_t page = hf_pagemap_next_set(&d->todo_zero, d->todo_zero_cursor);
@@ -249,6 +263,7 @@ static uint32_t take_hole(struct hf_destination *d)
 /* Locked. The next page of local work of this class, PAGE_LOCAL_PLACING; none. */
 static uint32_t take_local(struct hf_destination *d, enum hf_work_class class)
 {
+	hf_lock_assert_held(&d->lock);
 	if (!hf_destination_serving(d) || d->releasing)
 		return HF_PAGE_NONE;
 	uint32_t page = class == HF_WORK_URGENT ? hf_page_queue_pop(d, &d->local_wait) : take_hole(d);
@@ -259,15 +274,16 @@ static uint32_t take_local(struct hf_destination *d, enum hf_work_class class)
 
 enum hf_work_next hf_destination_work(struct hf_destination *d, enum hf_work_class class)
 {
-	pthread_mutex_lock(&d->lock);
+	hf_lock_assert_entry(__func__);
+	hf_lock(&d->lock);
 	uint32_t page = take_local(d, class);
 	if (page == HF_PAGE_NONE) {
-		pthread_mutex_unlock(&d->lock);
+		hf_unlock(&d->lock);
 		return HF_WORK_IDLE;
 	}
 	uint16_t index = d->pages[page].transfer;
 	bool visible = d->pages[page].counted;
-	pthread_mutex_unlock(&d->lock);
+	hf_unlock(&d->lock);
 
 	struct page_place place = hf_place_of_page(d, page);
 	struct hf_err err = HF_ERR_INIT;
@@ -275,14 +291,14 @@ enum hf_work_next hf_destination_work(struct hf_destination *d, enum hf_work_cla
 	if (index != HF_TRANSFER_NONE) {
 		result = place_landed(d, page, index, &err);
 	} else if (visible) {
-		result = d->memory.ops->place_again(d->memory.self, place.block, place.page, &err);
+		result = hf_memory_place_again(&d->memory, place.block, place.page, &err);
 	} else {
 		if (d->memory.placement == HF_PLACEMENT_CONTINUE)
 			hf_pagemap_set(&d->received, page);
-		result = d->memory.ops->place_zero(d->memory.self, place.block, place.page, &err);
+		result = hf_memory_place_zero(&d->memory, place.block, place.page, &err);
 	}
 
-	pthread_mutex_lock(&d->lock);
+	hf_lock(&d->lock);
 	unsigned actions;
 	if (result != 0) {
 		actions = place_failed(d, page, result, &err);
@@ -305,6 +321,7 @@ enum hf_work_next hf_destination_work(struct hf_destination *d, enum hf_work_cla
 
 void hf_destination_pages_presence(struct hf_destination *d)
 {
+	hf_lock_assert_held(&d->lock);
 	/* The VM stands still and the lock is held, so nothing here is done page by page. */
 	hf_pagemap_copy(&d->todo_fetch, &d->present);
 	hf_pagemap_complement(&d->todo_zero, &d->present);

@@ -33,6 +33,7 @@ unsigned hf_destination_probe_begin(struct hf_destination *d)
 /* Locked. */
 static unsigned probe_finished(struct hf_destination *d)
 {
+	hf_lock_assert_held(&d->lock);
 	if (d->status != HF_STATUS_SETUP)
 		return 0; /* the migration has ended meanwhile */
 	struct hf_err err = HF_ERR_INIT;
@@ -49,7 +50,7 @@ static void probe_ended(struct hf_destination *d, enum hf_link_probe_end end, st
 	if (end == HF_LINK_PROBE_RUNS)
 		return;
 	unsigned actions;
-	pthread_mutex_lock(&d->lock);
+	hf_lock(&d->lock);
 	if (end == HF_LINK_PROBE_FINISHED) {
 		actions = probe_finished(d);
 	} else {
@@ -68,22 +69,22 @@ void hf_destination_probe_start(struct hf_destination *d)
 void hf_destination_probe_done(struct hf_destination *d, const struct hf_fetch_done *done)
 {
 	struct hf_err err = HF_ERR_INIT;
-	pthread_mutex_lock(&d->lock);
+	hf_lock(&d->lock);
 	struct hf_link_probe *probe = d->probe;
-	pthread_mutex_unlock(&d->lock);
+	hf_unlock(&d->lock);
 	if (probe)
 		probe_ended(d, hf_link_probe_done(probe, done, &err), &err);
 }
 
 void hf_destination_send_link(struct hf_destination *d)
 {
-	pthread_mutex_lock(&d->lock);
+	hf_lock(&d->lock);
 	struct hf_wire_link link = {
 	    .round_trip_ns = d->link_figures.round_trip_ns,
 	    .rate_bytes_per_s = d->link_figures.rate_bytes_per_s,
 	    .max_page_stall_ns = d->max_page_stall_ns,
 	};
-	pthread_mutex_unlock(&d->lock);
+	hf_unlock(&d->lock);
 	uint8_t buffer[64];
 	ssize_t bytes = hf_wire_encode_link(&link, buffer, sizeof(buffer));
 	if (bytes > 0)

@@ -11,7 +11,8 @@ static uint64_t since(uint64_t start_ns, uint64_t end_ns)
 
 void hf_destination_snapshot(struct hf_destination *d, struct hf_destination_snapshot *out)
 {
-	pthread_mutex_lock(&d->lock);
+	hf_lock_assert_entry(__func__);
+	hf_lock(&d->lock);
 	uint64_t now_ns = d->end_ns ? d->end_ns : hf_clock_now_ns(&d->clock);
 	*out = (struct hf_destination_snapshot){
 	    .status = d->status,
@@ -36,14 +37,15 @@ void hf_destination_snapshot(struct hf_destination *d, struct hf_destination_sna
 	};
 	memcpy(out->source_vm_name, d->source_vm_name, sizeof(out->source_vm_name));
 	hf_blocktime_totals(d->blocktime, now_ns, &out->blocktime);
-	pthread_mutex_unlock(&d->lock);
+	hf_unlock(&d->lock);
 }
 
 int hf_destination_blocktime_vcpu(struct hf_destination *d, uint32_t vcpu, struct hf_blocktime_vcpu *out)
 {
-	pthread_mutex_lock(&d->lock);
+	hf_lock_assert_entry(__func__);
+	hf_lock(&d->lock);
 	uint64_t now_ns = d->end_ns ? d->end_ns : hf_clock_now_ns(&d->clock);
 	int result = hf_blocktime_vcpu(d->blocktime, vcpu, now_ns, out);
-	pthread_mutex_unlock(&d->lock);
+	hf_unlock(&d->lock);
 	return result;
 }

@@ -15,10 +15,11 @@
 #include "core/link_check.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "core/lock.h"
+#include "core/ports_internal.h"
 #include "core/wire.h"
 
 #define FEATURES_NEEDED (HF_WIRE_FEATURE_LINK | HF_WIRE_FEATURE_CHECK)
@@ -34,7 +35,7 @@ struct hf_link_check {
 	void *opaque;
 	uint8_t *probe_block; /* source */
 
-	pthread_mutex_t lock;
+	struct hf_lock lock;
 	/* Under the lock. */
 	struct hf_link_info link;
 	struct hf_link_probe *probe; /* destination: made at CHECK, stays until destruction */
@@ -46,31 +47,30 @@ struct hf_link_check {
 /* False if it has ended already. */
 static bool end_check(struct hf_link_check *check, const struct hf_err *why)
 {
-	pthread_mutex_lock(&check->lock);
+	hf_lock(&check->lock);
 	bool first = !check->snapshot.ended;
 	if (first && why) {
 		check->snapshot.err = *why;
 		hf_err_prefix(&check->snapshot.err, "%s", check->name);
 	}
 	check->snapshot.ended = true;
-	pthread_mutex_unlock(&check->lock);
+	hf_unlock(&check->lock);
 	return first;
 }
 
 static void tell(struct hf_link_check *check)
 {
-	if (check->notify)
-		check->notify(check->opaque);
+	hf_call_notify(check->notify, check->opaque);
 }
 
 static void send_message(struct hf_link_check *check, uint32_t type, const void *payload, size_t bytes)
 {
-	pthread_mutex_lock(&check->lock);
+	hf_lock(&check->lock);
 	uint64_t epoch = check->link.epoch;
-	pthread_mutex_unlock(&check->lock);
+	hf_unlock(&check->lock);
 	/* A failure to send means that the link goes down, which is told as link_down. */
 	if (epoch != 0)
-		check->transport.ops->send(check->transport.self, epoch, type, payload, bytes);
+		hf_transport_send(&check->transport, epoch, type, payload, bytes);
 }
 
 /* The peer must hear why. */
@@ -106,15 +106,16 @@ static void on_fail(struct hf_link_check *check, const void *payload, size_t byt
 
 static void event_link_down(void *engine, uint64_t epoch, const struct hf_err *why)
 {
+	hf_lock_assert_entry(__func__);
 	struct hf_link_check *check = engine;
 	struct hf_err err = why ? *why : HF_ERR_INIT;
 	if (err.class == HF_ERR_NONE)
 		hf_err_set(&err, HF_ERR_LINK, ECONNRESET, "the peer closed the link");
-	pthread_mutex_lock(&check->lock);
+	hf_lock(&check->lock);
 	bool mine = epoch == check->link.epoch;
 	if (mine)
 		check->link.epoch = 0;
-	pthread_mutex_unlock(&check->lock);
+	hf_unlock(&check->lock);
 	if (mine && end_check(check, &err))
 		tell(check);
 }
@@ -123,10 +124,11 @@ static void event_link_down(void *engine, uint64_t epoch, const struct hf_err *w
 
 static void source_link_up(void *engine, const struct hf_link_info *info)
 {
+	hf_lock_assert_entry(__func__);
 	struct hf_link_check *check = engine;
-	pthread_mutex_lock(&check->lock);
+	hf_lock(&check->lock);
 	check->link = *info;
-	pthread_mutex_unlock(&check->lock);
+	hf_unlock(&check->lock);
 	if ((info->features & FEATURES_NEEDED) == FEATURES_NEEDED) {
 		send_message(check, HF_WIRE_CHECK, NULL, 0);
 		return;
@@ -139,6 +141,7 @@ static void source_link_up(void *engine, const struct hf_link_info *info)
 
 static void source_message(void *engine, uint64_t epoch, uint32_t type, const void *payload, size_t bytes)
 {
+	hf_lock_assert_entry(__func__);
 	struct hf_link_check *check = engine;
 	struct hf_wire_link link;
 	struct hf_err err = HF_ERR_INIT;
@@ -155,12 +158,12 @@ static void source_message(void *engine, uint64_t epoch, uint32_t type, const vo
 		fail_and_tell_peer(check, &err);
 		return;
 	}
-	pthread_mutex_lock(&check->lock);
+	hf_lock(&check->lock);
 	if (!check->snapshot.ended) {
 		check->snapshot.figures = (struct hf_link_figures){link.round_trip_ns, link.rate_bytes_per_s};
 		check->snapshot.max_page_stall_ns = link.max_page_stall_ns;
 	}
-	pthread_mutex_unlock(&check->lock);
+	hf_unlock(&check->lock);
 	if (end_check(check, NULL))
 		tell(check);
 }
@@ -168,6 +171,7 @@ static void source_message(void *engine, uint64_t epoch, uint32_t type, const vo
 static int source_serve(void *engine, const struct hf_serve_request *request, struct hf_serve_reply *reply,
 			struct hf_err *err)
 {
+	hf_lock_assert_entry(__func__);
 	struct hf_link_check *check = engine;
 	if (request->block != HF_WIRE_PROBE_BLOCK)
 		return hf_err_set(err, HF_ERR_PEER, EPROTO,
@@ -186,10 +190,11 @@ const struct hf_transport_events hf_link_check_source_events = {
 
 static void destination_link_up(void *engine, const struct hf_link_info *info)
 {
+	hf_lock_assert_entry(__func__);
 	struct hf_link_check *check = engine;
-	pthread_mutex_lock(&check->lock);
+	hf_lock(&check->lock);
 	check->link = *info;
-	pthread_mutex_unlock(&check->lock);
+	hf_unlock(&check->lock);
 }
 
 static void measured(struct hf_link_check *check, struct hf_link_probe *probe)
@@ -204,10 +209,10 @@ static void measured(struct hf_link_check *check, struct hf_link_probe *probe)
 	ssize_t bytes = hf_wire_encode_link(&link, buffer, sizeof(buffer));
 	if (bytes > 0)
 		send_message(check, HF_WIRE_LINK, buffer, (size_t)bytes);
-	pthread_mutex_lock(&check->lock);
+	hf_lock(&check->lock);
 	if (!check->snapshot.ended)
 		check->snapshot.figures = figures;
-	pthread_mutex_unlock(&check->lock);
+	hf_unlock(&check->lock);
 	if (end_check(check, NULL))
 		tell(check);
 }
@@ -226,13 +231,13 @@ static void on_check(struct hf_link_check *check)
 	struct hf_err err = HF_ERR_INIT;
 	struct hf_link_probe *probe = NULL;
 
-	pthread_mutex_lock(&check->lock);
+	hf_lock(&check->lock);
 	bool expected = check->link.epoch != 0 && !check->probe && !check->snapshot.ended;
 	int result = expected ? hf_link_probe_create(&probe, &check->clock, &check->transport, &check->link,
 						     check->chunk_bytes)
 			      : 0;
 	check->probe = probe ? probe : check->probe;
-	pthread_mutex_unlock(&check->lock);
+	hf_unlock(&check->lock);
 	if (!expected) {
 		unexpected(check, HF_WIRE_CHECK);
 	} else if (result < 0) {
@@ -247,6 +252,7 @@ static void on_check(struct hf_link_check *check)
 static void destination_message(void *engine, uint64_t epoch, uint32_t type, const void *payload,
 				size_t bytes)
 {
+	hf_lock_assert_entry(__func__);
 	struct hf_link_check *check = engine;
 	(void)epoch;
 	if (type == HF_WIRE_CHECK)
@@ -259,11 +265,12 @@ static void destination_message(void *engine, uint64_t epoch, uint32_t type, con
 
 static void destination_fetch_done(void *engine, const struct hf_fetch_done *done)
 {
+	hf_lock_assert_entry(__func__);
 	struct hf_link_check *check = engine;
 	struct hf_err err = HF_ERR_INIT;
-	pthread_mutex_lock(&check->lock);
+	hf_lock(&check->lock);
 	struct hf_link_probe *probe = check->probe;
-	pthread_mutex_unlock(&check->lock);
+	hf_unlock(&check->lock);
 	if (!probe)
 		return;
 	enum hf_link_probe_end end = hf_link_probe_done(probe, done, &err);
@@ -281,9 +288,10 @@ const struct hf_transport_events hf_link_check_destination_events = {
 
 void hf_link_check_snapshot(struct hf_link_check *check, struct hf_link_check_snapshot *out)
 {
-	pthread_mutex_lock(&check->lock);
+	hf_lock_assert_entry(__func__);
+	hf_lock(&check->lock);
 	*out = check->snapshot;
-	pthread_mutex_unlock(&check->lock);
+	hf_unlock(&check->lock);
 }
 
 int hf_link_check_create(struct hf_link_check **out, const struct hf_link_check_config *config,
@@ -304,17 +312,18 @@ int hf_link_check_create(struct hf_link_check **out, const struct hf_link_check_
 	check->notify = config->notify;
 	check->opaque = config->opaque;
 	check->probe_block = probe_block;
-	pthread_mutex_init(&check->lock, NULL);
+	hf_lock_init(&check->lock, "hf_link_check.lock", HF_RANK_ENGINE);
 	*out = check;
 	return 0;
 }
 
 void hf_link_check_destroy(struct hf_link_check *check)
 {
+	hf_lock_assert_may_stop(__func__);
 	if (!check)
 		return;
 	hf_link_probe_destroy(check->probe);
 	free(check->probe_block);
-	pthread_mutex_destroy(&check->lock);
+	hf_lock_destroy(&check->lock);
 	free(check);
 }

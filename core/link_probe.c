@@ -27,11 +27,12 @@
 
 #include <errno.h>
 #include <inttypes.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/lock.h"
+#include "core/ports_internal.h"
 #include "core/wire.h"
 
 #define ROUND_TRIPS	 16u
@@ -59,7 +60,7 @@ struct hf_link_probe {
 	uint32_t chunk_bytes, slots_count;
 	uint8_t *landings; /* slots_count of them, chunk_bytes each */
 
-	pthread_mutex_t lock;
+	struct hf_lock lock;
 	/* Under the lock. */
 	enum phase phase;
 	struct probe_slot *slots;
@@ -147,6 +148,7 @@ static uint32_t depth_now(const struct hf_link_probe *p)
 /* Locked. False when there is nothing to post. */
 static bool next_fetch(struct hf_link_probe *p, struct hf_fetch *fetch)
 {
+	hf_lock_assert_held(&p->lock);
 	if (p->outstanding >= depth_now(p))
 		return false;
 	uint32_t index = 0;
@@ -174,6 +176,7 @@ static bool next_fetch(struct hf_link_probe *p, struct hf_fetch *fetch)
 /* Locked. */
 static void fail(struct hf_link_probe *p, enum hf_err_class class, int errnum, const char *text)
 {
+	hf_lock_assert_held(&p->lock);
 	if (!p->failed)
 		hf_err_set(&p->err, class, errnum, "the link could not be measured: %s", text);
 	p->failed = true;
@@ -182,6 +185,7 @@ static void fail(struct hf_link_probe *p, enum hf_err_class class, int errnum, c
 /* Locked. The transport did not take it, so no done comes. */
 static void take_back(struct hf_link_probe *p, const struct hf_fetch *fetch, int result)
 {
+	hf_lock_assert_held(&p->lock);
 	p->slots[fetch->id].busy = false;
 	p->outstanding--;
 	if (result != -EAGAIN)
@@ -195,6 +199,7 @@ static void take_back(struct hf_link_probe *p, const struct hf_fetch *fetch, int
 /* Locked. Told once. */
 static enum hf_link_probe_end end_of(struct hf_link_probe *p, struct hf_err *err)
 {
+	hf_lock_assert_held(&p->lock);
 	if (p->outstanding > 0 || p->phase == PHASE_END || (!p->failed && p->phase != PHASE_DRAIN))
 		return HF_LINK_PROBE_RUNS;
 	p->phase = PHASE_END;
@@ -208,16 +213,16 @@ static enum hf_link_probe_end end_of(struct hf_link_probe *p, struct hf_err *err
 static enum hf_link_probe_end pump(struct hf_link_probe *p, struct hf_err *err)
 {
 	struct hf_fetch fetch;
-	pthread_mutex_lock(&p->lock);
+	hf_lock(&p->lock);
 	while (next_fetch(p, &fetch)) {
-		pthread_mutex_unlock(&p->lock);
-		int result = p->transport.ops->fetch(p->transport.self, &fetch);
-		pthread_mutex_lock(&p->lock);
+		hf_unlock(&p->lock);
+		int result = hf_transport_fetch(&p->transport, &fetch);
+		hf_lock(&p->lock);
 		if (result < 0)
 			take_back(p, &fetch, result);
 	}
 	enum hf_link_probe_end end = end_of(p, err);
-	pthread_mutex_unlock(&p->lock);
+	hf_unlock(&p->lock);
 	return end;
 }
 
@@ -226,6 +231,7 @@ static enum hf_link_probe_end pump(struct hf_link_probe *p, struct hf_err *err)
 /* Locked. */
 static void begin_rate(struct hf_link_probe *p, uint64_t now_ns)
 {
+	hf_lock_assert_held(&p->lock);
 	p->phase = PHASE_RATE;
 	p->phase_ns = now_ns;
 	p->phase_most_ns = RATE_ROUND_TRIPS * p->figures.round_trip_ns;
@@ -237,6 +243,7 @@ static void begin_rate(struct hf_link_probe *p, uint64_t now_ns)
 /* Locked. A chunk of the second phase has come. */
 static void count_rate(struct hf_link_probe *p, uint32_t length_bytes, uint64_t now_ns)
 {
+	hf_lock_assert_held(&p->lock);
 	uint64_t phase_ns = now_ns - p->phase_ns;
 	if (p->depth < p->depth_max)
 		p->depth++;
@@ -264,6 +271,7 @@ static void count_rate(struct hf_link_probe *p, uint32_t length_bytes, uint64_t 
 /* Locked. */
 static void count_round_trip(struct hf_link_probe *p, uint64_t round_trip_ns, uint64_t now_ns)
 {
+	hf_lock_assert_held(&p->lock);
 	if (round_trip_ns == 0)
 		round_trip_ns = 1;
 	if (p->figures.round_trip_ns == 0 || round_trip_ns < p->figures.round_trip_ns)
@@ -281,10 +289,10 @@ enum hf_link_probe_end hf_link_probe_done(struct hf_link_probe *p, const struct 
 					  struct hf_err *err)
 {
 	uint64_t now_ns = hf_clock_now_ns(&p->clock);
-	pthread_mutex_lock(&p->lock);
+	hf_lock(&p->lock);
 	struct probe_slot *slot = done->id < p->slots_count ? &p->slots[done->id] : NULL;
 	if (!slot || !slot->busy || done->epoch != p->epoch) {
-		pthread_mutex_unlock(&p->lock);
+		hf_unlock(&p->lock);
 		return HF_LINK_PROBE_RUNS;
 	}
 	slot->busy = false;
@@ -297,15 +305,15 @@ enum hf_link_probe_end hf_link_probe_done(struct hf_link_probe *p, const struct 
 		count_round_trip(p, now_ns - slot->posted_ns, now_ns);
 	else if (p->phase == PHASE_RATE)
 		count_rate(p, slot->length_bytes, now_ns);
-	pthread_mutex_unlock(&p->lock);
+	hf_unlock(&p->lock);
 	return pump(p, err);
 }
 
 struct hf_link_figures hf_link_probe_figures(struct hf_link_probe *p)
 {
-	pthread_mutex_lock(&p->lock);
+	hf_lock(&p->lock);
 	struct hf_link_figures figures = p->figures;
-	pthread_mutex_unlock(&p->lock);
+	hf_unlock(&p->lock);
 	return figures;
 }
 
@@ -329,7 +337,7 @@ int hf_link_probe_create(struct hf_link_probe **out, const struct hf_clock *cloc
 	if (p->depth_max < DEPTH_FIRST)
 		p->depth_max = DEPTH_FIRST;
 	p->slots_count = p->depth_max;
-	pthread_mutex_init(&p->lock, NULL);
+	hf_lock_init(&p->lock, "hf_link_probe.lock", HF_RANK_LINK_PROBE);
 	p->landings = malloc((size_t)p->slots_count * p->chunk_bytes);
 	p->slots = calloc(p->slots_count, sizeof(*p->slots));
 	if (!p->landings || !p->slots) {
@@ -344,7 +352,7 @@ void hf_link_probe_destroy(struct hf_link_probe *p)
 {
 	if (!p)
 		return;
-	pthread_mutex_destroy(&p->lock);
+	hf_lock_destroy(&p->lock);
 	free(p->landings);
 	free(p->slots);
 	free(p);

@@ -26,13 +26,14 @@
 #include "core/source.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/lock.h"
 #include "core/pagemap.h"
+#include "core/ports_internal.h"
 #include "core/wire.h"
 
 enum {
@@ -68,7 +69,7 @@ struct hf_source {
 	atomic_bool probing; /* from link up to READY, if the link has the feature */
 	atomic_uint_least64_t sent_bytes, sent_chunks, zero_chunks;
 
-	pthread_mutex_t lock;
+	struct hf_lock lock;
 
 	/* Under the lock. */
 	enum hf_status status;
@@ -89,6 +90,7 @@ struct hf_source {
 /* Locked, with the caller having checked that the table has the transition. */
 static void move(struct hf_source *s, enum hf_status status)
 {
+	hf_lock_assert_held(&s->lock);
 	if (status != s->status)
 		hf_status_move(&s->status, status);
 }
@@ -98,6 +100,7 @@ static void move(struct hf_source *s, enum hf_status status)
 /* Locked. */
 static unsigned fail_locked(struct hf_source *s, const struct hf_err *why)
 {
+	hf_lock_assert_held(&s->lock);
 	if (hf_status_is_final(s->status))
 		return 0;
 	if (s->owner == HF_VM_OWNER_DESTINATION) {
@@ -140,18 +143,20 @@ static void unlock_act(struct hf_source *s, unsigned actions);
 
 void hf_source_fail(struct hf_source *s, const struct hf_err *why)
 {
-	pthread_mutex_lock(&s->lock);
+	hf_lock_assert_entry(__func__);
+	hf_lock(&s->lock);
 	unlock_act(s, fail_locked(s, why));
 }
 
 int hf_source_cancel(struct hf_source *s, struct hf_err *err)
 {
+	hf_lock_assert_entry(__func__);
 	struct hf_err why;
 	int result = 0;
 	unsigned actions = 0;
 	hf_err_set(&why, HF_ERR_CANCELLED, ECANCELED, "VM '%s': cancelled on the source", s->vm_name);
 
-	pthread_mutex_lock(&s->lock);
+	hf_lock(&s->lock);
 	if (hf_status_is_final(s->status))
 		result = hf_err_set(err, HF_ERR_LOCAL, EPERM, "VM '%s': the migration has ended already (%s)",
 				    s->vm_name, hf_status_name(s->status));
@@ -172,11 +177,11 @@ int hf_source_cancel(struct hf_source *s, struct hf_err *err)
 /* A failure to send means that the link goes down, which is told as link_down. */
 static void send_message(struct hf_source *s, uint32_t type, const void *payload, size_t bytes)
 {
-	pthread_mutex_lock(&s->lock);
+	hf_lock(&s->lock);
 	uint64_t epoch = s->epoch;
-	pthread_mutex_unlock(&s->lock);
+	hf_unlock(&s->lock);
 	if (epoch != 0)
-		s->transport.ops->send(s->transport.self, epoch, type, payload, bytes);
+		hf_transport_send(&s->transport, epoch, type, payload, bytes);
 }
 
 static void send_wish(struct hf_source *s, uint32_t placement, bool hold)
@@ -190,9 +195,9 @@ static void send_wish(struct hf_source *s, uint32_t placement, bool hold)
 
 static void send_advise(struct hf_source *s)
 {
-	pthread_mutex_lock(&s->lock);
+	hf_lock(&s->lock);
 	bool hold = s->hold_background;
-	pthread_mutex_unlock(&s->lock);
+	hf_unlock(&s->lock);
 	if (hold || s->placement_wish != HF_WIRE_WISH_ANY)
 		send_wish(s, s->placement_wish, hold);
 
@@ -228,9 +233,9 @@ static void send_finish(struct hf_source *s)
 static void send_fail(struct hf_source *s)
 {
 	uint8_t buffer[HF_ERR_TEXT_BYTES + 64];
-	pthread_mutex_lock(&s->lock);
+	hf_lock(&s->lock);
 	struct hf_err why = s->err;
-	pthread_mutex_unlock(&s->lock);
+	hf_unlock(&s->lock);
 	ssize_t bytes = hf_wire_encode_fail(&why, buffer, sizeof(buffer));
 	if (bytes > 0)
 		send_message(s, HF_WIRE_FAIL, buffer, (size_t)bytes);
@@ -240,7 +245,7 @@ static void send_fail(struct hf_source *s)
 
 static void request_vm(struct hf_source *s, enum hf_vm_op op)
 {
-	int result = s->vm.ops->request(s->vm.self, op, NULL, 0);
+	int result = hf_vm_request(&s->vm, op, NULL, 0);
 	if (result == 0)
 		return;
 	struct hf_err err;
@@ -252,7 +257,7 @@ static void request_vm(struct hf_source *s, enum hf_vm_op op)
 
 static void unlock_act(struct hf_source *s, unsigned actions)
 {
-	pthread_mutex_unlock(&s->lock);
+	hf_unlock(&s->lock);
 
 	if (actions & ACTION_SEND_ADVISE)
 		send_advise(s);
@@ -268,18 +273,19 @@ static void unlock_act(struct hf_source *s, unsigned actions)
 		send_message(s, HF_WIRE_RUN, NULL, 0);
 	if (actions & ACTION_SEND_FINISH)
 		send_finish(s);
-	if ((actions & ACTION_NOTIFY) && s->notify)
-		s->notify(s->opaque);
+	if (actions & ACTION_NOTIFY)
+		hf_call_notify(s->notify, s->opaque);
 }
 
 /* ---- link -------------------------------------------------------------------------------------- */
 
 static void event_link_up(void *engine, const struct hf_link_info *info)
 {
+	hf_lock_assert_entry(__func__);
 	struct hf_source *s = engine;
 	unsigned actions = 0;
 
-	pthread_mutex_lock(&s->lock);
+	hf_lock(&s->lock);
 	if (s->status == HF_STATUS_NONE) {
 		s->epoch = info->epoch;
 		s->link_up_ns = hf_clock_now_ns(&s->clock);
@@ -292,13 +298,14 @@ static void event_link_up(void *engine, const struct hf_link_info *info)
 
 static void event_link_down(void *engine, uint64_t epoch, const struct hf_err *why)
 {
+	hf_lock_assert_entry(__func__);
 	struct hf_source *s = engine;
 	struct hf_err err = why ? *why : HF_ERR_INIT;
 	if (err.class == HF_ERR_NONE)
 		hf_err_set(&err, HF_ERR_LINK, ECONNRESET, "VM '%s': the destination closed the link",
 			   s->vm_name);
 
-	pthread_mutex_lock(&s->lock);
+	hf_lock(&s->lock);
 	unsigned actions = 0;
 	if (epoch == s->epoch) {
 		s->epoch = 0;
@@ -328,6 +335,7 @@ static unsigned on_link(struct hf_source *s, const uint8_t *payload, size_t byte
 
 static unsigned on_ready(struct hf_source *s, const uint8_t *payload, size_t bytes)
 {
+	hf_lock_assert_held(&s->lock);
 	bool link_due = atomic_load(&s->probing) && s->link_figures.round_trip_ns == 0;
 	if (s->status != HF_STATUS_SETUP || link_due)
 		return unexpected(s, HF_WIRE_READY);
@@ -351,6 +359,7 @@ static unsigned on_ready(struct hf_source *s, const uint8_t *payload, size_t byt
 
 static unsigned on_loaded(struct hf_source *s)
 {
+	hf_lock_assert_held(&s->lock);
 	if (s->status != HF_STATUS_DEVICE || !s->device_whole)
 		return unexpected(s, HF_WIRE_LOADED);
 	s->owner = HF_VM_OWNER_DESTINATION;
@@ -361,6 +370,7 @@ static unsigned on_loaded(struct hf_source *s)
 
 static unsigned on_resumed(struct hf_source *s)
 {
+	hf_lock_assert_held(&s->lock);
 	if (s->owner != HF_VM_OWNER_DESTINATION || s->resumed)
 		return unexpected(s, HF_WIRE_RESUMED);
 	s->resumed = true;
@@ -370,6 +380,7 @@ static unsigned on_resumed(struct hf_source *s)
 
 static unsigned on_complete(struct hf_source *s)
 {
+	hf_lock_assert_held(&s->lock);
 	if (s->status != HF_STATUS_POSTCOPY_ACTIVE || !s->resumed)
 		return unexpected(s, HF_WIRE_COMPLETE);
 	atomic_store(&s->serving, false);
@@ -389,12 +400,13 @@ static unsigned on_fail(struct hf_source *s, const uint8_t *payload, size_t byte
 
 static void event_message(void *engine, uint64_t epoch, uint32_t type, const void *payload, size_t bytes)
 {
+	hf_lock_assert_entry(__func__);
 	struct hf_source *s = engine;
 	unsigned actions;
 
-	pthread_mutex_lock(&s->lock);
+	hf_lock(&s->lock);
 	if (epoch != s->epoch || hf_status_is_final(s->status)) {
-		pthread_mutex_unlock(&s->lock);
+		hf_unlock(&s->lock);
 		return;
 	}
 	switch (type) {
@@ -435,7 +447,7 @@ static int read_presence(struct hf_source *s, struct hf_err *err)
 		uint8_t *bits = calloc(1, bytes);
 		if (!bits)
 			return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the presence map");
-		result = s->memory.ops->presence(s->memory.self, i, bits, bytes, err);
+		result = hf_source_memory_presence(&s->memory, i, bits, bytes, err);
 		if (result == 0)
 			result = hf_pagemap_import(&s->present, block->first_page, block->pages, bits, bytes);
 		free(bits);
@@ -494,9 +506,9 @@ static int send_device(struct hf_source *s, const uint8_t *state, size_t total)
 	ssize_t bytes = hf_wire_encode_device_end(&end, buffer, sizeof(buffer));
 	if (bytes < 0)
 		return (int)bytes;
-	pthread_mutex_lock(&s->lock);
+	hf_lock(&s->lock);
 	s->device_whole = true;
-	pthread_mutex_unlock(&s->lock);
+	hf_unlock(&s->lock);
 	send_message(s, HF_WIRE_DEVICE_END, buffer, (size_t)bytes);
 	return 0;
 }
@@ -510,7 +522,7 @@ static void switch_over(struct hf_source *s, const struct hf_vm_result *saved)
 	struct hf_err err = HF_ERR_INIT;
 	int result = read_presence(s, &err);
 
-	pthread_mutex_lock(&s->lock);
+	hf_lock(&s->lock);
 	bool go_on = s->status == HF_STATUS_ACTIVE;
 	if (go_on && result == 0) {
 		move(s, HF_STATUS_DEVICE);
@@ -538,6 +550,7 @@ static void switch_over(struct hf_source *s, const struct hf_vm_result *saved)
 /* Locked. An operation ended after the migration had failed, or the resume itself has ended. */
 static unsigned vm_done_failed(struct hf_source *s, const struct hf_vm_result *result)
 {
+	hf_lock_assert_held(&s->lock);
 	if (s->owner != HF_VM_OWNER_RESUMING)
 		return 0;
 	if (result->op != HF_VM_RESUME && s->vm_stopping)
@@ -553,6 +566,7 @@ static unsigned vm_done_failed(struct hf_source *s, const struct hf_vm_result *r
 
 static unsigned vm_done_well(struct hf_source *s, const struct hf_vm_result *result)
 {
+	hf_lock_assert_held(&s->lock);
 	uint64_t now_ns = hf_clock_now_ns(&s->clock);
 	if (result->op == HF_VM_STOP) {
 		s->stop_time_ns = now_ns - s->stop_ns;
@@ -565,7 +579,8 @@ static unsigned vm_done_well(struct hf_source *s, const struct hf_vm_result *res
 
 void hf_source_vm_done(struct hf_source *s, const struct hf_vm_result *result)
 {
-	pthread_mutex_lock(&s->lock);
+	hf_lock_assert_entry(__func__);
+	hf_lock(&s->lock);
 	unsigned actions;
 	bool saved = false;
 	s->vm_busy = false;
@@ -618,6 +633,7 @@ static const struct hf_ramblock *checked_block(const struct hf_source *s,
 static int event_serve(void *engine, const struct hf_serve_request *request, struct hf_serve_reply *reply,
 		       struct hf_err *err)
 {
+	hf_lock_assert_entry(__func__);
 	struct hf_source *s = engine;
 	if (request->block == HF_WIRE_PROBE_BLOCK && atomic_load(&s->probing))
 		return hf_link_probe_serve(s->probe_block, request, reply, err);
@@ -637,7 +653,7 @@ static int event_serve(void *engine, const struct hf_serve_request *request, str
 	uint32_t page = block->first_page + (uint32_t)(request->offset_bytes / block->page_size_bytes);
 	const void *bytes = NULL;
 	if (hf_pagemap_test(&s->present, page)) {
-		bytes = s->memory.ops->address(s->memory.self, request->block, request->offset_bytes);
+		bytes = hf_source_memory_address(&s->memory, request->block, request->offset_bytes);
 		if (is_zero(bytes, request->length_bytes))
 			bytes = NULL;
 	}
@@ -662,9 +678,10 @@ const struct hf_transport_events hf_source_events = {
 
 void hf_source_hold_background(struct hf_source *s, bool hold)
 {
-	pthread_mutex_lock(&s->lock);
+	hf_lock_assert_entry(__func__);
+	hf_lock(&s->lock);
 	s->hold_background = hold;
-	pthread_mutex_unlock(&s->lock);
+	hf_unlock(&s->lock);
 	send_wish(s, HF_WIRE_WISH_ANY, hold);
 }
 
@@ -675,7 +692,8 @@ static uint64_t since(uint64_t start_ns, uint64_t end_ns)
 
 void hf_source_snapshot(struct hf_source *s, struct hf_source_snapshot *out)
 {
-	pthread_mutex_lock(&s->lock);
+	hf_lock_assert_entry(__func__);
+	hf_lock(&s->lock);
 	uint64_t now_ns = s->end_ns ? s->end_ns : hf_clock_now_ns(&s->clock);
 	*out = (struct hf_source_snapshot){
 	    .status = s->status,
@@ -696,7 +714,7 @@ void hf_source_snapshot(struct hf_source *s, struct hf_source_snapshot *out)
 	    .postcopy_time_ns = since(s->run_ns, now_ns),
 	    .total_time_ns = since(s->link_up_ns, now_ns),
 	};
-	pthread_mutex_unlock(&s->lock);
+	hf_unlock(&s->lock);
 }
 
 /* ---- creation ---------------------------------------------------------------------------------- */
@@ -721,7 +739,7 @@ int hf_source_create(struct hf_source **out, const struct hf_source_config *conf
 	s->notify = config->notify;
 	s->opaque = config->opaque;
 	snprintf(s->vm_name, sizeof(s->vm_name), "%s", config->vm_name);
-	pthread_mutex_init(&s->lock, NULL);
+	hf_lock_init(&s->lock, "hf_source.lock", HF_RANK_ENGINE);
 	hf_ramblocks_init(&s->blocks);
 
 	int result = hf_ramblocks_copy(&s->blocks, config->blocks, err);
@@ -739,11 +757,12 @@ int hf_source_create(struct hf_source **out, const struct hf_source_config *conf
 
 void hf_source_destroy(struct hf_source *s)
 {
+	hf_lock_assert_may_stop(__func__);
 	if (!s)
 		return;
 	free(s->probe_block);
 	hf_pagemap_destroy(&s->present);
 	hf_ramblocks_destroy(&s->blocks);
-	pthread_mutex_destroy(&s->lock);
+	hf_lock_destroy(&s->lock);
 	free(s);
 }

@@ -46,19 +46,6 @@ static int check_name(const char *vm_name, struct hf_err *err)
 			  HF_RAMBLOCK_IDSTR_MAX);
 }
 
-static int init_lock(struct hf_attach *attach)
-{
-	pthread_condattr_t attributes;
-	pthread_condattr_init(&attributes);
-	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-	int result = pthread_cond_init(&attach->armed_changed, &attributes);
-	pthread_condattr_destroy(&attributes);
-	if (result)
-		return -result;
-	pthread_mutex_init(&attach->lock, NULL);
-	return 0;
-}
-
 int hf_attach_create(struct hf_attach **out, const struct hf_attach_options *options, struct hf_err *err)
 {
 	struct sockaddr_un address;
@@ -68,10 +55,10 @@ int hf_attach_create(struct hf_attach **out, const struct hf_attach_options *opt
 	if (result)
 		return result;
 	struct hf_attach *attach = calloc(1, sizeof(*attach));
-	if (!attach || init_lock(attach)) {
-		free(attach);
+	if (!attach)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory for the attach library");
-	}
+	hf_lock_init(&attach->lock, "hf_attach.lock", HF_RANK_ATTACH);
+	hf_cond_init(&attach->armed_changed);
 	hf_ramblocks_init(&attach->blocks);
 	attach->agent.socket = attach->listener = attach->userfault = -1;
 	attach->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -416,18 +403,17 @@ bool hf_attach_armed(const struct hf_attach *attach)
 int hf_attach_wait_armed(struct hf_attach *attach, uint32_t timeout_ms)
 {
 	uint64_t deadline_ns = hf_attach_deadline_ns(timeout_ms);
-	struct timespec deadline = {.tv_sec = (time_t)(deadline_ns / 1000000000u),
-				    .tv_nsec = (long)(deadline_ns % 1000000000u)};
 	int result = 0;
-	pthread_mutex_lock(&attach->lock);
+	hf_lock(&attach->lock);
 	while (!result && !atomic_load(&attach->armed))
-		result = pthread_cond_timedwait(&attach->armed_changed, &attach->lock, &deadline);
-	pthread_mutex_unlock(&attach->lock);
-	return -result;
+		result = hf_cond_wait_until(&attach->armed_changed, &attach->lock, deadline_ns);
+	hf_unlock(&attach->lock);
+	return result;
 }
 
 void hf_attach_destroy(struct hf_attach *attach)
 {
+	hf_lock_assert_may_stop(__func__);
 	if (!attach)
 		return;
 	if (attach->started) {
@@ -443,8 +429,8 @@ void hf_attach_destroy(struct hf_attach *attach)
 	hf_ramblocks_destroy(&attach->blocks);
 	if (attach->stop_fd >= 0)
 		close(attach->stop_fd);
-	pthread_cond_destroy(&attach->armed_changed);
-	pthread_mutex_destroy(&attach->lock);
+	hf_cond_destroy(&attach->armed_changed);
+	hf_lock_destroy(&attach->lock);
 	free(attach->vm_name);
 	free(attach->socket_path);
 	free(attach);

@@ -16,6 +16,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "core/lock.h"
 #include "core/ramblock.h"
 #include "hugemem/attach.h"
 #include "hugemem/attach_wire.h"
@@ -62,8 +63,8 @@ struct hf_attach {
 	atomic_bool armed;
 
 	/* under the lock: only the wait for `armed` */
-	pthread_mutex_t lock;
-	pthread_cond_t armed_changed;
+	struct hf_lock lock;
+	struct hf_cond armed_changed;
 };
 
 /* Answers one request line (without its newline). -errno: drop the agent. */

@@ -226,10 +226,10 @@ static void check_private(const struct hf_attach *attach, unsigned modes, struct
 
 static void set_armed(struct hf_attach *attach, bool armed)
 {
-	pthread_mutex_lock(&attach->lock);
+	hf_lock(&attach->lock);
 	atomic_store(&attach->armed, armed);
-	pthread_cond_broadcast(&attach->armed_changed);
-	pthread_mutex_unlock(&attach->lock);
+	hf_cond_broadcast(&attach->armed_changed);
+	hf_unlock(&attach->lock);
 }
 
 static int unregister_all(struct hf_attach *attach, struct hf_err *err)

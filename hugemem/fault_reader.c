@@ -20,6 +20,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "core/lock.h"
 #include "hugemem/kernel_compat.h"
 
 #define MESSAGES_AT_ONCE     64
@@ -112,6 +113,7 @@ fail:
 
 void hf_fault_reader_destroy(struct hf_fault_reader *reader)
 {
+	hf_lock_assert_may_stop(__func__);
 	if (!reader)
 		return;
 	eventfd_write(reader->stop_fd, 1);

@@ -27,6 +27,7 @@
 #include <time.h>
 
 #include "core/destination.h"
+#include "core/lock.h"
 
 #define LATER_MS 50
 
@@ -36,7 +37,7 @@ struct worker {
 	pthread_t thread;
 	bool running; /* the owner's: there is a thread to join */
 	/* Under the lock. */
-	pthread_cond_t changed;
+	struct hf_cond changed;
 	bool kicked;
 };
 
@@ -45,7 +46,7 @@ struct hf_place_workers {
 	int (*work)(void *engine, enum hf_work_class class);
 	void *engine;
 	/* Under the lock. */
-	pthread_mutex_t lock;
+	struct hf_lock lock;
 	bool stopping;
 	bool submitted; /* ever */
 	void (*job)(void *opaque);
@@ -55,17 +56,14 @@ struct hf_place_workers {
 
 static void wait_a_while(struct worker *worker)
 {
-	struct timespec until;
+	struct timespec now;
 
-	clock_gettime(CLOCK_MONOTONIC, &until);
-	until.tv_nsec += LATER_MS * 1000000l;
-	if (until.tv_nsec >= 1000000000l) {
-		until.tv_nsec -= 1000000000l;
-		until.tv_sec++;
-	}
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	uint64_t until_ns =
+	    (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec + LATER_MS * UINT64_C(1000000);
 	int result = 0;
 	while (result == 0 && !worker->workers->stopping && !worker->kicked)
-		result = pthread_cond_timedwait(&worker->changed, &worker->workers->lock, &until);
+		result = hf_cond_wait_until(&worker->changed, &worker->workers->lock, until_ns);
 }
 
 /* Calls the engine until it is idle. Holds the lock on entry and return, not in between. */
@@ -76,9 +74,9 @@ static void work_until_idle(struct worker *worker)
 
 	while (next != HF_WORK_IDLE && !workers->stopping) {
 		worker->kicked = false;
-		pthread_mutex_unlock(&workers->lock);
+		hf_unlock(&workers->lock);
 		next = workers->work(workers->engine, worker->class);
-		pthread_mutex_lock(&workers->lock);
+		hf_lock(&workers->lock);
 		if (next == HF_WORK_LATER)
 			wait_a_while(worker);
 	}
@@ -94,9 +92,9 @@ static bool run_job(struct worker *worker)
 	if (!job)
 		return false;
 	workers->job = NULL;
-	pthread_mutex_unlock(&workers->lock);
+	hf_unlock(&workers->lock);
 	job(opaque);
-	pthread_mutex_lock(&workers->lock);
+	hf_lock(&workers->lock);
 	return true;
 }
 
@@ -105,30 +103,26 @@ static void *serve_kicks(void *opaque)
 	struct worker *worker = opaque;
 	struct hf_place_workers *workers = worker->workers;
 
-	pthread_mutex_lock(&workers->lock);
+	hf_lock(&workers->lock);
 	while (!workers->stopping) {
 		if (run_job(worker))
 			continue;
 		if (worker->kicked)
 			work_until_idle(worker);
 		else
-			pthread_cond_wait(&worker->changed, &workers->lock);
+			hf_cond_wait(&worker->changed, &workers->lock);
 	}
-	pthread_mutex_unlock(&workers->lock);
+	hf_unlock(&workers->lock);
 	return NULL;
 }
 
 static void init_worker(struct hf_place_workers *workers, enum hf_work_class class)
 {
 	struct worker *worker = &workers->worker[class];
-	pthread_condattr_t attributes;
 
 	worker->workers = workers;
 	worker->class = class;
-	pthread_condattr_init(&attributes);
-	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-	pthread_cond_init(&worker->changed, &attributes);
-	pthread_condattr_destroy(&attributes);
+	hf_cond_init(&worker->changed);
 }
 
 int hf_place_workers_create(struct hf_place_workers **out,
@@ -138,7 +132,7 @@ int hf_place_workers_create(struct hf_place_workers **out,
 	if (!workers)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
 	workers->work = work;
-	pthread_mutex_init(&workers->lock, NULL);
+	hf_lock_init(&workers->lock, "hf_place_workers.lock", HF_RANK_PLACE_WORKERS);
 	init_worker(workers, HF_WORK_URGENT);
 	init_worker(workers, HF_WORK_BACKGROUND);
 	*out = workers;
@@ -173,36 +167,37 @@ void hf_place_workers_kick(struct hf_place_workers *workers, enum hf_work_class 
 {
 	struct worker *worker = &workers->worker[class];
 
-	pthread_mutex_lock(&workers->lock);
+	hf_lock(&workers->lock);
 	worker->kicked = true;
-	pthread_cond_signal(&worker->changed);
-	pthread_mutex_unlock(&workers->lock);
+	hf_cond_signal(&worker->changed);
+	hf_unlock(&workers->lock);
 }
 
 int hf_place_workers_submit(struct hf_place_workers *workers, void (*job)(void *opaque), void *opaque)
 {
 	int result = 0;
 
-	pthread_mutex_lock(&workers->lock);
+	hf_lock(&workers->lock);
 	if (workers->submitted) {
 		result = -EBUSY;
 	} else {
 		workers->submitted = true;
 		workers->job = job;
 		workers->job_opaque = opaque;
-		pthread_cond_signal(&workers->worker[HF_WORK_BACKGROUND].changed);
+		hf_cond_signal(&workers->worker[HF_WORK_BACKGROUND].changed);
 	}
-	pthread_mutex_unlock(&workers->lock);
+	hf_unlock(&workers->lock);
 	return result;
 }
 
 void hf_place_workers_stop(struct hf_place_workers *workers)
 {
-	pthread_mutex_lock(&workers->lock);
+	hf_lock_assert_may_stop(__func__);
+	hf_lock(&workers->lock);
 	workers->stopping = true;
 	for (int class = 0; class < HF_WORK_CLASSES; class ++)
-		pthread_cond_signal(&workers->worker[class].changed);
-	pthread_mutex_unlock(&workers->lock);
+		hf_cond_signal(&workers->worker[class].changed);
+	hf_unlock(&workers->lock);
 
 	for (int class = 0; class < HF_WORK_CLASSES; class ++) {
 		if (workers->worker[class].running)
@@ -217,7 +212,7 @@ void hf_place_workers_destroy(struct hf_place_workers *workers)
 		return;
 	hf_place_workers_stop(workers);
 	for (int class = 0; class < HF_WORK_CLASSES; class ++)
-		pthread_cond_destroy(&workers->worker[class].changed);
-	pthread_mutex_destroy(&workers->lock);
+		hf_cond_destroy(&workers->worker[class].changed);
+	hf_lock_destroy(&workers->lock);
 	free(workers);
 }

@@ -26,6 +26,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/lock.h"
 #include "kvm/qmp.h"
 #include "kvm/qmp_codec.h"
 
@@ -50,12 +51,12 @@ struct hf_qmp_client {
 	void *opaque;
 	int wake_fd;
 	pthread_t thread;
-	bool has_thread, has_mutex, has_condition;
+	bool has_thread;
 
 	struct hf_qmp_stream stream; /* input half: the reader's; output half: under the lock */
 
-	pthread_mutex_t mutex;
-	pthread_cond_t changed; /* an answer, a failure, a user left */
+	struct hf_lock mutex;
+	struct hf_cond changed; /* an answer, a failure, a user left */
 	/* under the lock */
 	struct pending *pending;
 	json_int_t last_id;
@@ -81,19 +82,20 @@ static void client_wake(struct hf_qmp_client *client)
 /* Under the lock. The first failure stays. */
 static void fail_locked(struct hf_qmp_client *client, const struct hf_err *why)
 {
+	hf_lock_assert_held(&client->mutex);
 	if (client->failure.class == HF_ERR_NONE)
 		client->failure = *why;
 	for (struct pending *at = client->pending; at; at = at->next)
 		at->done = true;
 	client->pending = NULL;
-	pthread_cond_broadcast(&client->changed);
+	hf_cond_broadcast(&client->changed);
 }
 
 static void fail(struct hf_qmp_client *client, const struct hf_err *why)
 {
-	pthread_mutex_lock(&client->mutex);
+	hf_lock(&client->mutex);
 	fail_locked(client, why);
-	pthread_mutex_unlock(&client->mutex);
+	hf_unlock(&client->mutex);
 }
 
 static int set_lost(const struct hf_qmp_client *client, int error, struct hf_err *err)
@@ -121,7 +123,7 @@ static int set_garbled(const struct hf_qmp_client *client, const char *what, str
 static bool deliver(struct hf_qmp_client *client, json_int_t id, json_t *answer)
 {
 	bool found = false;
-	pthread_mutex_lock(&client->mutex);
+	hf_lock(&client->mutex);
 	for (struct pending **at = &client->pending; *at; at = &(*at)->next) {
 		if ((*at)->id != id)
 			continue;
@@ -129,10 +131,10 @@ static bool deliver(struct hf_qmp_client *client, json_int_t id, json_t *answer)
 		(*at)->done = true;
 		*at = (*at)->next;
 		found = true;
-		pthread_cond_broadcast(&client->changed);
+		hf_cond_broadcast(&client->changed);
 		break;
 	}
-	pthread_mutex_unlock(&client->mutex);
+	hf_unlock(&client->mutex);
 	return found;
 }
 
@@ -201,7 +203,7 @@ static int take_input(struct hf_qmp_client *client, struct hf_err *err)
 /* Writes what waits; returns the events to poll for, or 0 to stop. */
 static short prepare_poll(struct hf_qmp_client *client)
 {
-	pthread_mutex_lock(&client->mutex);
+	hf_lock(&client->mutex);
 	int r = hf_qmp_stream_flush(&client->stream);
 	short events = POLLIN;
 	if (hf_qmp_stream_pending_bytes(&client->stream) > 0)
@@ -213,7 +215,7 @@ static short prepare_poll(struct hf_qmp_client *client)
 	}
 	if (client->stop || client->failure.class != HF_ERR_NONE)
 		events = 0;
-	pthread_mutex_unlock(&client->mutex);
+	hf_unlock(&client->mutex);
 	return events;
 }
 
@@ -283,21 +285,9 @@ static int send_command(struct hf_qmp_client *client, const char *command, json_
 	return 0;
 }
 
-static struct timespec deadline_after(uint32_t timeout_ms)
-{
-	struct timespec deadline;
-	clock_gettime(CLOCK_MONOTONIC, &deadline);
-	deadline.tv_sec += timeout_ms / 1000;
-	deadline.tv_nsec += (long)(timeout_ms % 1000) * (long)NS_PER_MS;
-	if (deadline.tv_nsec >= 1000000000) {
-		deadline.tv_sec++;
-		deadline.tv_nsec -= 1000000000;
-	}
-	return deadline;
-}
-
 static void forget(struct hf_qmp_client *client, struct pending *pending)
 {
+	hf_lock_assert_held(&client->mutex);
 	for (struct pending **at = &client->pending; *at; at = &(*at)->next) {
 		if (*at == pending) {
 			*at = pending->next;
@@ -310,10 +300,11 @@ static void forget(struct hf_qmp_client *client, struct pending *pending)
 static int wait_answer(struct hf_qmp_client *client, const char *command, struct pending *pending,
 		       uint32_t timeout_ms, struct hf_err *err)
 {
-	struct timespec deadline = deadline_after(timeout_ms);
-	int error = 0;
-	while (!pending->done && error == 0)
-		error = pthread_cond_timedwait(&client->changed, &client->mutex, &deadline);
+	hf_lock_assert_held(&client->mutex);
+	uint64_t deadline_ns = (now_ms() + timeout_ms) * NS_PER_MS;
+	int result = 0;
+	while (!pending->done && result == 0)
+		result = hf_cond_wait_until(&client->changed, &client->mutex, deadline_ns);
 	if (!pending->done) {
 		forget(client, pending);
 		return hf_err_set(
@@ -360,17 +351,17 @@ static int take_answer(const struct hf_qmp_client *client, const char *command, 
 
 static void enter(struct hf_qmp_client *client)
 {
-	pthread_mutex_lock(&client->mutex);
+	hf_lock(&client->mutex);
 	client->users++;
-	pthread_mutex_unlock(&client->mutex);
+	hf_unlock(&client->mutex);
 }
 
 static void leave(struct hf_qmp_client *client)
 {
-	pthread_mutex_lock(&client->mutex);
+	hf_lock(&client->mutex);
 	if (--client->users == 0)
-		pthread_cond_broadcast(&client->changed);
-	pthread_mutex_unlock(&client->mutex);
+		hf_cond_broadcast(&client->changed);
+	hf_unlock(&client->mutex);
 }
 
 int hf_qmp_client_execute(struct hf_qmp_client *client, const char *command, json_t *arguments,
@@ -383,11 +374,11 @@ int hf_qmp_client_execute(struct hf_qmp_client *client, const char *command, jso
 				  "QMP command '%s' cannot be given from an event's callback", command);
 	}
 	enter(client);
-	pthread_mutex_lock(&client->mutex);
+	hf_lock(&client->mutex);
 	int r = send_command(client, command, arguments, &pending, err);
 	if (r == 0)
 		r = wait_answer(client, command, &pending, timeout_ms, err);
-	pthread_mutex_unlock(&client->mutex);
+	hf_unlock(&client->mutex);
 	json_decref(arguments);
 	if (r == 0)
 		r = take_answer(client, command, pending.answer, result, err);
@@ -473,27 +464,10 @@ static int read_greeting(struct hf_qmp_client *client, uint64_t deadline_ms, str
 	}
 }
 
-static int init_condition(struct hf_qmp_client *client)
-{
-	pthread_condattr_t attributes;
-	int error = pthread_condattr_init(&attributes);
-	if (error)
-		return error;
-	pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-	error = pthread_cond_init(&client->changed, &attributes);
-	pthread_condattr_destroy(&attributes);
-	return error;
-}
-
 static int start_reader(struct hf_qmp_client *client, struct hf_err *err)
 {
 	client->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	int error = client->wake_fd < 0 ? errno : pthread_mutex_init(&client->mutex, NULL);
-	client->has_mutex = error == 0;
-	if (!error) {
-		error = init_condition(client);
-		client->has_condition = error == 0;
-	}
+	int error = client->wake_fd < 0 ? errno : 0;
 	if (!error) {
 		sigset_t all, before; // signals are for the program's own threads
 		sigfillset(&all);
@@ -533,6 +507,8 @@ int hf_qmp_client_connect(struct hf_qmp_client **out, const char *target, hf_qmp
 	struct hf_qmp_client *client = calloc(1, sizeof(*client));
 	if (!client)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for a QMP client");
+	hf_lock_init(&client->mutex, "hf_qmp_client.mutex", HF_RANK_VM_CLIENT);
+	hf_cond_init(&client->changed);
 	hf_qmp_stream_init(&client->stream, -1);
 	client->wake_fd = -1;
 	client->on_event = on_event;
@@ -569,29 +545,28 @@ void hf_qmp_client_shutdown(struct hf_qmp_client *client)
 	hf_err_set(&err, HF_ERR_CANCELLED, ECANCELED,
 		   "the QMP connection to the VMM (pid %d, QMP socket %s) was closed on this side",
 		   (int)client->vmm.pid, client->address.sun_path);
-	pthread_mutex_lock(&client->mutex);
+	hf_lock(&client->mutex);
 	client->stop = true;
 	fail_locked(client, &err);
-	pthread_mutex_unlock(&client->mutex);
+	hf_unlock(&client->mutex);
 	client_wake(client);
 }
 
 void hf_qmp_client_destroy(struct hf_qmp_client *client)
 {
+	hf_lock_assert_may_stop(__func__);
 	if (!client)
 		return;
 	if (client->has_thread) {
 		hf_qmp_client_shutdown(client);
 		pthread_join(client->thread, NULL);
-		pthread_mutex_lock(&client->mutex);
+		hf_lock(&client->mutex);
 		while (client->users > 0)
-			pthread_cond_wait(&client->changed, &client->mutex);
-		pthread_mutex_unlock(&client->mutex);
+			hf_cond_wait(&client->changed, &client->mutex);
+		hf_unlock(&client->mutex);
 	}
-	if (client->has_condition)
-		pthread_cond_destroy(&client->changed);
-	if (client->has_mutex)
-		pthread_mutex_destroy(&client->mutex);
+	hf_cond_destroy(&client->changed);
+	hf_lock_destroy(&client->mutex);
 	if (client->wake_fd >= 0)
 		close(client->wake_fd);
 	hf_qmp_stream_fini(&client->stream);

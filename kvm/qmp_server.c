@@ -30,6 +30,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "core/lock.h"
 #include "kvm/qmp.h"
 #include "kvm/qmp_codec.h"
 
@@ -64,12 +65,12 @@ struct hf_qmp_server {
 	char *package;
 	int listen_fd, wake_fd;
 	pthread_t thread;
-	bool has_mutex, has_thread, bound;
+	bool has_thread, bound;
 
 	/* the thread's own */
 	bool accept_paused;
 
-	pthread_mutex_t mutex;
+	struct hf_lock mutex;
 	/* under the lock */
 	struct server_client *clients[CLIENTS_MAX]; /* changed by the thread only */
 	uint32_t client_count;
@@ -224,9 +225,9 @@ static int negotiate(struct hf_qmp_server *server, struct server_client *client,
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "Capability %s not available",
 				  name ? name : "of that type");
 	}
-	pthread_mutex_lock(&server->mutex);
+	hf_lock(&server->mutex);
 	client->negotiated = true;
-	pthread_mutex_unlock(&server->mutex);
+	hf_unlock(&server->mutex);
 	return 0;
 }
 
@@ -288,7 +289,7 @@ static void send_reply(struct hf_qmp_server *server, struct server_client *clien
 {
 	if (answer && id)
 		json_object_set(answer, "id", id);
-	pthread_mutex_lock(&server->mutex);
+	hf_lock(&server->mutex);
 	if (!queue_line(client, answer)) {
 		json_t *too_long = error_reply("GenericError", "the answer is too large for one QMP message");
 		if (too_long && id && json_dumpb(id, NULL, 0, JSON_ENCODE_ANY) < 4096)
@@ -296,7 +297,7 @@ static void send_reply(struct hf_qmp_server *server, struct server_client *clien
 		client_queue(client, too_long);
 	}
 	client_flush(client);
-	pthread_mutex_unlock(&server->mutex);
+	hf_unlock(&server->mutex);
 	json_decref(answer);
 }
 
@@ -324,22 +325,22 @@ static bool client_may_run(const struct server_client *client)
 	return !client->doomed && hf_qmp_stream_pending_bytes(&client->stream) < REPLIES_PENDING_BYTES;
 }
 
-static bool client_may_run_locked(struct hf_qmp_server *server, const struct server_client *client)
+static bool client_may_run_now(struct hf_qmp_server *server, const struct server_client *client)
 {
-	pthread_mutex_lock(&server->mutex);
+	hf_lock(&server->mutex);
 	bool may_run = client_may_run(client) && !server->stop;
-	pthread_mutex_unlock(&server->mutex);
+	hf_unlock(&server->mutex);
 	return may_run;
 }
 
 static void client_serve(struct hf_qmp_server *server, struct server_client *client, short events)
 {
 	if (events & POLLOUT) {
-		pthread_mutex_lock(&server->mutex);
+		hf_lock(&server->mutex);
 		client_flush(client);
-		pthread_mutex_unlock(&server->mutex);
+		hf_unlock(&server->mutex);
 	}
-	bool may_run = client_may_run_locked(server, client);
+	bool may_run = client_may_run_now(server, client);
 	if (may_run && !client->input_ended && !hf_qmp_stream_has_input(&client->stream) &&
 	    (events & (POLLIN | POLLHUP | POLLERR))) {
 		int n = hf_qmp_stream_fill(&client->stream);
@@ -348,14 +349,14 @@ static void client_serve(struct hf_qmp_server *server, struct server_client *cli
 	for (int i = 0; i < COMMANDS_PER_TURN && may_run; i++) {
 		if (!client_run_one(server, client))
 			break;
-		may_run = client_may_run_locked(server, client);
+		may_run = client_may_run_now(server, client);
 	}
 	bool gone = (events & (POLLHUP | POLLERR)) && !may_run; // it will read no reply any more
-	pthread_mutex_lock(&server->mutex);
+	hf_lock(&server->mutex);
 	if (gone || (client->input_ended && !hf_qmp_stream_has_input(&client->stream) &&
 		     hf_qmp_stream_pending_bytes(&client->stream) == 0))
 		client->doomed = true;
-	pthread_mutex_unlock(&server->mutex);
+	hf_unlock(&server->mutex);
 }
 
 static void client_free(struct server_client *client)
@@ -369,7 +370,7 @@ static void client_free(struct server_client *client)
 static void remove_doomed(struct hf_qmp_server *server)
 {
 	uint32_t kept = 0;
-	pthread_mutex_lock(&server->mutex);
+	hf_lock(&server->mutex);
 	for (uint32_t i = 0; i < server->client_count; i++) {
 		if (server->clients[i]->doomed)
 			client_free(server->clients[i]);
@@ -377,7 +378,7 @@ static void remove_doomed(struct hf_qmp_server *server)
 			server->clients[kept++] = server->clients[i];
 	}
 	server->client_count = kept;
-	pthread_mutex_unlock(&server->mutex);
+	hf_unlock(&server->mutex);
 }
 
 /* Under the lock. The list is in the order of arrival. */
@@ -405,7 +406,7 @@ static void add_client(struct hf_qmp_server *server, int fd)
 	}
 	hf_qmp_stream_init(&client->stream, fd);
 	client->accepted_ns = now_ns();
-	pthread_mutex_lock(&server->mutex);
+	hf_lock(&server->mutex);
 	if (server->client_count == CLIENTS_MAX)
 		make_room(server);
 	bool room = server->client_count < CLIENTS_MAX;
@@ -414,7 +415,7 @@ static void add_client(struct hf_qmp_server *server, int fd)
 	client_flush(client);
 	if (room)
 		server->clients[server->client_count++] = client;
-	pthread_mutex_unlock(&server->mutex);
+	hf_unlock(&server->mutex);
 	if (!room)
 		client_free(client);
 }
@@ -448,7 +449,7 @@ static int prepare_poll(struct hf_qmp_server *server, struct pollfd *set, uint32
 	int timeout_ms = server->accept_paused ? ACCEPT_RETRY_MS : -1;
 	set[0] = (struct pollfd){.fd = server->wake_fd, .events = POLLIN};
 	set[1] = (struct pollfd){.fd = server->accept_paused ? -1 : server->listen_fd, .events = POLLIN};
-	pthread_mutex_lock(&server->mutex);
+	hf_lock(&server->mutex);
 	*count = server->client_count;
 	for (uint32_t i = 0; i < *count; i++) {
 		struct server_client *client = server->clients[i];
@@ -458,7 +459,7 @@ static int prepare_poll(struct hf_qmp_server *server, struct pollfd *set, uint32
 	}
 	if (server->stop)
 		timeout_ms = -2;
-	pthread_mutex_unlock(&server->mutex);
+	hf_unlock(&server->mutex);
 	return timeout_ms;
 }
 
@@ -496,14 +497,16 @@ static void *server_thread(void *opaque)
 static int copy_config(struct hf_qmp_server *server, const struct hf_qmp_server_config *config,
 		       struct hf_err *err)
 {
+	uint32_t count = 0;
 	for (const struct hf_qmp_command *at = config->commands; at && at->name; at++)
-		server->command_count++;
-	server->commands = calloc(server->command_count + 1, sizeof(*server->commands));
+		count++;
+	server->command_count = count;
+	server->commands = calloc(count + 1, sizeof(*server->commands));
 	server->package = strdup(config->package ? config->package : "");
 	if (!server->commands || !server->package)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for a QMP server");
-	if (server->command_count)
-		memcpy(server->commands, config->commands, server->command_count * sizeof(*server->commands));
+	if (count)
+		memcpy(server->commands, config->commands, count * sizeof(*server->commands));
 	server->opaque = config->opaque;
 	return hf_qmp_address(config->socket_path, &server->address, err);
 }
@@ -563,15 +566,11 @@ static int server_start(struct hf_qmp_server *server, struct hf_err *err)
 	if (server->wake_fd < 0)
 		return hf_err_set(err, HF_ERR_LOCAL, errno, "QMP socket %s: no eventfd to be had: %s",
 				  server->address.sun_path, strerror(errno));
-	int error = pthread_mutex_init(&server->mutex, NULL);
-	server->has_mutex = error == 0;
-	if (error == 0) {
-		sigset_t all, before; // signals are for the program's own threads
-		sigfillset(&all);
-		pthread_sigmask(SIG_SETMASK, &all, &before);
-		error = pthread_create(&server->thread, NULL, server_thread, server);
-		pthread_sigmask(SIG_SETMASK, &before, NULL);
-	}
+	sigset_t all, before; // signals are for the program's own threads
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	int error = pthread_create(&server->thread, NULL, server_thread, server);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (error)
 		return hf_err_set(err, HF_ERR_LOCAL, error, "QMP socket %s: no thread to be had: %s",
 				  server->address.sun_path, strerror(error));
@@ -586,6 +585,7 @@ int hf_qmp_server_create(struct hf_qmp_server **out, const struct hf_qmp_server_
 	struct hf_qmp_server *server = calloc(1, sizeof(*server));
 	if (!server)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for a QMP server");
+	hf_lock_init(&server->mutex, "hf_qmp_server.mutex", HF_RANK_VMM_SERVER);
 	server->listen_fd = server->wake_fd = -1;
 	int r = copy_config(server, config, err);
 	if (r == 0)
@@ -616,7 +616,7 @@ void hf_qmp_server_event(struct hf_qmp_server *server, const char *name, json_t 
 	json_t *event = event_object(name, data);
 	size_t length_bytes;
 	char *line = event ? hf_qmp_encode(event, &length_bytes) : NULL;
-	pthread_mutex_lock(&server->mutex);
+	hf_lock(&server->mutex);
 	for (uint32_t i = 0; line && i < server->client_count; i++) {
 		struct server_client *client = server->clients[i];
 		if (!client->negotiated)
@@ -626,7 +626,7 @@ void hf_qmp_server_event(struct hf_qmp_server *server, const char *name, json_t 
 		    hf_qmp_stream_queue(&client->stream, line, length_bytes) < 0)
 			client->doomed = true;
 	}
-	pthread_mutex_unlock(&server->mutex);
+	hf_unlock(&server->mutex);
 	server_wake(server);
 	free(line);
 	json_decref(event);
@@ -647,9 +647,9 @@ void hf_qmp_server_destroy(struct hf_qmp_server *server)
 	if (!server)
 		return;
 	if (server->has_thread) {
-		pthread_mutex_lock(&server->mutex);
+		hf_lock(&server->mutex);
 		server->stop = true;
-		pthread_mutex_unlock(&server->mutex);
+		hf_unlock(&server->mutex);
 		server_wake(server);
 		pthread_join(server->thread, NULL);
 	}
@@ -658,8 +658,7 @@ void hf_qmp_server_destroy(struct hf_qmp_server *server)
 		client_flush(server->clients[i]); // last events, as far as the sockets take them
 		client_free(server->clients[i]);
 	}
-	if (server->has_mutex)
-		pthread_mutex_destroy(&server->mutex);
+	hf_lock_destroy(&server->mutex);
 	if (server->wake_fd >= 0)
 		close(server->wake_fd);
 	if (server->listen_fd >= 0)

@@ -60,9 +60,9 @@ static void vm_wake(struct hf_qmp_vm *vm)
 
 static bool vm_stopping(struct hf_qmp_vm *vm)
 {
-	pthread_mutex_lock(&vm->mutex);
+	hf_lock(&vm->mutex);
 	bool stopping = vm->stopping;
-	pthread_mutex_unlock(&vm->mutex);
+	hf_unlock(&vm->mutex);
 	return stopping;
 }
 
@@ -110,9 +110,9 @@ static void on_event(void *opaque, const char *name, const json_t *data)
 	if (!resume && strcmp(name, "STOP") != 0 && strcmp(name, "MIGRATION") != 0)
 		return;
 	if (resume) {
-		pthread_mutex_lock(&vm->mutex);
+		hf_lock(&vm->mutex);
 		vm->resume_seen = true;
-		pthread_mutex_unlock(&vm->mutex);
+		hf_unlock(&vm->mutex);
 	}
 	vm_wake(vm);
 }
@@ -175,10 +175,10 @@ static bool cannot_run(const char *status)
 
 static bool take_resume_seen(struct hf_qmp_vm *vm)
 {
-	pthread_mutex_lock(&vm->mutex);
+	hf_lock(&vm->mutex);
 	bool seen = vm->resume_seen;
 	vm->resume_seen = false;
-	pthread_mutex_unlock(&vm->mutex);
+	hf_unlock(&vm->mutex);
 	return seen;
 }
 
@@ -246,20 +246,20 @@ static void run_and_report(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request 
 static void *worker_thread(void *opaque)
 {
 	struct hf_qmp_vm *vm = opaque;
-	pthread_mutex_lock(&vm->mutex);
+	hf_lock(&vm->mutex);
 	for (;;) {
 		while (vm->queue_count == 0 && !vm->stopping)
-			pthread_cond_wait(&vm->changed, &vm->mutex);
+			hf_cond_wait(&vm->changed, &vm->mutex);
 		if (vm->queue_count == 0)
 			break;
 		struct hf_qmp_vm_request request = vm->queue[vm->queue_first];
 		vm->queue_first = (vm->queue_first + 1) % HF_QMP_VM_QUEUE;
 		vm->queue_count--;
-		pthread_mutex_unlock(&vm->mutex);
+		hf_unlock(&vm->mutex);
 		run_and_report(vm, &request);
-		pthread_mutex_lock(&vm->mutex);
+		hf_lock(&vm->mutex);
 	}
-	pthread_mutex_unlock(&vm->mutex);
+	hf_unlock(&vm->mutex);
 	return NULL;
 }
 
@@ -274,7 +274,7 @@ static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t len
 		return -EMSGSIZE;
 
 	int r = 0;
-	pthread_mutex_lock(&vm->mutex);
+	hf_lock(&vm->mutex);
 	if (!vm->started || vm->stopping) {
 		r = -ESHUTDOWN;
 	} else if (vm->queue_count == HF_QMP_VM_QUEUE) {
@@ -282,34 +282,25 @@ static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t len
 	} else {
 		uint32_t at = (vm->queue_first + vm->queue_count++) % HF_QMP_VM_QUEUE;
 		vm->queue[at] = (struct hf_qmp_vm_request){op, data, length_bytes};
-		pthread_cond_signal(&vm->changed);
+		hf_cond_signal(&vm->changed);
 	}
-	pthread_mutex_unlock(&vm->mutex);
+	hf_unlock(&vm->mutex);
 	return r;
 }
 
 /* ---- life ---- */
-
-static int init_waiting(struct hf_qmp_vm *vm, struct hf_err *err)
-{
-	vm->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	int error = vm->wake_fd < 0 ? errno : pthread_mutex_init(&vm->mutex, NULL);
-	vm->has_mutex = error == 0;
-	if (!error) {
-		error = pthread_cond_init(&vm->changed, NULL);
-		vm->has_condition = error == 0;
-	}
-	return error ? hf_err_set(err, HF_ERR_LOCAL, error, "VM adapter: cannot be made: %s", strerror(error))
-		     : 0;
-}
 
 int hf_qmp_vm_create(struct hf_qmp_vm **out, const char *target, struct hf_err *err)
 {
 	struct hf_qmp_vm *vm = calloc(1, sizeof(*vm));
 	if (!vm)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for a VM adapter");
-	vm->wake_fd = -1;
-	int r = init_waiting(vm, err);
+	hf_lock_init(&vm->mutex, "hf_qmp_vm.mutex", HF_RANK_VM_ADAPTER);
+	hf_cond_init(&vm->changed);
+	vm->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int r = 0;
+	if (vm->wake_fd < 0)
+		r = hf_err_set(err, HF_ERR_LOCAL, errno, "VM adapter: cannot be made: %s", strerror(errno));
 	if (r == 0)
 		r = hf_qmp_client_connect(&vm->client, target, on_event, vm, err);
 	if (r < 0) {
@@ -334,9 +325,9 @@ int hf_qmp_vm_start(struct hf_qmp_vm *vm, void (*done)(void *engine, const struc
 		return hf_err_set(err, HF_ERR_LOCAL, error, "VM adapter: no thread to be had: %s",
 				  strerror(error));
 	pthread_setname_np(vm->worker, "hf-vm");
-	pthread_mutex_lock(&vm->mutex);
+	hf_lock(&vm->mutex);
 	vm->started = true;
-	pthread_mutex_unlock(&vm->mutex);
+	hf_unlock(&vm->mutex);
 	return 0;
 }
 
@@ -348,25 +339,26 @@ struct hf_vm hf_qmp_vm_port(struct hf_qmp_vm *vm)
 
 static void stop_worker(struct hf_qmp_vm *vm)
 {
-	pthread_mutex_lock(&vm->mutex);
+	hf_lock(&vm->mutex);
 	bool started = vm->started;
 	vm->stopping = true;
-	pthread_cond_broadcast(&vm->changed);
-	pthread_mutex_unlock(&vm->mutex);
+	hf_cond_broadcast(&vm->changed);
+	hf_unlock(&vm->mutex);
 	vm_wake(vm);
 	if (vm->client)
 		hf_qmp_client_shutdown(vm->client);
 	if (!started)
 		return;
 	pthread_join(vm->worker, NULL);
-	pthread_mutex_lock(&vm->mutex);
+	hf_lock(&vm->mutex);
 	vm->started = false;
-	pthread_mutex_unlock(&vm->mutex);
+	hf_unlock(&vm->mutex);
 }
 
 void hf_qmp_vm_stop(struct hf_qmp_vm *vm)
 {
-	if (vm && vm->has_condition)
+	hf_lock_assert_may_stop(__func__);
+	if (vm)
 		stop_worker(vm);
 }
 
@@ -376,10 +368,8 @@ void hf_qmp_vm_destroy(struct hf_qmp_vm *vm)
 		return;
 	hf_qmp_vm_stop(vm);
 	hf_qmp_client_destroy(vm->client);
-	if (vm->has_condition)
-		pthread_cond_destroy(&vm->changed);
-	if (vm->has_mutex)
-		pthread_mutex_destroy(&vm->mutex);
+	hf_cond_destroy(&vm->changed);
+	hf_lock_destroy(&vm->mutex);
 	if (vm->wake_fd >= 0)
 		close(vm->wake_fd);
 	free(vm);

@@ -17,6 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "core/lock.h"
 #include "core/vm.h"
 #include "kvm/qmp.h"
 #include "kvm/qmp_vm.h"
@@ -35,15 +36,14 @@ struct hf_qmp_vm {
 	/* set at creation */
 	struct hf_qmp_client *client;
 	int wake_fd; /* written at events that an operation may wait for, and at the end */
-	bool has_mutex, has_condition;
 
 	/* set by start() */
 	void (*done)(void *engine, const struct hf_vm_result *result);
 	void *engine;
 	pthread_t worker;
 
-	pthread_mutex_t mutex;
-	pthread_cond_t changed;
+	struct hf_lock mutex;
+	struct hf_cond changed;
 	/* under the lock */
 	struct hf_qmp_vm_request queue[HF_QMP_VM_QUEUE];
 	uint32_t queue_first, queue_count;

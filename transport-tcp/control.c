@@ -50,6 +50,7 @@ static struct control_message *make_message(uint32_t type, const void *payload, 
 /* Under the lock. */
 static int enqueue(struct hf_tcp *tcp, struct control_message *message)
 {
+	hf_lock_assert_held(&tcp->lock);
 	if (atomic_load(&tcp->state) != TCP_STATE_UP)
 		return -ENOTCONN;
 	if (message->length_bytes > tcp->queue_max_bytes - tcp->queue_bytes)
@@ -90,9 +91,9 @@ int tcp_control_send(struct hf_tcp *tcp, uint64_t epoch, uint32_t type, const vo
 	if (!message)
 		return give_up(tcp, -errno);
 
-	pthread_mutex_lock(&tcp->lock);
+	hf_lock(&tcp->lock);
 	int result = enqueue(tcp, message);
-	pthread_mutex_unlock(&tcp->lock);
+	hf_unlock(&tcp->lock);
 	if (result == 0) {
 		wake(tcp);
 		return 0;
@@ -103,23 +104,23 @@ int tcp_control_send(struct hf_tcp *tcp, uint64_t epoch, uint32_t type, const vo
 
 static struct control_message *first_message(struct hf_tcp *tcp)
 {
-	pthread_mutex_lock(&tcp->lock);
+	hf_lock(&tcp->lock);
 	struct control_message *first = tcp->queue_first;
-	pthread_mutex_unlock(&tcp->lock);
+	hf_unlock(&tcp->lock);
 	return first;
 }
 
 static void drop_first_message(struct hf_tcp *tcp)
 {
-	pthread_mutex_lock(&tcp->lock);
+	hf_lock(&tcp->lock);
 	struct control_message *first = tcp->queue_first;
 	tcp->queue_first = first->next;
 	tcp->queue_bytes -= first->length_bytes;
 	if (!tcp->queue_first) {
 		tcp->queue_last = NULL;
-		pthread_cond_broadcast(&tcp->changed);
+		hf_cond_broadcast(&tcp->changed);
 	}
-	pthread_mutex_unlock(&tcp->lock);
+	hf_unlock(&tcp->lock);
 	tcp->first_sent_bytes = 0;
 	free(first);
 }
@@ -167,10 +168,10 @@ static ssize_t frame_bytes(struct hf_tcp *tcp, const uint8_t *bytes, size_t have
 /* This side ended the link, or the peer broke the rules: nothing it says matters any more. */
 static bool deaf(struct hf_tcp *tcp)
 {
-	pthread_mutex_lock(&tcp->lock);
+	hf_lock(&tcp->lock);
 	bool is_deaf = atomic_load(&tcp->state) == TCP_STATE_DOWN &&
 		       (tcp->told_to_stop || tcp->why.class != HF_ERR_LINK);
-	pthread_mutex_unlock(&tcp->lock);
+	hf_unlock(&tcp->lock);
 	return is_deaf;
 }
 
@@ -250,10 +251,10 @@ static void deliver_what_arrived(struct hf_tcp *tcp)
 
 static void open_gate(struct hf_tcp *tcp)
 {
-	pthread_mutex_lock(&tcp->lock);
+	hf_lock(&tcp->lock);
 	tcp->gate = TCP_GATE_OPEN;
-	pthread_cond_broadcast(&tcp->changed);
-	pthread_mutex_unlock(&tcp->lock);
+	hf_cond_broadcast(&tcp->changed);
+	hf_unlock(&tcp->lock);
 }
 
 void *tcp_control_main(void *argument)

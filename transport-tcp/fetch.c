@@ -54,6 +54,7 @@ static struct page_channel *pick_channel(struct hf_tcp *tcp, enum hf_fetch_class
 /* Under the channel's lock. */
 static int send_request(struct page_channel *channel, const uint8_t *request)
 {
+	hf_lock_assert_held(&channel->lock);
 	ssize_t sent;
 	do
 		sent = send(channel->fd, request, HF_WIRE_REQUEST_BYTES, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -73,7 +74,7 @@ static int send_request(struct page_channel *channel, const uint8_t *request)
 static int append(struct page_channel *channel, const struct hf_fetch *fetch, const uint8_t *request)
 {
 	int result = 1;
-	pthread_mutex_lock(&channel->lock);
+	hf_lock(&channel->lock);
 	uint32_t outstanding = atomic_load(&channel->outstanding);
 	if (channel->closed) {
 		result = -ENOTCONN;
@@ -85,7 +86,7 @@ static int append(struct page_channel *channel, const struct hf_fetch *fetch, co
 			atomic_fetch_add(&channel->outstanding_bytes, fetch->length_bytes);
 		}
 	}
-	pthread_mutex_unlock(&channel->lock);
+	hf_unlock(&channel->lock);
 	return result;
 }
 
@@ -142,21 +143,21 @@ static int receive(struct page_channel *channel, void *bytes, size_t length_byte
 
 static bool peek_head(struct page_channel *channel, struct hf_fetch *fetch)
 {
-	pthread_mutex_lock(&channel->lock);
+	hf_lock(&channel->lock);
 	bool found = atomic_load(&channel->outstanding) > 0;
 	if (found)
 		*fetch = channel->fifo[channel->head];
-	pthread_mutex_unlock(&channel->lock);
+	hf_unlock(&channel->lock);
 	return found;
 }
 
 static void pop_head(struct page_channel *channel)
 {
-	pthread_mutex_lock(&channel->lock);
+	hf_lock(&channel->lock);
 	atomic_fetch_sub(&channel->outstanding_bytes, channel->fifo[channel->head].length_bytes);
 	channel->head = (channel->head + 1) % TCP_CHANNEL_FETCHES_MAX;
 	atomic_fetch_sub(&channel->outstanding, 1);
-	pthread_mutex_unlock(&channel->lock);
+	hf_unlock(&channel->lock);
 }
 
 static int violation(struct page_channel *channel, const struct hf_err *why)
@@ -218,13 +219,13 @@ static void report_leftovers(struct page_channel *channel)
 	struct hf_tcp *tcp = channel->tcp;
 	struct hf_fetch fetch;
 
-	pthread_mutex_lock(&channel->lock);
+	hf_lock(&channel->lock);
 	channel->closed = true;
-	pthread_mutex_unlock(&channel->lock);
+	hf_unlock(&channel->lock);
 
-	pthread_mutex_lock(&tcp->lock);
+	hf_lock(&tcp->lock);
 	enum hf_fetch_status status = tcp->told_to_stop ? HF_FETCH_CANCELLED : HF_FETCH_FAILED;
-	pthread_mutex_unlock(&tcp->lock);
+	hf_unlock(&tcp->lock);
 
 	while (peek_head(channel, &fetch)) {
 		pop_head(channel);

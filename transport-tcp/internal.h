@@ -22,6 +22,7 @@
 #include <sys/un.h>
 
 #include "core/err.h"
+#include "core/lock.h"
 #include "core/transport.h"
 #include "core/wire.h"
 #include "transport-tcp/tcp.h"
@@ -91,7 +92,7 @@ struct page_channel {
 	pthread_t thread;
 	bool thread_runs;
 	/* Destination, under lock; the atomics are also read without it, to choose a channel. */
-	pthread_mutex_t lock;
+	struct hf_lock lock;
 	bool closed; /* the thread has left; nothing may be appended */
 	uint32_t head;
 	struct hf_fetch fifo[TCP_CHANNEL_FETCHES_MAX];
@@ -121,8 +122,8 @@ struct hf_tcp {
 	pthread_t control_thread;
 	bool control_runs;
 	/* Under lock. state is also read without it. */
-	pthread_mutex_t lock;
-	pthread_cond_t changed; /* gate, state, queue ran empty */
+	struct hf_lock lock;
+	struct hf_cond changed; /* gate, state, queue ran empty */
 	enum tcp_gate gate;
 	_Atomic enum tcp_state state;
 	struct hf_err why; /* the first reason; set once, with TCP_STATE_DOWN */

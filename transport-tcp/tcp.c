@@ -60,19 +60,6 @@ int tcp_options_check(const struct hf_tcp_options *options, struct hf_tcp_option
 	return 0;
 }
 
-static int init_lock(struct hf_tcp *tcp)
-{
-	pthread_condattr_t monotonic;
-	int result = pthread_condattr_init(&monotonic);
-	if (result)
-		return -result;
-	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-	pthread_mutex_init(&tcp->lock, NULL);
-	result = pthread_cond_init(&tcp->changed, &monotonic);
-	pthread_condattr_destroy(&monotonic);
-	return -result;
-}
-
 static void init_channels(struct hf_tcp *tcp)
 {
 	for (uint32_t i = 0; i < tcp->channel_count; i++) {
@@ -82,7 +69,7 @@ static void init_channels(struct hf_tcp *tcp)
 		channel->fd = -1;
 		channel->class = i < urgent ? HF_FETCH_URGENT : HF_FETCH_BACKGROUND;
 		channel->index = i < urgent ? i : i - urgent;
-		pthread_mutex_init(&channel->lock, NULL);
+		hf_lock_init(&channel->lock, "page_channel.lock", HF_RANK_PAGE_CHANNEL);
 	}
 }
 
@@ -90,10 +77,10 @@ int tcp_new(struct hf_tcp **out, enum tcp_role role, bool is_unix, const struct 
 	    struct hf_err *err)
 {
 	struct hf_tcp *tcp = calloc(1, sizeof(*tcp));
-	if (!tcp || init_lock(tcp)) {
-		free(tcp);
+	if (!tcp)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory for a connection");
-	}
+	hf_lock_init(&tcp->lock, "hf_tcp.lock", HF_RANK_LINK);
+	hf_cond_init(&tcp->changed);
 	tcp->role = role;
 	tcp->is_unix = is_unix;
 	tcp->info = *info;
@@ -133,15 +120,15 @@ void tcp_free(struct hf_tcp *tcp)
 		return;
 	for (uint32_t i = 0; i < tcp->channel_count; i++) {
 		tcp_close_fd(&tcp->channels[i].fd);
-		pthread_mutex_destroy(&tcp->channels[i].lock);
+		hf_lock_destroy(&tcp->channels[i].lock);
 	}
 	tcp_close_fd(&tcp->control_fd);
 	tcp_close_fd(&tcp->wake_fd);
 	free_queue(tcp);
 	free(tcp->channels);
 	free(tcp->inbox);
-	pthread_cond_destroy(&tcp->changed);
-	pthread_mutex_destroy(&tcp->lock);
+	hf_cond_destroy(&tcp->changed);
+	hf_lock_destroy(&tcp->lock);
 	free(tcp);
 }
 
@@ -165,15 +152,15 @@ static void shutdown_sockets(struct hf_tcp *tcp)
 
 static void go_down(struct hf_tcp *tcp, const struct hf_err *why, bool told_to_stop)
 {
-	pthread_mutex_lock(&tcp->lock);
+	hf_lock(&tcp->lock);
 	bool first = !tcp_is_down(tcp);
 	if (first) {
 		tcp->why = *why;
 		tcp->told_to_stop = told_to_stop;
 		atomic_store(&tcp->state, TCP_STATE_DOWN);
-		pthread_cond_broadcast(&tcp->changed);
+		hf_cond_broadcast(&tcp->changed);
 	}
-	pthread_mutex_unlock(&tcp->lock);
+	hf_unlock(&tcp->lock);
 	if (first)
 		shutdown_sockets(tcp);
 }
@@ -225,11 +212,11 @@ int tcp_thread_create(pthread_t *thread, const char *name, void *(*function)(voi
 
 bool tcp_gate_wait(struct hf_tcp *tcp)
 {
-	pthread_mutex_lock(&tcp->lock);
+	hf_lock(&tcp->lock);
 	while (tcp->gate == TCP_GATE_CLOSED)
-		pthread_cond_wait(&tcp->changed, &tcp->lock);
+		hf_cond_wait(&tcp->changed, &tcp->lock);
 	bool open = tcp->gate == TCP_GATE_OPEN;
-	pthread_mutex_unlock(&tcp->lock);
+	hf_unlock(&tcp->lock);
 	return open;
 }
 
@@ -247,10 +234,10 @@ static int start_channel(struct page_channel *channel)
 
 static void abandon_start(struct hf_tcp *tcp)
 {
-	pthread_mutex_lock(&tcp->lock);
+	hf_lock(&tcp->lock);
 	tcp->gate = TCP_GATE_ABANDONED;
-	pthread_cond_broadcast(&tcp->changed);
-	pthread_mutex_unlock(&tcp->lock);
+	hf_cond_broadcast(&tcp->changed);
+	hf_unlock(&tcp->lock);
 	for (uint32_t i = 0; i < tcp->channel_count; i++) {
 		if (tcp->channels[i].thread_runs)
 			pthread_join(tcp->channels[i].thread, NULL);
@@ -292,6 +279,7 @@ int hf_tcp_start(struct hf_tcp *tcp, const struct hf_transport_events *events, v
 
 void hf_tcp_close(struct hf_tcp *tcp)
 {
+	hf_lock_assert_may_stop(__func__);
 	if (!tcp)
 		return;
 	hf_tcp_shutdown(tcp, NULL);
@@ -327,16 +315,14 @@ struct hf_transport hf_tcp_transport(struct hf_tcp *tcp)
 
 static int wait_queue_empty(struct hf_tcp *tcp, uint64_t deadline_ms)
 {
-	struct timespec until = {.tv_sec = (time_t)(deadline_ms / 1000),
-				 .tv_nsec = (long)(deadline_ms % 1000) * 1000000};
 	int waited = 0;
-	pthread_mutex_lock(&tcp->lock);
+	hf_lock(&tcp->lock);
 	while (tcp->queue_first && !tcp_is_down(tcp) && !waited)
-		waited = pthread_cond_timedwait(&tcp->changed, &tcp->lock, &until);
+		waited = hf_cond_wait_until(&tcp->changed, &tcp->lock, deadline_ms * 1000000);
 	int result = 0;
 	if (tcp->queue_first)
 		result = tcp_is_down(tcp) ? -ENOTCONN : -ETIMEDOUT;
-	pthread_mutex_unlock(&tcp->lock);
+	hf_unlock(&tcp->lock);
 	return result;
 }
 

@@ -166,37 +166,21 @@ static void vcpu_failed(void *opaque, const struct hf_err *err)
 {
 	struct vmm_machine *machine = opaque;
 
-	pthread_mutex_lock(&machine->control.lock);
+	hf_lock(&machine->control.lock);
 	for (uint32_t i = 0; i < machine->vcpus; i++)
 		vmm_vcpu_kick(&machine->vcpu[i]);
-	pthread_mutex_unlock(&machine->control.lock);
+	hf_unlock(&machine->control.lock);
 	machine->config.failed(machine->config.opaque, err);
-}
-
-static int init_control(struct vmm_machine *machine)
-{
-	struct vmm_run_control *control = &machine->control;
-	pthread_condattr_t monotonic;
-
-	*control = (struct vmm_run_control){.failed = vcpu_failed, .opaque = machine};
-	if (pthread_mutex_init(&control->lock, NULL))
-		return -ENOMEM;
-	pthread_condattr_init(&monotonic);
-	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-	int errnum = pthread_cond_init(&control->changed, &monotonic);
-	pthread_condattr_destroy(&monotonic);
-	if (errnum)
-		pthread_mutex_destroy(&control->lock);
-	return -errnum;
 }
 
 int vmm_machine_create(struct vmm_machine **out, const struct vmm_machine_config *config, struct hf_err *err)
 {
 	struct vmm_machine *machine = calloc(1, sizeof(*machine));
-	if (!machine || init_control(machine)) {
-		free(machine);
+	if (!machine)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
-	}
+	machine->control = (struct vmm_run_control){.failed = vcpu_failed, .opaque = machine};
+	hf_lock_init(&machine->control.lock, "vmm_run_control.lock", HF_RANK_VMM_RUN);
+	hf_cond_init(&machine->control.changed);
 	machine->config = *config;
 	machine->kvm_fd = machine->vm_fd = -1;
 
@@ -217,13 +201,13 @@ void vmm_machine_destroy(struct vmm_machine *machine)
 {
 	if (!machine)
 		return;
-	pthread_mutex_lock(&machine->control.lock);
+	hf_lock(&machine->control.lock);
 	machine->control.run = false;
 	machine->control.end = true;
 	for (uint32_t i = 0; i < machine->vcpus; i++)
 		vmm_vcpu_kick(&machine->vcpu[i]);
-	pthread_cond_broadcast(&machine->control.changed);
-	pthread_mutex_unlock(&machine->control.lock);
+	hf_cond_broadcast(&machine->control.changed);
+	hf_unlock(&machine->control.lock);
 	for (uint32_t i = 0; i < machine->vcpus; i++)
 		vmm_vcpu_destroy(&machine->vcpu[i]);
 	free(machine->vcpu);
@@ -231,8 +215,8 @@ void vmm_machine_destroy(struct vmm_machine *machine)
 		close(machine->vm_fd);
 	if (machine->kvm_fd >= 0)
 		close(machine->kvm_fd);
-	pthread_cond_destroy(&machine->control.changed);
-	pthread_mutex_destroy(&machine->control.lock);
+	hf_cond_destroy(&machine->control.changed);
+	hf_lock_destroy(&machine->control.lock);
 	free(machine);
 }
 
@@ -279,17 +263,11 @@ int vmm_machine_enter_guest(struct vmm_machine *machine, struct hf_err *err)
 
 /* ---- running and stopping --------------------------------------------------------------------- */
 
-static struct timespec deadline_after(uint32_t timeout_ms)
+static uint64_t deadline_after_ns(uint32_t timeout_ms)
 {
-	struct timespec deadline;
-	clock_gettime(CLOCK_MONOTONIC, &deadline);
-	deadline.tv_sec += timeout_ms / 1000;
-	deadline.tv_nsec += (long)(timeout_ms % 1000) * 1000000;
-	if (deadline.tv_nsec >= 1000000000) {
-		deadline.tv_sec++;
-		deadline.tv_nsec -= 1000000000;
-	}
-	return deadline;
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec + timeout_ms * UINT64_C(1000000);
 }
 
 /* The first vCPU that still runs; the number of vCPUs when all stand. */
@@ -304,35 +282,37 @@ static uint32_t first_running(const struct vmm_machine *machine)
 /* Kicks every vCPU and waits; the first that still runs then, or the number of vCPUs. */
 static uint32_t kick_and_wait_locked(struct vmm_machine *machine, uint32_t timeout_ms)
 {
+	hf_lock_assert_held(&machine->control.lock);
 	struct vmm_run_control *control = &machine->control;
-	struct timespec deadline = deadline_after(timeout_ms);
+	uint64_t deadline_ns = deadline_after_ns(timeout_ms);
 	int waited = 0;
 
 	control->run = false;
 	for (uint32_t i = 0; i < machine->vcpus; i++)
 		vmm_vcpu_kick(&machine->vcpu[i]);
 	while (first_running(machine) < machine->vcpus && !waited)
-		waited = pthread_cond_timedwait(&control->changed, &control->lock, &deadline);
+		waited = hf_cond_wait_until(&control->changed, &control->lock, deadline_ns);
 	return first_running(machine);
 }
 
 static void let_run_locked(struct vmm_machine *machine)
 {
+	hf_lock_assert_held(&machine->control.lock);
 	for (uint32_t i = 0; i < machine->vcpus; i++)
 		vmm_vcpu_unkick(&machine->vcpu[i]);
 	machine->control.run = true;
-	pthread_cond_broadcast(&machine->control.changed);
+	hf_cond_broadcast(&machine->control.changed);
 }
 
 int vmm_machine_run(struct vmm_machine *machine, struct hf_err *err)
 {
 	struct vmm_run_control *control = &machine->control;
 
-	pthread_mutex_lock(&control->lock);
+	hf_lock(&control->lock);
 	bool failed = control->has_failed;
 	if (!failed)
 		let_run_locked(machine);
-	pthread_mutex_unlock(&control->lock);
+	hf_unlock(&control->lock);
 	return failed ? hf_err_set(err, HF_ERR_LOCAL, EIO, "the machine has failed and cannot run again") : 0;
 }
 
@@ -340,11 +320,11 @@ int vmm_machine_stop(struct vmm_machine *machine, uint32_t timeout_ms, struct hf
 {
 	struct vmm_run_control *control = &machine->control;
 
-	pthread_mutex_lock(&control->lock);
+	hf_lock(&control->lock);
 	uint32_t running = kick_and_wait_locked(machine, timeout_ms);
 	if (running < machine->vcpus && !control->has_failed)
 		let_run_locked(machine);
-	pthread_mutex_unlock(&control->lock);
+	hf_unlock(&control->lock);
 	if (running < machine->vcpus)
 		return hf_err_set(err, HF_ERR_LOCAL, ETIMEDOUT,
 				  "vCPU %" PRIu32 " did not stop within %" PRIu32
@@ -355,10 +335,10 @@ int vmm_machine_stop(struct vmm_machine *machine, uint32_t timeout_ms, struct hf
 
 bool vmm_machine_halt(struct vmm_machine *machine, uint32_t timeout_ms)
 {
-	pthread_mutex_lock(&machine->control.lock);
+	hf_lock(&machine->control.lock);
 	machine->control.has_failed = true;
 	bool halted = kick_and_wait_locked(machine, timeout_ms) == machine->vcpus;
-	pthread_mutex_unlock(&machine->control.lock);
+	hf_unlock(&machine->control.lock);
 	return halted;
 }
 

@@ -38,6 +38,7 @@ void vmm_monitor_log(const struct vmm_monitor *monitor, const char *text)
 
 void vmm_monitor_event_locked(struct vmm_monitor *monitor, const char *name, json_t *data)
 {
+	hf_lock_assert_held(&monitor->lock);
 	if (monitor->server)
 		hf_qmp_server_event(monitor->server, name, data);
 	else
@@ -49,10 +50,10 @@ void vmm_monitor_machine_failed(void *opaque, const struct hf_err *err)
 	struct vmm_monitor *monitor = opaque;
 
 	vmm_monitor_log(monitor, err->text);
-	pthread_mutex_lock(&monitor->lock);
+	hf_lock(&monitor->lock);
 	monitor->state = VMM_INTERNAL_ERROR;
 	vmm_monitor_event_locked(monitor, "STOP", NULL);
-	pthread_mutex_unlock(&monitor->lock);
+	hf_unlock(&monitor->lock);
 }
 
 int vmm_monitor_check_armed(const struct vmm_monitor *monitor, struct hf_err *err)
@@ -79,9 +80,9 @@ static int query_status(void *opaque, const json_t *arguments, json_t **reply, s
 	struct vmm_monitor *monitor = opaque;
 
 	(void)arguments;
-	pthread_mutex_lock(&monitor->lock);
+	hf_lock(&monitor->lock);
 	enum vmm_run_state state = monitor->state;
-	pthread_mutex_unlock(&monitor->lock);
+	hf_unlock(&monitor->lock);
 	*reply = json_pack("{s:s, s:b}", "status", state_names[state], "running", state == VMM_RUNNING);
 	return *reply ? 0 : out_of_memory(err);
 }
@@ -119,7 +120,7 @@ static int stop(void *opaque, const json_t *arguments, json_t **reply, struct hf
 
 	(void)arguments;
 	(void)reply;
-	pthread_mutex_lock(&monitor->lock);
+	hf_lock(&monitor->lock);
 	if (monitor->state == VMM_RUNNING) {
 		result = vmm_machine_stop(monitor->machine, VMM_STOP_LIMIT_MS, err);
 		if (!result) {
@@ -127,12 +128,13 @@ static int stop(void *opaque, const json_t *arguments, json_t **reply, struct hf
 			vmm_monitor_event_locked(monitor, "STOP", NULL);
 		}
 	}
-	pthread_mutex_unlock(&monitor->lock);
+	hf_unlock(&monitor->lock);
 	return result;
 }
 
 static int may_run_locked(const struct vmm_monitor *monitor, struct hf_err *err)
 {
+	hf_lock_assert_held(&monitor->lock);
 	switch (monitor->state) {
 	case VMM_INMIGRATE:
 		return hf_err_set(
@@ -152,6 +154,7 @@ static int may_run_locked(const struct vmm_monitor *monitor, struct hf_err *err)
 
 static int run_locked(struct vmm_monitor *monitor, struct hf_err *err)
 {
+	hf_lock_assert_held(&monitor->lock);
 	int result = may_run_locked(monitor, err);
 	if (result || monitor->state == VMM_RUNNING)
 		return result;
@@ -174,9 +177,9 @@ static int cont(void *opaque, const json_t *arguments, json_t **reply, struct hf
 
 	(void)arguments;
 	(void)reply;
-	pthread_mutex_lock(&monitor->lock);
+	hf_lock(&monitor->lock);
 	int result = run_locked(monitor, err);
-	pthread_mutex_unlock(&monitor->lock);
+	hf_unlock(&monitor->lock);
 	return result;
 }
 
@@ -254,7 +257,7 @@ int vmm_monitor_create(struct vmm_monitor **out, const struct vmm_options *optio
 		return out_of_memory(err);
 	monitor->options = options;
 	monitor->state = options->incoming ? VMM_INMIGRATE : VMM_PAUSED;
-	pthread_mutex_init(&monitor->lock, NULL);
+	hf_lock_init(&monitor->lock, "vmm_monitor.lock", HF_RANK_VMM_MONITOR);
 	monitor->quit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	monitor->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (monitor->quit_fd < 0 || monitor->cancel_fd < 0) {
@@ -277,11 +280,11 @@ int vmm_monitor_start(struct vmm_monitor *monitor, struct vmm_machine *machine, 
 	monitor->machine = machine;
 	monitor->attach = attach;
 	/* Commands wait for the lock, so none sees a monitor without its server. */
-	pthread_mutex_lock(&monitor->lock);
+	hf_lock(&monitor->lock);
 	int result = hf_qmp_server_create(&monitor->server, &config, err);
 	if (!result && !monitor->options->incoming)
 		result = run_locked(monitor, err);
-	pthread_mutex_unlock(&monitor->lock);
+	hf_unlock(&monitor->lock);
 	return result;
 }
 
@@ -294,10 +297,10 @@ void vmm_monitor_quiesce(struct vmm_monitor *monitor, const char *reason)
 {
 	if (!monitor)
 		return;
-	pthread_mutex_lock(&monitor->lock);
+	hf_lock(&monitor->lock);
 	struct hf_qmp_server *server = monitor->server;
 	monitor->server = NULL;
-	pthread_mutex_unlock(&monitor->lock);
+	hf_unlock(&monitor->lock);
 	if (server && reason)
 		hf_qmp_server_event(server, "SHUTDOWN",
 				    json_pack("{s:b, s:s}", "guest", 0, "reason", reason));
@@ -317,6 +320,6 @@ void vmm_monitor_destroy(struct vmm_monitor *monitor)
 		close(monitor->quit_fd);
 	if (monitor->cancel_fd >= 0)
 		close(monitor->cancel_fd);
-	pthread_mutex_destroy(&monitor->lock);
+	hf_lock_destroy(&monitor->lock);
 	free(monitor);
 }

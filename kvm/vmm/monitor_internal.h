@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "core/lock.h"
 #include "kvm/qmp.h"
 #include "kvm/vmm/monitor.h"
 
@@ -48,7 +49,7 @@ struct vmm_monitor {
 	struct hf_attach *attach;
 	int quit_fd;
 	int cancel_fd;
-	pthread_mutex_t lock;
+	struct hf_lock lock;
 	/* Under the lock. */
 	struct hf_qmp_server *server;
 	enum vmm_run_state state;

@@ -43,6 +43,7 @@ static bool is_busy(enum vmm_migration_status status)
 
 void vmm_monitor_migration_locked(struct vmm_monitor *monitor, enum vmm_migration_status status)
 {
+	hf_lock_assert_held(&monitor->lock);
 	monitor->migration = status;
 	if (status == VMM_MIGRATION_SETUP) {
 		monitor->started_ms = now_ms();
@@ -58,13 +59,14 @@ void vmm_monitor_migration_locked(struct vmm_monitor *monitor, enum vmm_migratio
 
 static void set_active(struct vmm_monitor *monitor)
 {
-	pthread_mutex_lock(&monitor->lock);
+	hf_lock(&monitor->lock);
 	vmm_monitor_migration_locked(monitor, VMM_MIGRATION_ACTIVE);
-	pthread_mutex_unlock(&monitor->lock);
+	hf_unlock(&monitor->lock);
 }
 
 static void set_failed_locked(struct vmm_monitor *monitor, const struct hf_err *err)
 {
+	hf_lock_assert_held(&monitor->lock);
 	monitor->migration_err = *err;
 	vmm_monitor_migration_locked(monitor, err->class == HF_ERR_CANCELLED ? VMM_MIGRATION_CANCELLED
 									     : VMM_MIGRATION_FAILED);
@@ -111,9 +113,9 @@ static int send_state(struct vmm_monitor *monitor, struct hf_err *err)
 	}
 	free(data);
 	if (!result) {
-		pthread_mutex_lock(&monitor->lock);
+		hf_lock(&monitor->lock);
 		monitor->transferred_bytes = length_bytes;
-		pthread_mutex_unlock(&monitor->lock);
+		hf_unlock(&monitor->lock);
 	}
 	return result;
 }
@@ -123,18 +125,19 @@ static int stop_for_migration(struct vmm_monitor *monitor, struct hf_err *err)
 	int result = vmm_machine_stop(monitor->machine, VMM_STOP_LIMIT_MS, err);
 	if (result)
 		return result;
-	pthread_mutex_lock(&monitor->lock);
+	hf_lock(&monitor->lock);
 	if (monitor->state == VMM_FINISH_MIGRATE)
 		vmm_monitor_event_locked(monitor, "STOP", NULL);
 	else
 		result = hf_err_set(err, HF_ERR_LOCAL, EIO, "the machine failed");
-	pthread_mutex_unlock(&monitor->lock);
+	hf_unlock(&monitor->lock);
 	return result;
 }
 
 /* The machine is as before `migrate`; one that had been stopped for it runs again. */
 static void roll_back_locked(struct vmm_monitor *monitor, bool stopped_for_it, const struct hf_err *err)
 {
+	hf_lock_assert_held(&monitor->lock);
 	struct hf_err run_err = HF_ERR_INIT;
 
 	set_failed_locked(monitor, err);
@@ -163,14 +166,14 @@ static void *migrate_worker(void *opaque)
 	if (!result)
 		result = send_state(monitor, &err);
 
-	pthread_mutex_lock(&monitor->lock);
+	hf_lock(&monitor->lock);
 	if (!result && monitor->state == VMM_FINISH_MIGRATE) {
 		monitor->state = VMM_POSTMIGRATE;
 		vmm_monitor_migration_locked(monitor, VMM_MIGRATION_COMPLETED);
 	} else {
 		roll_back_locked(monitor, stopped_for_it, &err);
 	}
-	pthread_mutex_unlock(&monitor->lock);
+	hf_unlock(&monitor->lock);
 	return NULL;
 }
 
@@ -185,6 +188,7 @@ static int take_path(struct vmm_monitor *monitor, const json_t *arguments, struc
 
 static int may_migrate_locked(const struct vmm_monitor *monitor, struct hf_err *err)
 {
+	hf_lock_assert_held(&monitor->lock);
 	if (is_busy(monitor->migration))
 		return hf_err_set(err, HF_ERR_LOCAL, EBUSY, "There's a migration process in progress");
 	if (monitor->state == VMM_INMIGRATE)
@@ -200,7 +204,7 @@ int vmm_qmp_migrate(void *opaque, const json_t *arguments, json_t **reply, struc
 	struct vmm_monitor *monitor = opaque;
 
 	(void)reply;
-	pthread_mutex_lock(&monitor->lock);
+	hf_lock(&monitor->lock);
 	int result = may_migrate_locked(monitor, err);
 	if (!result)
 		result = take_path(monitor, arguments, err);
@@ -209,16 +213,16 @@ int vmm_qmp_migrate(void *opaque, const json_t *arguments, json_t **reply, struc
 		monitor->state = VMM_FINISH_MIGRATE;
 		vmm_monitor_migration_locked(monitor, VMM_MIGRATION_SETUP);
 	}
-	pthread_mutex_unlock(&monitor->lock);
+	hf_unlock(&monitor->lock);
 	if (result)
 		return result;
 
 	struct hf_err start_err = HF_ERR_INIT;
 	result = start_worker(monitor, migrate_worker, &start_err);
 	if (result) {
-		pthread_mutex_lock(&monitor->lock);
+		hf_lock(&monitor->lock);
 		roll_back_locked(monitor, false, &start_err);
-		pthread_mutex_unlock(&monitor->lock);
+		hf_unlock(&monitor->lock);
 		*err = start_err;
 	}
 	return result;
@@ -242,9 +246,9 @@ static int receive_state(struct vmm_monitor *monitor, struct hf_err *err)
 
 	result = vmm_machine_load(monitor->machine, data, length_bytes, err);
 	free(data);
-	pthread_mutex_lock(&monitor->lock);
+	hf_lock(&monitor->lock);
 	monitor->transferred_bytes = length_bytes;
-	pthread_mutex_unlock(&monitor->lock);
+	hf_unlock(&monitor->lock);
 	return result;
 }
 
@@ -256,7 +260,7 @@ static void *incoming_worker(void *opaque)
 
 	close(monitor->listen_fd);
 	unlink(monitor->path);
-	pthread_mutex_lock(&monitor->lock);
+	hf_lock(&monitor->lock);
 	if (result) {
 		vmm_monitor_log(monitor, err.text);
 		set_failed_locked(monitor, &err);
@@ -265,12 +269,13 @@ static void *incoming_worker(void *opaque)
 		monitor->must_be_armed = true;
 		vmm_monitor_migration_locked(monitor, VMM_MIGRATION_COMPLETED);
 	}
-	pthread_mutex_unlock(&monitor->lock);
+	hf_unlock(&monitor->lock);
 	return NULL;
 }
 
 static int may_come_in_locked(const struct vmm_monitor *monitor, struct hf_err *err)
 {
+	hf_lock_assert_held(&monitor->lock);
 	if (!monitor->options->incoming)
 		return hf_err_set(err, HF_ERR_LOCAL, EPERM,
 				  "'-incoming' was not specified on the command line");
@@ -285,7 +290,7 @@ int vmm_qmp_migrate_incoming(void *opaque, const json_t *arguments, json_t **rep
 	struct vmm_monitor *monitor = opaque;
 
 	(void)reply;
-	pthread_mutex_lock(&monitor->lock);
+	hf_lock(&monitor->lock);
 	int result = may_come_in_locked(monitor, err);
 	if (!result)
 		result = take_path(monitor, arguments, err);
@@ -293,7 +298,7 @@ int vmm_qmp_migrate_incoming(void *opaque, const json_t *arguments, json_t **rep
 		result = vmm_state_listen(monitor->path, &monitor->listen_fd, err);
 	if (!result)
 		vmm_monitor_migration_locked(monitor, VMM_MIGRATION_SETUP);
-	pthread_mutex_unlock(&monitor->lock);
+	hf_unlock(&monitor->lock);
 	if (result)
 		return result;
 
@@ -302,9 +307,9 @@ int vmm_qmp_migrate_incoming(void *opaque, const json_t *arguments, json_t **rep
 	if (result) {
 		close(monitor->listen_fd);
 		unlink(monitor->path);
-		pthread_mutex_lock(&monitor->lock);
+		hf_lock(&monitor->lock);
 		set_failed_locked(monitor, &start_err);
-		pthread_mutex_unlock(&monitor->lock);
+		hf_unlock(&monitor->lock);
 		*err = start_err;
 	}
 	return result;
@@ -319,9 +324,9 @@ int vmm_qmp_migrate_cancel(void *opaque, const json_t *arguments, json_t **reply
 	(void)arguments;
 	(void)reply;
 	(void)err;
-	pthread_mutex_lock(&monitor->lock);
+	hf_lock(&monitor->lock);
 	bool busy = is_busy(monitor->migration);
-	pthread_mutex_unlock(&monitor->lock);
+	hf_unlock(&monitor->lock);
 	if (busy)
 		eventfd_write(monitor->cancel_fd, 1);
 	return 0;
@@ -332,7 +337,7 @@ int vmm_qmp_query_migrate(void *opaque, const json_t *arguments, json_t **reply,
 	struct vmm_monitor *monitor = opaque;
 
 	(void)arguments;
-	pthread_mutex_lock(&monitor->lock);
+	hf_lock(&monitor->lock);
 	enum vmm_migration_status status = monitor->migration;
 	uint64_t end_ms = is_busy(status) ? now_ms() : monitor->ended_ms;
 	json_t *object = json_object();
@@ -348,7 +353,7 @@ int vmm_qmp_query_migrate(void *opaque, const json_t *arguments, json_t **reply,
 		if (status == VMM_MIGRATION_FAILED)
 			json_object_set_new(object, "error-desc", json_string(monitor->migration_err.text));
 	}
-	pthread_mutex_unlock(&monitor->lock);
+	hf_unlock(&monitor->lock);
 	if (!object)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
 	*reply = object;
@@ -385,9 +390,9 @@ int vmm_qmp_set_capabilities(void *opaque, const json_t *arguments, json_t **rep
 		if (result)
 			return result;
 	}
-	pthread_mutex_lock(&monitor->lock);
+	hf_lock(&monitor->lock);
 	monitor->events = events;
-	pthread_mutex_unlock(&monitor->lock);
+	hf_unlock(&monitor->lock);
 	return 0;
 }
 

@@ -57,6 +57,7 @@ int vmm_vcpu_create(struct vmm_vcpu *vcpu, uint32_t index, int vm_fd, size_t run
 
 void vmm_vcpu_kick(struct vmm_vcpu *vcpu)
 {
+	hf_lock_assert_held(&vcpu->control->lock);
 	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
 	if (vcpu->started)
 		pthread_kill(vcpu->thread, vmm_machine_kick_signal());
@@ -64,6 +65,7 @@ void vmm_vcpu_kick(struct vmm_vcpu *vcpu)
 
 void vmm_vcpu_unkick(struct vmm_vcpu *vcpu)
 {
+	hf_lock_assert_held(&vcpu->control->lock);
 	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
 }
 
@@ -154,6 +156,7 @@ static int run_once(struct vmm_vcpu *vcpu, struct hf_err *err)
 /* Called with the lock held; ends the run of the whole machine. */
 static void fail(struct vmm_vcpu *vcpu, const struct hf_err *err)
 {
+	hf_lock_assert_held(&vcpu->control->lock);
 	struct vmm_run_control *control = vcpu->control;
 	bool first = !control->has_failed;
 
@@ -161,9 +164,9 @@ static void fail(struct vmm_vcpu *vcpu, const struct hf_err *err)
 	control->run = false;
 	if (!first)
 		return;
-	pthread_mutex_unlock(&control->lock);
+	hf_unlock(&control->lock);
 	control->failed(control->opaque, err);
-	pthread_mutex_lock(&control->lock);
+	hf_lock(&control->lock);
 }
 
 static void *vcpu_thread(void *opaque)
@@ -171,26 +174,26 @@ static void *vcpu_thread(void *opaque)
 	struct vmm_vcpu *vcpu = opaque;
 	struct vmm_run_control *control = vcpu->control;
 
-	pthread_mutex_lock(&control->lock);
+	hf_lock(&control->lock);
 	vcpu->thread_id = gettid();
 	vcpu->stopped = true;
-	pthread_cond_broadcast(&control->changed);
+	hf_cond_broadcast(&control->changed);
 	while (!control->end) {
 		if (!control->run) {
-			pthread_cond_wait(&control->changed, &control->lock);
+			hf_cond_wait(&control->changed, &control->lock);
 			continue;
 		}
 		vcpu->stopped = false;
-		pthread_mutex_unlock(&control->lock);
+		hf_unlock(&control->lock);
 		struct hf_err err = HF_ERR_INIT;
 		int result = run_once(vcpu, &err);
-		pthread_mutex_lock(&control->lock);
+		hf_lock(&control->lock);
 		vcpu->stopped = true;
 		if (result)
 			fail(vcpu, &err);
-		pthread_cond_broadcast(&control->changed);
+		hf_cond_broadcast(&control->changed);
 	}
-	pthread_mutex_unlock(&control->lock);
+	hf_unlock(&control->lock);
 	return NULL;
 }
 
@@ -205,11 +208,11 @@ int vmm_vcpu_start(struct vmm_vcpu *vcpu, struct hf_err *err)
 	snprintf(name, sizeof(name), "vcpu %" PRIu32, vcpu->index);
 	pthread_setname_np(vcpu->thread, name);
 
-	pthread_mutex_lock(&vcpu->control->lock);
+	hf_lock(&vcpu->control->lock);
 	vcpu->started = true;
 	while (!vcpu->thread_id)
-		pthread_cond_wait(&vcpu->control->changed, &vcpu->control->lock);
-	pthread_mutex_unlock(&vcpu->control->lock);
+		hf_cond_wait(&vcpu->control->changed, &vcpu->control->lock);
+	hf_unlock(&vcpu->control->lock);
 	return 0;
 }
 

@@ -18,11 +18,12 @@
 #include <sys/types.h>
 
 #include "core/err.h"
+#include "core/lock.h"
 
 /* The order all vCPUs of a machine follow. */
 struct vmm_run_control {
-	pthread_mutex_t lock;
-	pthread_cond_t changed;
+	struct hf_lock lock;
+	struct hf_cond changed;
 	/* Under the lock. */
 	bool run, end;
 	bool has_failed;

@@ -14,7 +14,9 @@ CLEAN = {
     "core/a.h": "#include <stdint.h>\n",
     "core/a.c": '#include "core/a.h"\n#include <pthread.h>\n#include <stdio.h>\n'
                 "// as QEMU does over TCP\n/* KVM, RDMA:\n * printf() */\n"
-                'int f(void) { pthread_mutex_t m; pthread_mutex_lock(&m); return snprintf(0, 0, "// x"); }\n',
+                'int f(void) { return snprintf(0, 0, "// x"); }\n',
+    "core/lock.h": "#include <pthread.h>\nstruct l { pthread_mutex_t m; pthread_cond_t c; };\n",
+    "core/lock.c": '#include "core/lock.h"\nvoid f(struct l *l) { pthread_mutex_lock(&l->m); }\n',
     "core/v.h": "int v(const char *f, ...) __attribute__((format(printf, 1, 2)));\n/* rename it */ int fclose_it;\n",
     "core/a_internal.h": '#include "core/a.h"\n',
     "hugemem/b.h": '#include "core/a.h"\n',
@@ -57,6 +59,10 @@ BROKEN = [
     ("core/x.c", "/* a\n b */ pthread_t thread;\n", "core/x.c:2: 'pthread_t'"),
     ("core/x.c", "int x = pthread_create(0, 0, 0, 0);\n", "'pthread_create'"),
     ("core/x.c", "pthread_cond_t cond;\n", "'pthread_cond_t'"),
+    ("core/x.c", "pthread_mutex_t mutex;\n", "'pthread_mutex_t': locks are those of core/lock.h"),
+    ("hugemem/x.c", "void f(void *m) { pthread_mutex_lock(m); }\n", "'pthread_mutex_lock': locks are those"),
+    ("kvm/sub/x.h", "struct s { pthread_rwlock_t lock; };\n", "'pthread_rwlock_t': locks are those"),
+    ("deploy/x.c", "pthread_cond_t cond = PTHREAD_COND_INITIALIZER;\n", "'pthread_cond_t': locks are those"),
     ("core/x.c", 'void f(void) { printf("x"); }\n', "'printf'"),
     ("core/x.c", 'void f(void) { fprintf(stderr, "x"); }\n', "'stderr'"),
     ("core/x.c", "FILE *file;\n", "'FILE'"),

@@ -6,7 +6,7 @@
 
 Prints one line for each violation and exits 1 if there is any. The table is that of ARCHITECTURE.md:
 core includes core; hugemem and the transports add core; kvm adds core and hugemem; programs, tests and
-benchmarks may include everything that is public. The core is passive: no threads, system calls, I/O or
+benchmarks may include everything that is public. Locks are those of core/lock.h everywhere. The core is passive: no threads, system calls, I/O or
 clocks, and its code names no transport, no hypervisor and no VMM (comments may cite sources).
 """
 
@@ -33,9 +33,12 @@ CORE_SYSTEM_HEADERS = {
     "assert.h", "errno.h", "inttypes.h", "limits.h", "pthread.h", "stdalign.h", "stdarg.h", "stdatomic.h",
     "stdbool.h", "stddef.h", "stdint.h", "stdio.h", "stdlib.h", "string.h", "sys/types.h",
 }
+# All that the libraries may use of mutexes and conditions: there names and ranks are given and rules asserted.
+LOCK_FILES = {"core/lock.h", "core/lock.c"}
+LOCKS = re.compile(r"\bpthread_(?:mutex|cond|rwlock|spin)\w*")
 # pthread.h, stdio.h and stdlib.h offer more than the core may use.
 CORE_FORBIDDEN = [
-    (re.compile(r"\bpthread_(?!mutex_)\w+"), "the core takes a mutex from pthread.h and nothing else"),
+    (re.compile(r"\bpthread_(?!mutex|cond)\w+"), "the core takes a lock from core/lock.h and nothing else"),
     (re.compile(r"\b(?:FILE|stdin|stdout|stderr)\b|\b(?:printf|fprintf|dprintf|vprintf|vfprintf|vdprintf|sprintf"
                 r"|vsprintf|asprintf|vasprintf|puts|fputs|putc|fputc|putchar|getc|fgetc|getchar|gets|fgets|ungetc"
                 r"|getline|getdelim|perror|fopen|fdopen|freopen|fclose|fread|fwrite|fseek|ftell|rewind|fflush|feof"
@@ -112,6 +115,9 @@ class Checker:
         self.files += 1
         text = without_comments(path.read_text(encoding="utf-8"))
         self.check_includes(path, folder, text)
+        if folder in LIBRARIES | {"deploy"} and path.relative_to(self.root).as_posix() not in LOCK_FILES:
+            for match in LOCKS.finditer(text):
+                self.complain(path, text, match.start(), f"'{match.group(0)}': locks are those of core/lock.h")
         if folder == "core":
             self.check_core_code(path, text)
 

@@ -118,10 +118,13 @@ void sim_others(struct sim *sim)
 {
 	if (sim->depth >= NESTED_DEPTH_MAX || !sim_chance(sim, sim->plan.nested_percent))
 		return;
+	struct hf_lock_thread caller;
+	hf_lock_other_thread_begin(&caller);
 	sim->depth++;
 	for (uint64_t events = 1 + sim_random(sim, NESTED_EVENTS_MAX); events > 0; events--)
 		run_next(sim);
 	sim->depth--;
+	hf_lock_other_thread_end(&caller);
 }
 
 static uint64_t clock_now_ns(void *self)

@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "core/destination.h"
+#include "core/lock.h"
 #include "core/source.h"
 
 #define SIM_PAGES_MAX	192u

@@ -20,8 +20,12 @@ void rig_record(struct rig *rig, const char *format, ...)
 	va_start(args, format);
 	vsnprintf(line, RIG_CALL_BYTES, format, args);
 	va_end(args);
-	if (rig->inside)
+	if (rig->inside) {
+		struct hf_lock_thread caller;
+		hf_lock_other_thread_begin(&caller);
 		rig->inside(rig, line);
+		hf_lock_other_thread_end(&caller);
+	}
 }
 
 void rig_expect_calls(struct rig *rig, int line, const char *const *calls)

@@ -17,6 +17,7 @@
 #include "tests/unit/core/cmocka_setup.h"
 
 #include "core/destination.h"
+#include "core/lock.h"
 #include "core/source.h"
 #include "core/wire.h"
 

@@ -148,9 +148,9 @@ static void flush_waits_until_the_peers_host_has_the_bytes(void **state)
 	assert_int_equal(setsockopt(tcp->control_fd, SOL_SOCKET, SO_SNDBUF, &large, sizeof(large)), 0);
 	send_number(&port, 0, length_bytes);
 	assert_int_equal(hf_tcp_flush(tcp, 100), -ETIMEDOUT);
-	pthread_mutex_lock(&tcp->lock);
+	hf_lock(&tcp->lock);
 	assert_null(tcp->queue_first);
-	pthread_mutex_unlock(&tcp->lock);
+	hf_unlock(&tcp->lock);
 	raw_recv(raw.control, payload, HF_WIRE_FRAME_HEADER_BYTES + length_bytes);
 	assert_int_equal(hf_tcp_flush(tcp, ENGINE_WAIT_MS), 0);
 	hf_tcp_close(tcp);
