@@ -85,6 +85,9 @@ static const struct spec specs[] = {
      "keep the source's memory and compare it with the destination's, byte by byte"},
     {"timeout", "S", SEND, 0, KIND_COUNT, AT(timeout_s), 0, 86400, NULL,
      "cancel when the VM has not been handed over after S seconds; 0: wait for ever (default 0)"},
+    {"switchover-timeout", "S", SEND, 0, KIND_COUNT, AT(switchover_timeout_s), 0, 86400, NULL,
+     "cancel, and let the VM run on, when it stands still for S seconds and is not handed over; 0: wait for "
+     "ever (default 30)"},
     {"max-page-stall", "MS", SEND | RECEIVE | CHECK, 0, KIND_COUNT, AT(max_page_stall_ms), 1, 3600000, NULL,
      "refuse a link on which a thread would wait longer for one page (default: only warn, above 500 ms)"},
     {"keep", NULL, SEND, 0, KIND_FLAG, AT(keep), 0, 0, NULL,
@@ -228,6 +231,7 @@ static void set_defaults(struct hf_options *options)
 {
 	*options = (struct hf_options){
 	    .channels = 2,
+	    .switchover_timeout_s = 30,
 	    .mem_bytes = 2ull << 30,
 	    .page_size_bytes = 2ull << 20,
 	    .vcpus = 2,

@@ -32,15 +32,16 @@ struct hf_options {
 	const char *listen;
 	const char *attach;
 	const char *json;
-	const char *vmm;	    /* demo: the reference VMM; NULL = next to this program */
-	uint32_t placement;	    /* enum hf_placement_choice */
-	uint32_t channels;	    /* page channels per class */
-	uint64_t chunk_bytes;	    /* 0 = the engine's default */
-	uint32_t timeout_s;	    /* 0 = none */
-	uint32_t max_page_stall_ms; /* 0 = none */
-	bool keep;		    /* send: leave the source VMM alive */
-	bool no_background;	    /* serve faults only until SIGUSR1 */
-	uint64_t mem_bytes;	    /* demo, as all below */
+	const char *vmm;	       /* demo: the reference VMM; NULL = next to this program */
+	uint32_t placement;	       /* enum hf_placement_choice */
+	uint32_t channels;	       /* page channels per class */
+	uint64_t chunk_bytes;	       /* 0 = the engine's default */
+	uint32_t timeout_s;	       /* 0 = none */
+	uint32_t switchover_timeout_s; /* send: the VM stands still that long at most; 0 = no limit */
+	uint32_t max_page_stall_ms;    /* 0 = none */
+	bool keep;		       /* send: leave the source VMM alive */
+	bool no_background;	       /* serve faults only until SIGUSR1 */
+	uint64_t mem_bytes;	       /* demo, as all below */
 	uint64_t page_size_bytes;
 	uint32_t vcpus;
 	uint32_t transport; /* enum hf_demo_transport */

@@ -33,6 +33,7 @@
 
 #define COMMAND		 "send"
 #define FLUSH_TIMEOUT_MS 2000u
+#define NS_PER_S	 1000000000ull
 
 struct send {
 	struct hf_options options;
@@ -45,6 +46,8 @@ struct send {
 	struct hf_source *engine;
 	struct hf_source_snapshot snapshot; /* the last one taken */
 	uint64_t deadline_ns;		    /* 0: none */
+	uint64_t switchover_deadline_ns;    /* 0: none */
+	bool switchover_noted;
 	bool link_told;
 	bool vmm_ended;
 };
@@ -176,23 +179,55 @@ static bool handed_over_or_ending(const struct hf_source_snapshot *snapshot)
 	return snapshot->owner == HF_VM_OWNER_DESTINATION || hf_status_is_final(snapshot->status);
 }
 
-static int wait_ms(const struct send *send)
+/* The earlier of two times, of which 0 is none. */
+static uint64_t earlier_ns(uint64_t one_ns, uint64_t other_ns)
 {
-	if (!send->deadline_ns || handed_over_or_ending(&send->snapshot))
-		return -1;
-	uint64_t now_ns = hf_monotonic_ns(NULL);
-	return now_ns >= send->deadline_ns ? 0 : (int)((send->deadline_ns - now_ns) / 1000000 + 1);
+	if (!one_ns || !other_ns)
+		return one_ns ? one_ns : other_ns;
+	return one_ns < other_ns ? one_ns : other_ns;
 }
 
-static void check_deadline(struct send *send)
+static int wait_ms(const struct send *send)
 {
-	if (!send->deadline_ns || handed_over_or_ending(&send->snapshot) ||
-	    hf_monotonic_ns(NULL) < send->deadline_ns)
+	uint64_t deadline_ns = earlier_ns(send->deadline_ns, send->switchover_deadline_ns);
+	if (!deadline_ns || handed_over_or_ending(&send->snapshot))
+		return -1;
+	uint64_t now_ns = hf_monotonic_ns(NULL);
+	return now_ns >= deadline_ns ? 0 : (int)((deadline_ns - now_ns) / 1000000 + 1);
+}
+
+/* From READY on the VM stands still, or is being stopped. */
+static void note_switchover(struct send *send)
+{
+	if (send->switchover_noted || send->snapshot.status < HF_STATUS_ACTIVE)
 		return;
-	send->deadline_ns = 0;
-	hf_complain(COMMAND, "the VM could not be handed over within %u s; cancelling",
-		    send->options.timeout_s);
-	cancel(send);
+	send->switchover_noted = true;
+	if (send->options.switchover_timeout_s)
+		send->switchover_deadline_ns =
+		    hf_monotonic_ns(NULL) + send->options.switchover_timeout_s * NS_PER_S;
+}
+
+static bool passed(const struct send *send, uint64_t *deadline_ns)
+{
+	if (!*deadline_ns || handed_over_or_ending(&send->snapshot) || hf_monotonic_ns(NULL) < *deadline_ns)
+		return false;
+	*deadline_ns = 0;
+	return true;
+}
+
+static void check_deadlines(struct send *send)
+{
+	if (passed(send, &send->deadline_ns)) {
+		hf_complain(COMMAND, "the VM could not be handed over within %u s; cancelling",
+			    send->options.timeout_s);
+		cancel(send);
+	} else if (passed(send, &send->switchover_deadline_ns)) {
+		hf_complain(COMMAND,
+			    "the VM stands still and has not been handed over within %u s "
+			    "(--switchover-timeout); cancelling",
+			    send->options.switchover_timeout_s);
+		cancel(send);
+	}
 }
 
 static bool at_end(const struct hf_source_snapshot *snapshot)
@@ -215,7 +250,7 @@ static void tell_link(struct send *send)
 static void wait_for_end(struct send *send)
 {
 	if (send->options.timeout_s)
-		send->deadline_ns = hf_monotonic_ns(NULL) + send->options.timeout_s * 1000000000ull;
+		send->deadline_ns = hf_monotonic_ns(NULL) + send->options.timeout_s * NS_PER_S;
 	for (;;) {
 		hf_source_snapshot(send->engine, &send->snapshot);
 		if (at_end(&send->snapshot))
@@ -229,7 +264,8 @@ static void wait_for_end(struct send *send)
 		if (woken.signal == SIGUSR1)
 			hf_source_hold_background(send->engine, false);
 		hf_source_snapshot(send->engine, &send->snapshot);
-		check_deadline(send);
+		note_switchover(send);
+		check_deadlines(send);
 	}
 }
 

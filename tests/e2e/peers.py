@@ -148,7 +148,20 @@ def state_in_small_pieces_is_put_together(host):
     assert_runs(destination)
 
 
+def a_destination_that_falls_silent_gives_the_vm_back_in_time(host):
+    """Nothing else limits how long the VM stands still: by default `send` as a whole has no time limit."""
+    host.need(2 * M, 64)
+    source = Vmm(host, mem=MEM, extra=GUEST)
+    with taking(host, source, "--switchover-timeout", 2) as (giver, taker):
+        taker.up_to("ready")
+        code, said = finish(giver, 60)
+    assert code == 3 and "stands still and has not been handed over within 2 s" in said, (code, said)
+    assert "the source VM runs on" in said, said
+    assert_runs(source)
+
+
 CASES = [
+    a_destination_that_falls_silent_gives_the_vm_back_in_time,
     every_byte("tcp", "in_small_chunks", chunk_bytes=1 << 16),
     every_byte("tcp", "over_one_channel_of_each_class", channels=(1, 1)),
     every_byte("unix", "in_whole_pages", chunk_bytes=1 << 26, placement=0),
