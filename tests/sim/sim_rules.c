@@ -289,7 +289,8 @@ static void sweep(struct sim *sim)
 
 void sim_rules_step(struct sim *sim)
 {
-	const struct hf_destination *d = sim->destination;
+	struct hf_destination *d = sim->destination;
+	hf_lock(&d->lock);
 	check_counts(sim);
 	if (posting(d)) {
 		check_urgent_goes(sim);
@@ -297,6 +298,7 @@ void sim_rules_step(struct sim *sim)
 	}
 	if (sim->events_run % SIM_SWEEP_STEPS == 0)
 		sweep(sim);
+	hf_unlock(&d->lock);
 }
 
 /* ---- what happened ---- */
