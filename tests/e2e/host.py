@@ -51,6 +51,8 @@ class Host:
     def __init__(self, build):
         self.hugeferry = os.path.join(build, "deploy/hugeferry")
         self.vmm = os.path.join(build, "kvm/vmm/hugeferry-vmm")
+        self.watch = os.path.join(build, "tests/e2e/libhfwatch.so")
+        self.verify = os.path.join(build, "tests/e2e/verify-guest")
         self.folder = tempfile.mkdtemp(prefix="hugeferry-e2e-", dir="/tmp")
         self.pools = {}
         self.mounts = {}
@@ -302,6 +304,16 @@ def waits_for_page(pid, thread):
         return "userfault" in file.read()
 
 
+def assert_whole(host, vmm):
+    """Stops the VM and checks every byte of its memory from outside."""
+    client = Qmp(vmm.qmp_path)
+    client.execute("stop")
+    client.close()
+    process = host.start(host.verify, vmm.ram)
+    code, said = finish(process)
+    assert code == 0, said
+
+
 def assert_runs(vmm):
     assert vmm.status() == "running", f"the VM is {vmm.status()}"
     vmm.wait_runs()
@@ -312,8 +324,9 @@ def receive(host, vmm, *extra, listen="tcp:127.0.0.1:0", before_exec=None):
                       "--listen", listen, *extra, before_exec=before_exec)
 
 
-def send(host, vmm, uri, *extra):
-    return host.start(host.hugeferry, "send", "--vm", f"qmp:{vmm.qmp_path}", "--to", uri, *extra)
+def send(host, vmm, uri, *extra, before_exec=None):
+    return host.start(host.hugeferry, "send", "--vm", f"qmp:{vmm.qmp_path}", "--to", uri, *extra,
+                      before_exec=before_exec)
 
 
 def listening_uri(process):
