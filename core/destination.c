@@ -324,7 +324,7 @@ static void event_link_down(void *engine, uint64_t epoch, const struct hf_err *w
 		hf_err_set(&err, HF_ERR_LINK, ECONNRESET, "VM '%s': the source closed the link", d->vm_name);
 
 	hf_lock(&d->lock);
-	if (epoch != d->epoch) {
+	if (epoch == 0 || epoch != d->epoch) {
 		hf_unlock(&d->lock);
 		return;
 	}
@@ -521,16 +521,18 @@ static unsigned on_device_end(struct hf_destination *d, const uint8_t *payload, 
 
 static unsigned on_run(struct hf_destination *d)
 {
-	if (d->status != HF_STATUS_DEVICE || !d->loaded)
+	if (!d->loaded || d->incoming != HF_INCOMING_LISTEN)
 		return unexpected(d, HF_WIRE_RUN);
 	d->run_ns = hf_clock_now_ns(&d->clock);
-	move(d, HF_STATUS_POSTCOPY_ACTIVE, HF_INCOMING_RUNNING);
+	/* A pause since LOADED changes nothing: the VM is this side's now, and nowhere else can it run. */
+	bool paused = d->status == HF_STATUS_POSTCOPY_PAUSED;
+	move(d, paused ? d->status : HF_STATUS_POSTCOPY_ACTIVE, HF_INCOMING_RUNNING);
 	return ACTION_RUN | ACTION_NOTIFY;
 }
 
 static unsigned on_finish(struct hf_destination *d, const uint8_t *payload, size_t bytes)
 {
-	if (!d->complete_said || d->status != HF_STATUS_POSTCOPY_ACTIVE)
+	if (!d->complete_said)
 		return unexpected(d, HF_WIRE_FINISH);
 	struct hf_wire_finish finish;
 	struct hf_err err = HF_ERR_INIT;
@@ -549,6 +551,13 @@ static unsigned on_fail(struct hf_destination *d, const uint8_t *payload, size_t
 	if (d->status == HF_STATUS_DEVICE)
 		d->loaded = false;
 	hf_err_prefix(&why, "the source says");
+	if (d->status == HF_STATUS_POSTCOPY_PAUSED && d->incoming == HF_INCOMING_LISTEN) {
+		/* Paused since LOADED: the doubt is over, and RUN would be obeyed no more. */
+		hf_err_prefix(&why, "VM '%s' stays with the source; end the VMM on this side", d->vm_name);
+		d->err = why;
+		move(d, d->status, HF_INCOMING_END);
+		return ACTION_NOTIFY;
+	}
 	unsigned actions = hf_destination_fail_locked(d, &why);
 	return actions & ~(unsigned)ACTION_SEND_FAIL;
 }
@@ -560,7 +569,7 @@ static void event_message(void *engine, uint64_t epoch, uint32_t type, const voi
 	unsigned actions;
 
 	hf_lock(&d->lock);
-	if (epoch != d->epoch || hf_status_is_final(d->status)) {
+	if (epoch == 0 || epoch != d->epoch || hf_status_is_final(d->status)) {
 		hf_unlock(&d->lock);
 		return;
 	}

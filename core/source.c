@@ -307,7 +307,7 @@ static void event_link_down(void *engine, uint64_t epoch, const struct hf_err *w
 
 	hf_lock(&s->lock);
 	unsigned actions = 0;
-	if (epoch == s->epoch) {
+	if (epoch != 0 && epoch == s->epoch) {
 		s->epoch = 0;
 		actions = fail_locked(s, &err);
 		if (hf_status_is_final(s->status))
@@ -381,10 +381,11 @@ static unsigned on_resumed(struct hf_source *s)
 static unsigned on_complete(struct hf_source *s)
 {
 	hf_lock_assert_held(&s->lock);
-	if (s->status != HF_STATUS_POSTCOPY_ACTIVE || !s->resumed)
+	if (s->owner != HF_VM_OWNER_DESTINATION || !s->resumed)
 		return unexpected(s, HF_WIRE_COMPLETE);
 	atomic_store(&s->serving, false);
 	s->end_ns = hf_clock_now_ns(&s->clock);
+	s->err = HF_ERR_INIT; /* of a pause: with every page there, nothing was lost */
 	move(s, HF_STATUS_COMPLETED);
 	return ACTION_SEND_FINISH | ACTION_NOTIFY;
 }
@@ -405,7 +406,7 @@ static void event_message(void *engine, uint64_t epoch, uint32_t type, const voi
 	unsigned actions;
 
 	hf_lock(&s->lock);
-	if (epoch != s->epoch || hf_status_is_final(s->status)) {
+	if (epoch == 0 || epoch != s->epoch || hf_status_is_final(s->status)) {
 		hf_unlock(&s->lock);
 		return;
 	}

@@ -20,7 +20,9 @@ void rig_record(struct rig *rig, const char *format, ...)
 	va_start(args, format);
 	vsnprintf(line, RIG_CALL_BYTES, format, args);
 	va_end(args);
-	if (rig->inside) {
+	if (rig->inside && rig->inside_is_the_port) {
+		rig->inside(rig, line);
+	} else if (rig->inside) {
 		struct hf_lock_thread caller;
 		hf_lock_other_thread_begin(&caller);
 		rig->inside(rig, line);
@@ -59,6 +61,29 @@ bool rig_called(const struct rig *rig, const char *call)
 
 /* ---- both sides -------------------------------------------------------------------------------- */
 
+/* What a port call answers: `result`, or a failure if its number is up. */
+static int answer(struct rig *rig, int result)
+{
+	uint32_t number = ++rig->can_fail;
+	if (rig->fail_at == 0 || number < rig->fail_at || (number > rig->fail_at && !rig->fail_on))
+		return result;
+	rig->failed = true;
+	return -EIO;
+}
+
+static int link_answer(struct rig *rig, int result)
+{
+	int answered = answer(rig, result);
+	rig->failed_on_link |= answered == -EIO && result == 0;
+	return answered;
+}
+
+static int answer_with(struct rig *rig, int own_result, const char *text, struct hf_err *err)
+{
+	int result = answer(rig, own_result);
+	return result ? hf_err_set(err, HF_ERR_LOCAL, -result, "%s", text) : 0;
+}
+
 static uint64_t clock_now(void *self)
 {
 	return ((struct rig *)self)->now_ns;
@@ -83,7 +108,7 @@ static int transport_send(void *self, uint64_t epoch, uint32_t type, const void 
 	if (bytes && bytes <= RIG_PAYLOAD_BYTES)
 		memcpy(rig->sent[type].payload, payload, bytes);
 	rig_record(rig, "send %s", hf_wire_type_name(type));
-	return rig->send_result;
+	return link_answer(rig, rig->send_result);
 }
 
 struct hf_err rig_sent_fail(const struct rig *rig)
@@ -105,7 +130,7 @@ static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t byt
 	}
 	rig->vm_requests++;
 	rig_record(rig, "%s", names[op]);
-	return rig->vm_result[op];
+	return answer(rig, rig->vm_result[op]);
 }
 
 /* ---- the destination's ports ------------------------------------------------------------------- */
@@ -124,8 +149,9 @@ static int memory_choose(void *self, enum hf_placement placement, struct hf_memo
 {
 	struct rig *rig = self;
 	rig_record(rig, "choose %s", placement == HF_PLACEMENT_COPY ? "copy" : "continue");
-	if (rig->choose_result)
-		return hf_err_set(err, HF_ERR_LOCAL, -rig->choose_result, "not that placement");
+	int result = answer_with(rig, rig->choose_result, "not that placement", err);
+	if (result)
+		return result;
 	port->placement = placement;
 	port->slots = placement == HF_PLACEMENT_COPY ? RIG_SLOTS_MAX : 0;
 	rig->destination_config.memory = *port;
@@ -136,7 +162,7 @@ static int memory_prepare(void *self)
 {
 	struct rig *rig = self;
 	rig_record(rig, "prepare");
-	return rig->prepare_result;
+	return answer(rig, rig->prepare_result);
 }
 
 static void *memory_landing(void *self, uint32_t block, uint64_t page, uint32_t slot)
@@ -156,7 +182,7 @@ static int memory_place(void *self, uint32_t block, uint64_t page, uint32_t slot
 	rig->placing_page = rig->destination_blocks.blocks[block].first_page + (uint32_t)page;
 	rig_record(rig, "place %s %u", name_of(block), (unsigned)page);
 	rig->placing = NULL;
-	return rig->place_result ? hf_err_set(err, HF_ERR_LOCAL, -rig->place_result, "no place") : 0;
+	return answer_with(rig, rig->place_result, "no place", err);
 }
 
 static int memory_place_zero(void *self, uint32_t block, uint64_t page, struct hf_err *err)
@@ -164,16 +190,14 @@ static int memory_place_zero(void *self, uint32_t block, uint64_t page, struct h
 	struct rig *rig = self;
 	rig->placing_page = rig->destination_blocks.blocks[block].first_page + (uint32_t)page;
 	rig_record(rig, "place_zero %s %u", name_of(block), (unsigned)page);
-	return rig->place_zero_result ? hf_err_set(err, HF_ERR_LOCAL, -rig->place_zero_result, "no zeros")
-				      : 0;
+	return answer_with(rig, rig->place_zero_result, "no zeros", err);
 }
 
 static int memory_place_again(void *self, uint32_t block, uint64_t page, struct hf_err *err)
 {
 	struct rig *rig = self;
 	rig_record(rig, "place_again %s %u", name_of(block), (unsigned)page);
-	return rig->place_again_result ? hf_err_set(err, HF_ERR_LOCAL, -rig->place_again_result, "not again")
-				       : 0;
+	return answer_with(rig, rig->place_again_result, "not again", err);
 }
 
 static void memory_clear(void *self, void *landing, size_t bytes, bool dirty)
@@ -191,7 +215,7 @@ static int memory_release(void *self, struct hf_err *err)
 {
 	struct rig *rig = self;
 	rig_record(rig, "release");
-	return rig->release_result ? hf_err_set(err, HF_ERR_LOCAL, -rig->release_result, "not released") : 0;
+	return answer_with(rig, rig->release_result, "not released", err);
 }
 
 static const struct hf_memory_ops memory_ops = {
@@ -250,6 +274,17 @@ static void check_fetch(const struct rig *rig, const struct hf_fetch *fetch)
 	}
 }
 
+static void take_fetch(struct rig *rig, const struct hf_fetch *fetch)
+{
+	uint32_t of_class = 1;
+	for (uint32_t i = 0; i < rig->fetches_count; i++)
+		of_class += rig->fetches[i].class == fetch->class;
+	assert_true(of_class <= rig->link.capacity_chunks[fetch->class]);
+	assert_true(rig->fetches_count < RIG_FETCHES_MAX);
+	rig->fetches[rig->fetches_count++] = *fetch;
+	rig->posted_bytes[fetch->class] += fetch->length_bytes;
+}
+
 static int transport_fetch(void *self, const struct hf_fetch *fetch)
 {
 	struct rig *rig = self;
@@ -258,19 +293,12 @@ static int transport_fetch(void *self, const struct hf_fetch *fetch)
 	name_fetch(fetch, name);
 	bool refused = rig->fetch_failures > 0 && rig->fetch_taken == 0;
 	rig->fetch_taken -= rig->fetch_taken > 0;
-	if (refused) {
-		rig->fetch_failures--;
-	} else {
-		uint32_t of_class = 1;
-		for (uint32_t i = 0; i < rig->fetches_count; i++)
-			of_class += rig->fetches[i].class == fetch->class;
-		assert_true(of_class <= rig->link.capacity_chunks[fetch->class]);
-		assert_true(rig->fetches_count < RIG_FETCHES_MAX);
-		rig->fetches[rig->fetches_count++] = *fetch;
-		rig->posted_bytes[fetch->class] += fetch->length_bytes;
-	}
+	rig->fetch_failures -= refused;
+	int result = link_answer(rig, refused ? rig->fetch_result : 0);
+	if (result == 0)
+		take_fetch(rig, fetch);
 	rig_record(rig, "fetch %s %s", fetch->class == HF_FETCH_URGENT ? "urgent" : "background", name);
-	return refused ? rig->fetch_result : 0;
+	return result;
 }
 
 static const struct hf_transport_ops transport_ops = {.fetch = transport_fetch, .send = transport_send};
@@ -354,7 +382,7 @@ static int source_presence(void *self, uint32_t block, uint8_t *bitmap, size_t b
 			bitmap[page / 8] |= (uint8_t)(1u << page % 8);
 	assert_int_equal(bytes, ((size_t)pages + 7) / 8);
 	rig_record(rig, "presence %s", is_ram ? "ram" : "rom");
-	return rig->presence_result ? hf_err_set(err, HF_ERR_LOCAL, -rig->presence_result, "no presence") : 0;
+	return answer_with(rig, rig->presence_result, "no presence", err);
 }
 
 static const struct hf_source_memory_ops source_memory_ops = {

@@ -51,9 +51,14 @@ struct rig {
 	int fetch_result; /* of fetch_failures fetches, after fetch_taken more have been taken */
 	uint32_t fetch_failures, fetch_taken;
 	int vm_result[HF_VM_OPS]; /* of the request */
+	/* The port call number fail_at, from 1, fails (all from there on: fail_on); 0: none does. */
+	uint32_t fail_at, can_fail;
+	bool fail_on, failed, failed_on_link;
 
 	void (*inside)(struct rig *rig, const char *call);
-	uint32_t seen; /* for `inside` to count in */
+	bool inside_is_the_port; /* `inside` is the port's own thread: not what a port may do */
+	uint32_t seen;		 /* for `inside` to count in */
+	const char *sought;	 /* for `inside` to look for */
 
 	uint32_t ram_pages;
 	struct hf_ramblocks source_blocks, destination_blocks;
