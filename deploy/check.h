@@ -3,7 +3,9 @@
  * check.h - the findings of `hugeferry check`.
  *
  * Purpose: what the files of the subcommand share: adding one finding to what is printed and reported.
- * Ownership: the findings belong to check.c. Threads: one. Units: none.
+ * Ownership: the findings belong to check.c.
+ * Threads: one.
+ * Units: none.
  * Errors: a finding that is FAIL makes the command fail.
  */
 #ifndef HF_DEPLOY_CHECK_H
