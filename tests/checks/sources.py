@@ -5,7 +5,7 @@ import os
 import re
 import sys
 
-FOLDERS = ["core", "deploy", "hugemem", "kvm", "tests", "transport-tcp"]
+FOLDERS = ["core", "deploy", "hugemem", "kvm", "perf", "tests", "transport-tcp"]
 LINES_MAX = 800
 MARKERS = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b")
 
@@ -25,21 +25,21 @@ def read(root, path):
 
 
 def files_stay_short(root):
-    for path in files(root, ".c", ".h", ".py"):
+    for path in files(root, ".c", ".cc", ".h", ".py"):
         lines = read(root, path).count("\n")
         if lines > LINES_MAX:
             yield f"{path} has {lines} lines, more than {LINES_MAX}"
 
 
 def every_file_names_its_license(root):
-    for path in files(root, ".c", ".h", ".py", ".sh"):
+    for path in files(root, ".c", ".cc", ".h", ".py", ".sh"):
         head = "".join(read(root, path).splitlines(True)[:2])
         if "SPDX-License-Identifier: Apache-2.0" not in head:
             yield f"{path} has no SPDX line"
 
 
 def nothing_is_left_for_later(root):
-    for path in files(root, ".c", ".h", ".py", ".sh", "meson.build"):
+    for path in files(root, ".c", ".cc", ".h", ".py", ".sh", "meson.build"):
         for number, line in enumerate(read(root, path).splitlines(), 1):
             if MARKERS.search(line):
                 yield f"{path}:{number}: {line.strip()}"
