@@ -61,6 +61,7 @@ int hf_attach_create(struct hf_attach **out, const struct hf_attach_options *opt
 	hf_cond_init(&attach->armed_changed);
 	hf_ramblocks_init(&attach->blocks);
 	attach->agent.socket = attach->listener = attach->userfault = -1;
+	attach->agent.process = attach->holder = HF_AGENT_PROCESS_NONE;
 	attach->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	int why = attach->stop_fd < 0 ? errno : ENOMEM;
 	attach->vm_name = strdup(options->vm_name);
@@ -182,6 +183,7 @@ static void drop_agent(struct hf_attach *attach)
 	if (attach->agent.socket >= 0)
 		close(attach->agent.socket);
 	attach->agent.socket = -1;
+	hf_agent_process_close(&attach->agent.process);
 	attach->agent.greeted = false;
 	attach->agent.used = 0;
 	attach->agent.line_deadline_ns = 0;
@@ -245,6 +247,8 @@ static void accept_agent(struct hf_attach *attach)
 					 "another agent is connected to this VM; one at a time");
 		close(socket);
 	} else {
+		/* One that cannot be watched is told so when it asks for the userfaultfd. */
+		hf_agent_process_of(socket, pid, &attach->agent.process);
 		attach->agent.socket = socket;
 	}
 }
@@ -423,6 +427,7 @@ void hf_attach_destroy(struct hf_attach *attach)
 	stop_listening(attach);
 	if (attach->userfault >= 0)
 		close(attach->userfault);
+	hf_agent_process_close(&attach->holder);
 	for (uint32_t i = 0; i < attach->blocks.count; i++)
 		if (attach->memory[i].fd >= 0)
 			close(attach->memory[i].fd);

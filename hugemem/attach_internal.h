@@ -18,6 +18,7 @@
 
 #include "core/lock.h"
 #include "core/ramblock.h"
+#include "hugemem/agent_process.h"
 #include "hugemem/attach.h"
 #include "hugemem/attach_wire.h"
 
@@ -29,6 +30,7 @@ struct hf_attach_memory {
 
 struct hf_attach_agent {
 	int socket; /* -1: nobody */
+	struct hf_agent_process process;
 	bool greeted;
 	size_t used;
 	uint64_t line_deadline_ns; /* of a line whose end has not come yet; 0: none */
@@ -58,6 +60,7 @@ struct hf_attach {
 	int userfault;		  /* the library's copy; -1: nothing registered */
 	unsigned modes;
 	uint64_t features;
+	struct hf_agent_process holder; /* the last that was given the userfaultfd */
 
 	/* any thread */
 	atomic_bool armed;

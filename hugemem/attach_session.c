@@ -38,7 +38,9 @@
 		    UFFD_FEATURE_MINOR_HUGETLBFS | UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_EXACT_ADDRESS |     \
 		    UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_POISON |    \
 		    UFFD_FEATURE_WP_ASYNC))
-#define GUARDS (HF_USERFAULT_MISSING | HF_USERFAULT_MINOR)
+/* Processes that are ending have ended by then, and the thread serves nobody meanwhile. */
+#define PREDECESSOR_WAIT_MS 3000u
+#define GUARDS		    (HF_USERFAULT_MISSING | HF_USERFAULT_MINOR)
 
 /* What a handler found out; sent, then released. */
 struct answer {
@@ -320,6 +322,35 @@ static void check_switch(const struct hf_attach *attach, unsigned modes, uint64_
 	     names);
 }
 
+/*
+ * The one that had the userfaultfd before may have closed its connection and still write into guest memory,
+ * so only its end lets another in. From here on the agent counts as the holder: an answer that cannot be sent
+ * whole may have left its descriptor all the same.
+ */
+static void take_over(struct hf_attach *attach, struct answer *answer)
+{
+	const struct hf_agent_process *agent = &attach->agent.process;
+	struct hf_agent_process *holder = &attach->holder;
+	struct hf_agent_process next;
+	if (holder->fd >= 0 && !hf_agent_process_same(holder, agent) &&
+	    !hf_agent_process_wait_gone(holder, PREDECESSOR_WAIT_MS, attach->stop_fd)) {
+		fail(answer, "busy",
+		     "process %d had this VM's userfaultfd before and has not ended, so it may still write "
+		     "into "
+		     "the VM's memory; end it, then try again",
+		     (int)holder->pid);
+		return;
+	}
+	int result = agent->fd >= 0 ? hf_agent_process_copy(agent, &next) : -ESRCH;
+	if (result) {
+		fail(answer, "failed", "the end of the agent's process cannot be watched: %s",
+		     strerror(-result));
+		return;
+	}
+	hf_agent_process_close(holder);
+	*holder = next;
+}
+
 static void userfault(struct hf_attach *attach, const json_t *request, struct answer *answer)
 {
 	unsigned modes = 0;
@@ -329,18 +360,16 @@ static void userfault(struct hf_attach *attach, const json_t *request, struct an
 		parse_features(json_object_get(request, "features"), &features, answer);
 	if (!answer->error_class)
 		check_private(attach, modes, answer);
-	if (answer->error_class)
-		return;
 	features |= features_of_modes(modes);
-
 	bool resumed = attach->userfault >= 0 && attach->modes == modes && !(features & ~attach->features);
-	if (resumed) {
-		wake_all(attach);
-	} else {
+	if (!answer->error_class && !resumed)
 		check_switch(attach, modes, features, answer);
-		if (!answer->error_class)
-			register_new(attach, modes, features, answer);
-	}
+	if (!answer->error_class)
+		take_over(attach, answer);
+	if (!answer->error_class && resumed)
+		wake_all(attach);
+	else if (!answer->error_class)
+		register_new(attach, modes, features, answer);
 	if (answer->error_class)
 		return;
 	answer->value = json_pack("{s:b}", "resumed", resumed);
@@ -373,6 +402,7 @@ static void release(struct hf_attach *attach, struct answer *answer)
 		answer->error_class = "failed";
 		return;
 	}
+	hf_agent_process_close(&attach->holder);
 	answer->value = json_object();
 }
 

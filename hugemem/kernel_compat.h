@@ -96,6 +96,12 @@ struct pm_scan_arg {
 #define PAGE_IS_SOFT_DIRTY    (1 << 7)
 #endif
 
+/* ---- sockets ---- */
+
+#ifndef SO_PEERPIDFD /* 6.5 */
+#define SO_PEERPIDFD 77
+#endif
+
 /* ---- madvise, mmap ---- */
 
 #ifndef MADV_POPULATE_READ /* 5.14 */

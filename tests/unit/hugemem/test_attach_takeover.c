@@ -232,6 +232,94 @@ static void a_page_placed_before_the_fault_is_asked_again_needs_no_fault(void **
 	end_scene(&scene);
 }
 
+// Asks for the userfaultfd, closes its connection, says 'C' and lives on.
+static void lingering_agent(struct attach_rig *rig, int out)
+{
+	struct hf_attach_client *client;
+	int fd;
+	if (hf_attach_client_connect(&client, rig->path, NULL) ||
+	    hf_attach_client_userfault(client, BOTH, 0, &fd, NULL))
+		_exit(1);
+	hf_attach_client_destroy(client);
+	say_byte(out, 'C');
+	for (;;)
+		pause();
+}
+
+static pid_t start_lingering_agent(struct attach_rig *rig)
+{
+	int out[2];
+	assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+	pid_t agent = fork_process();
+	if (agent == 0)
+		lingering_agent(rig, out[1]);
+	close(out[1]);
+	assert_int_equal(wait_byte(out[0]), 'C');
+	close(out[0]);
+	return agent;
+}
+
+static void an_agent_whose_predecessor_lives_on_is_refused_and_told_which(void **state)
+{
+	(void)state;
+	struct attach_rig rig;
+	struct hf_err err = HF_ERR_INIT;
+	int userfault = -1;
+	char pid[16];
+	rig_start(&rig, PAGES);
+	pid_t agent = start_lingering_agent(&rig);
+	struct hf_attach_client *client = rig_client(&rig);
+	assert_int_not_equal(hf_attach_client_userfault(client, BOTH, 0, &userfault, &err), 0);
+	assert_int_equal(userfault, -1);
+	snprintf(pid, sizeof(pid), " %d ", (int)agent);
+	assert_non_null(strstr(err.text, pid));
+	assert_non_null(strstr(err.text, "has not ended"));
+
+	// The same connection is served once it has.
+	kill_and_wait(agent);
+	assert_int_equal(hf_attach_client_userfault(client, BOTH, 0, &userfault, &err), 0);
+	assert_true(hf_attach_client_resumed(client));
+	hf_attach_client_destroy(client);
+	close(userfault);
+	rig_stop(&rig);
+}
+
+static void an_agent_that_asks_while_its_predecessor_ends_is_served(void **state)
+{
+	(void)state;
+	struct attach_rig rig;
+	int userfault;
+	rig_start(&rig, PAGES);
+	pid_t agent = start_lingering_agent(&rig);
+	int socket = raw_connect(&rig);
+	json_decref(raw_request(socket, "{\"command\": \"hello\", \"version\": 1}\n"));
+	raw_say(socket, "{\"command\": \"userfault\", \"modes\": [\"missing\", \"minor\"]}\n");
+	kill_and_wait(agent);
+	json_t *answer = raw_answer(socket, &userfault);
+	assert_true(json_is_true(json_object_get(json_object_get(answer, "return"), "resumed")));
+	assert_true(userfault >= 0);
+	json_decref(answer);
+	close(userfault);
+	close(socket);
+	rig_stop(&rig);
+}
+
+static void after_release_a_predecessor_may_live_on(void **state)
+{
+	(void)state;
+	struct attach_rig rig;
+	rig_start(&rig, PAGES);
+	pid_t agent = start_lingering_agent(&rig);
+	struct hf_attach_client *client = rig_client(&rig);
+	assert_int_equal(hf_attach_client_release(client, NULL), 0);
+	int userfault = rig_userfault(client, BOTH);
+	assert_false(hf_attach_client_resumed(client));
+	hf_attach_client_destroy(client);
+	close(userfault);
+	kill_and_wait(agent);
+	rig_stop(&rig);
+}
+
 static int reserve(void **state)
 {
 	(void)state;
@@ -244,6 +332,9 @@ int main(void)
 	    cmocka_unit_test(a_killed_agents_fault_is_raised_again_for_the_next),
 	    cmocka_unit_test(pages_stay_missing_through_several_dead_agents),
 	    cmocka_unit_test(a_page_placed_before_the_fault_is_asked_again_needs_no_fault),
+	    cmocka_unit_test(an_agent_whose_predecessor_lives_on_is_refused_and_told_which),
+	    cmocka_unit_test(an_agent_that_asks_while_its_predecessor_ends_is_served),
+	    cmocka_unit_test(after_release_a_predecessor_may_live_on),
 	};
 	return cmocka_run_group_tests(tests, reserve, host_give_back);
 }
