@@ -8,6 +8,7 @@
 
 #include <getopt.h>
 #include <inttypes.h>
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -186,7 +187,7 @@ static void make_blocks(struct sim *sim)
 	char idstr[3][16];
 	bool giant = sim_chance(sim, 8); /* many chunks a page, few pages, as with 1 GiB */
 	for (uint32_t i = 0; i < count; i++) {
-		page_size[i] = 4096ull << (giant ? 5 + sim_random(sim, 3) : sim_random(sim, 4));
+		page_size[i] = 4096ull << (giant ? 5 + sim_random(sim, 2) : sim_random(sim, 4));
 		length[i] = page_size[i] * (1 + sim_random(sim, giant ? 5 : SIM_PAGES_MAX / 3));
 		snprintf(idstr[i], sizeof(idstr[i]), "ram%u", i);
 	}
@@ -412,10 +413,10 @@ static void run_seed(uint64_t seed, bool verbose, struct sim *totals)
 	if (sim->plan.background_held_first || sim->plan.source_holds)
 		sim_at(sim, 5000000, release_background, 0, NULL);
 	sim_storm_start(sim);
-	while (run_next(sim)) {
+	do {
 		check_always(sim);
 		operate(sim);
-	}
+	} while (run_next(sim));
 	check_end(sim);
 
 	note_end(sim);
@@ -455,6 +456,9 @@ int main(int argc, char **argv)
 		}
 	}
 
+	/* Runs take and give back the same memory; the kernel need not clear it each time. */
+	mallopt(M_MMAP_THRESHOLD, 1 << 30);
+	mallopt(M_TRIM_THRESHOLD, 1 << 30);
 	static struct sim totals;
 	for (uint64_t seed = first; seed < first + seeds; seed++)
 		run_seed(seed, verbose, &totals);

@@ -124,15 +124,6 @@ void sim_rules_posting(struct sim *sim, const struct hf_fetch *fetch, uint32_t p
 	check_scan(sim, page);
 }
 
-void sim_rules_posted(struct sim *sim, const struct hf_fetch *fetch)
-{
-	sim->posted_bytes[fetch->class] += fetch->length_bytes;
-	if (fetch->class == HF_FETCH_BACKGROUND)
-		background_posted(sim, fetch);
-	else
-		sim->behind_parts += (int64_t)fetch->length_bytes * sim->plan.share_percent;
-}
-
 /* ---- placing ---- */
 
 void sim_rules_made_visible(struct sim *sim, uint32_t page)
@@ -171,6 +162,21 @@ static bool background_ready(const struct hf_destination *d)
 	return d->active[HF_FETCH_BACKGROUND].head != HF_TRANSFER_NONE ||
 	       (background_has_pages(d) && d->transfers_free != HF_TRANSFER_NONE &&
 		d->transfers_background < d->background_transfers_max);
+}
+
+void sim_rules_posted(struct sim *sim, const struct hf_fetch *fetch)
+{
+	struct hf_destination *d = sim->destination;
+	sim->posted_bytes[fetch->class] += fetch->length_bytes;
+	if (fetch->class == HF_FETCH_BACKGROUND) {
+		background_posted(sim, fetch);
+		return;
+	}
+	sim->behind_parts += (int64_t)fetch->length_bytes * sim->plan.share_percent;
+	hf_lock(&d->lock);
+	if (!background_ready(d) || !hf_schedule_background_room(&d->schedule))
+		sim->behind_min_parts = sim->behind_parts; /* it could not have gone first */
+	hf_unlock(&d->lock);
 }
 
 static void check_urgent_goes(struct sim *sim)
