@@ -49,6 +49,21 @@ def destination():
     yield "cancelled", head + start + bytes([OPERATOR, 0x80])
 
 
+def source():
+    # Its events: 0 time, 1 message, 2 link up, 3 the VMM is done, 4 a request, 5 the operator, 6 link down.
+    def said(kind, detail=0):
+        return bytes([1, kind, detail]) + 6 * ZERO
+
+    done = b"\3" + 32 * ZERO
+    requests = b"".join(bytes([4, block, offset, 2]) for block in (0, 1, 2) for offset in (0, 2, 8, 24))
+    start = b"\2" + 12 * ZERO + said(READY) + done + done
+    for shape in (0, 5, 7):
+        yield f"whole-{shape}", bytes([shape, 0x5b]) + start + requests + said(LOADED) + said(RESUMED) + requests + said(COMPLETE)
+    yield "cut", bytes([0, 0x5b]) + start + said(LOADED) + b"\6\1" + requests
+    yield "fails", bytes([0, 0x5b]) + start + said(FAIL) + done
+    yield "cancelled", bytes([0, 0x5b]) + start[:30] + b"\5\x40" + done
+
+
 def big(value, size):
     return value.to_bytes(size, "big")
 
@@ -94,7 +109,7 @@ def options():
     yield "path", b"\7qmp:/run/x"
 
 
-SEEDS = {"wire": wire, "destination": destination, "devstate": devstate, "options": options}
+SEEDS = {"wire": wire, "destination": destination, "source": source, "devstate": devstate, "options": options}
 
 
 def main():
