@@ -2,6 +2,7 @@
 #include "tests/fuzz/peer.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -83,8 +84,9 @@ int __wrap_connect(int fd, const struct sockaddr *address, socklen_t bytes)
 		return __real_connect(fd, address, bytes);
 	int own_fd = fuzz_peer_pair(&peer_fd);
 	bool anybody = fuzz_peers.on_connect(fuzz_peers.opaque, peer_fd);
+	int flags = fcntl(fd, F_GETFL);
 	if (anybody)
-		fuzz_check(dup2(own_fd, fd) == fd);
+		fuzz_check(dup2(own_fd, fd) == fd && fcntl(fd, F_SETFL, flags) == 0);
 	close(own_fd);
 	errno = ECONNREFUSED;
 	return anybody ? 0 : -1;
@@ -146,6 +148,14 @@ int fuzz_peer_knock(void)
 	fuzz_peers.knocking[fuzz_peers.knocking_count++] = fuzz_peer_pair(&peer_fd);
 	fuzz_check(write(fuzz_peers.listener, &one, sizeof(one)) == (ssize_t)sizeof(one));
 	return peer_fd;
+}
+
+int fuzz_next_fd(void)
+{
+	int fd = dup(STDERR_FILENO);
+	fuzz_check(fd >= 0);
+	close(fd);
+	return fd;
 }
 
 void fuzz_peer_write(int fd, const void *bytes, size_t count)

@@ -44,6 +44,9 @@ int fuzz_peer_pair(int *peer_fd);
 /* Somebody connects to the listener; returns the peer's end. */
 int fuzz_peer_knock(void);
 
+/* The number the next descriptor will have: what it was before, when none has been left behind. */
+int fuzz_next_fd(void);
+
 void fuzz_peer_write(int fd, const void *bytes, size_t count);
 /* Everything that has come, up to `most`. */
 size_t fuzz_peer_read(int fd, uint8_t *bytes, size_t most);

@@ -68,6 +68,39 @@ def big(value, size):
     return value.to_bytes(size, "big")
 
 
+REGION = (b'{"idstr": "ram%d", "base_host_virt_addr": %d, "size": 4194304, "offset": 0, "page_size": 2097152, '
+          b'"page_size_kib": 2097152, "shared": %s}')
+HELLO = (b'{"return": {"version": 1, "software": "x", "vm_name": "vm", "pid": 1, "regions": [%s]}, "fds": %d}\n')
+
+
+def attach_client():
+    userfault = b'\1\0{"return": {"resumed": false}, "fds": 1}\n'
+    release = b'\0{"return": {}, "fds": 0}\n'
+    one, private = REGION % (0, 1 << 40, b"true"), REGION % (1, 1 << 41, b"false")
+    yield "one", b"\1\0" + HELLO % (one, 1) + userfault + release
+    yield "two", b"\2\0\1" + HELLO % (one + b", " + (REGION % (1, 1 << 41, b"true")), 2) + userfault + release
+    yield "private", b"\1\0" + HELLO % (private + b", " + one, 1) + userfault + release
+    yield "overlap", b"\2\0\0" + HELLO % (one + b", " + (REGION % (1, 1 << 41, b"true")), 2)
+    yield "small", b"\1\2" + HELLO % (one, 1)
+    yield "read-only", b"\1\4" + HELLO % (one, 1)
+    for kind in (b"busy", b"refused", b"new"):
+        yield "error-" + kind.decode(), b'\0{"error": {"class": "%s", "desc": "go away"}}\n' % kind
+
+
+def attach_agent():
+    hello = b'{"command": "hello", "version": 1}\n'
+    release = b'{"command": "release"}\n'
+
+    def userfault(modes, features=b""):
+        return b'{"command": "userfault", "modes": [%s], "features": [%s]}\n' % (modes, features)
+
+    yield "whole", b"\0" + hello + userfault(b'"missing", "minor"', b'"thread-id"') + release
+    yield "twice", b"\x1f" + hello + userfault(b'"missing"') * 2 + userfault(b'"missing", "minor"') + release
+    yield "writes", b"\0" + hello + userfault(b'"wp-async"') + userfault(b'"missing", "minor"')
+    yield "refused", b"\0" + release + hello + userfault(b'"sigbus"') + userfault(b'"minor"', b'"event-fork"')
+    yield "broken", b"\7" + hello + b'{"command": 3}\n[]\n{"a":\n' + release
+
+
 def devstate():
     """Blobs of devstate.c's device, without the checksum it adds."""
     def part(kind, limit):
@@ -109,7 +142,7 @@ def options():
     yield "path", b"\7qmp:/run/x"
 
 
-SEEDS = {"wire": wire, "destination": destination, "source": source, "devstate": devstate, "options": options}
+SEEDS = {"wire": wire, "destination": destination, "source": source, "attach_client": attach_client, "attach_agent": attach_agent, "devstate": devstate, "options": options}
 
 
 def main():
