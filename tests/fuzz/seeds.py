@@ -101,6 +101,47 @@ def attach_agent():
     yield "broken", b"\7" + hello + b'{"command": 3}\n[]\n{"a":\n' + release
 
 
+NEGOTIATE = b'{"execute": "qmp_capabilities"}\n'
+
+
+def qmp_codec():
+    yield "lines", b"\3" + NEGOTIATE + b'{"execute":"stop","id":[1,{"a":null}]} [1.5e3,"\\u00e4\\""]\r\n'
+    yield "broken", b'\0{"a"]\n{"b": "\n}\xff{"c": tru}\n{"d": 1}}'
+    yield "deep", b"\x0f" + b"[" * 66 + b"]" * 66 + b"\n{}"
+    yield "long", b"\x7f" + b'{"a": "' + b"x" * 2100 + b'"}\n{}'
+
+
+def qmp_server():
+    yield "session", (NEGOTIATE + b'{"execute": "query-commands", "id": 7}{"execute": "echo", "arguments": {"a": [1], "b": "x"}}'
+                      b'{"execute": "refuse", "arguments": {"text": "no"}, "id": {"x": 1}}\n')
+    yield "early", b'{"execute": "echo"}\n' + NEGOTIATE + NEGOTIATE
+    yield "wrong", NEGOTIATE + (b'{"execute": "refuse"}{"execute": "echo", "arguments": {"c": 1}}{"execute": 3}[]{"id": 1}\n'
+                                b'{"execute": "nothing", "more": 1}\n{"exec\n')
+
+
+def qmp_vm():
+    """What is asked, how short reads are, the greeting; then one decision for each command."""
+    def returns(*values):
+        return b"".join(b"\x10" + value + b"\n" if value else ZERO for value in values)
+
+    greeting, none = b"\0", b""
+    yield "vcpus", b"\0\0" + greeting + returns(none, b'[{"cpu-index": 1, "thread-id": 7}, {"cpu-index": 0, "thread-id": 9}]')
+    yield "blocks", b"\1\0" + greeting + returns(none, b'[{"id": "ram0", "size": 4096, "share": true}, {"size": 1}]', b'"/x"')
+    yield "status", b"\2\0" + greeting + returns(none, b'{"status": "running", "running": true}')
+    capabilities = b'[{"capability": "events", "state": false}, {"capability": "x-ignore-shared", "state": false}]'
+    completed, active = b'{"status": "completed"}', b'{"status": "active"}'
+    yield "save", (b"\3\0" + greeting + returns(none, capabilities, none) + b"\5state" + ZERO + returns(active, completed))
+    yield "save-fails", (b"\3\7" + greeting + returns(none, capabilities, none) + b"\5state" + ZERO +
+                         returns(b'{"status": "failed", "error-desc": "no"}'))
+    yield "load", (b"\4\0" + greeting + returns(none, capabilities, none, none) + ZERO +
+                   returns(completed, b'{"status": "paused", "running": false}'))
+    stopped, running = b'{"status": "paused", "running": false}', b'{"status": "running", "running": true}'
+    yield "stop", b"\5\0" + greeting + ZERO + b"\1" + returns(running, none, running, stopped)
+    yield "run", b"\5\0" + greeting + ZERO + b"\0" + returns(none, stopped, running)
+    yield "run-event", b"\5\0" + greeting + ZERO + b"\0" + b"\x20" + returns(stopped, running)
+    yield "stranger", b"\0\0\1SSH-2.0-x\n"
+
+
 def devstate():
     """Blobs of devstate.c's device, without the checksum it adds."""
     def part(kind, limit):
@@ -142,7 +183,8 @@ def options():
     yield "path", b"\7qmp:/run/x"
 
 
-SEEDS = {"wire": wire, "destination": destination, "source": source, "attach_client": attach_client, "attach_agent": attach_agent, "devstate": devstate, "options": options}
+SEEDS = {"wire": wire, "destination": destination, "source": source, "attach_client": attach_client, "attach_agent": attach_agent, "qmp_codec": qmp_codec, "qmp_server": qmp_server, "qmp_vm": qmp_vm,
+         "devstate": devstate, "options": options}
 
 
 def main():
