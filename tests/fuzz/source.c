@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/lock.h"
 #include "core/source.h"
 #include "core/wire.h"
 #include "tests/fuzz/fuzz.h"
@@ -65,15 +66,21 @@ static void others_run(struct world *world)
 {
 	if (world->kind || world->depth >= 3 || fuzz_below(world->input, 4) != 3)
 		return;
+	struct hf_lock_thread caller;
+	hf_lock_other_thread_begin(&caller);
 	world->depth++;
 	event(world);
 	world->depth--;
+	hf_lock_other_thread_end(&caller);
 }
 
 static struct hf_source_snapshot snapshot_of(struct world *world)
 {
 	struct hf_source_snapshot snapshot;
+	struct hf_lock_thread caller; // ports ask too, which they may not do themselves
+	hf_lock_other_thread_begin(&caller);
 	hf_source_snapshot(world->source, &snapshot);
+	hf_lock_other_thread_end(&caller);
 	return snapshot;
 }
 
