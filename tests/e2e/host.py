@@ -267,9 +267,9 @@ class Vmm:
         """Words the guest found wrong."""
         return self.counted(5)
 
-    def wait_runs(self):
+    def wait_runs(self, visits=1000):
         before = self.visits()
-        wait_until(lambda: self.visits() > before + 1000, "the guest makes progress", 60)
+        wait_until(lambda: self.visits() > before + visits, "the guest makes progress", 60)
 
 
 class Touch:
@@ -316,7 +316,7 @@ def assert_whole(host, vmm):
 
 def assert_runs(vmm):
     assert vmm.status() == "running", f"the VM is {vmm.status()}"
-    vmm.wait_runs()
+    vmm.wait_runs(10)
 
 
 def receive(host, vmm, *extra, listen="tcp:127.0.0.1:0", before_exec=None):

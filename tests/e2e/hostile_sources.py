@@ -9,8 +9,9 @@ import signal
 import struct
 
 import messages as m
-from host import M, Touch, Vmm, finish, one_line, wait_until, waits_for_page
+from host import M, Touch, Vmm, finish, wait_until, waits_for_page
 from peers import capture, giving
+from wrong import BROKEN_FAILS, CLOSINGS, RUDE, UNREADABLE, check_said
 
 MEM = 16 * M
 PAGE = 2 * M
@@ -23,10 +24,6 @@ def image_of(host):
     if not CACHE:
         CACHE.append(capture(host, mem=MEM).image)
     return CACHE[0]
-
-
-def clean(text):
-    assert not m.FORBIDDEN.search(text.replace("\n", "")), f"control characters: {text!r}"
 
 
 def vcpus_wait(vmm):
@@ -90,8 +87,7 @@ def attack(stage, name, act, *words, answer=withheld, outcome=None, fail=None):
             heard = giver.see_out()
             vmm.process.send_signal(signal.SIGCONT)
             code, said = finish(taker)
-        assert not m.FORBIDDEN.search(said.rstrip("\n")), f"control characters: {said!r}"
-        one_line(said, *words)
+        check_said(said, *words)
         check_outcome(outcome or stage, vmm, code, said)
         assert fail is None or (heard is not None) == fail, heard
         vmm.process.kill()  # asked to end, it would wait for its vCPUs
@@ -171,39 +167,11 @@ def advises():
     return [attack("linked", f"advise_{name}", frame, fail=True) for name, frame in rows.items()]
 
 
-# ---- frames that are wrong wherever they come ----
+# ---- wrong wherever it comes ----
 
-WRONG_DIRECTION = {"ready": m.make_ready(), "loaded": m.make_frame(m.LOADED), "resumed": m.make_frame(m.RESUMED),
-                   "complete": m.make_frame(m.COMPLETE)}
-UNREADABLE = {
-    "type_0": m.make_frame(0),
-    "type_13": m.make_frame(13, bytes(8)),
-    "type_2_32": m.make_frame(0xffffffff),
-    "a_device_piece_of_2_20_and_1": m.make_frame(m.DEVICE, length=(1 << 20) + 1),
-    "an_advise_of_2_32": m.make_frame(m.ADVISE, length=0xffffffff),
-    "a_presence_too_short": m.make_frame(m.PRESENCE, bytes(12)),
-    "a_run_with_a_payload": m.make_frame(m.RUN, b"x"),
-    "a_hello_instead_of_a_frame": m.make_hello(wanted=(1, 1)),
-}
-FAILS = {
-    "of_class_0": m.make_fail(kind=0), "of_class_5": m.make_fail(kind=5),
-    "of_errno_0": m.make_fail(errnum=0), "of_errno_4096": m.make_fail(errnum=4096),
-    "with_text_missing": m.make_fail(text_bytes=500), "with_text_too_long": m.make_fail(text_bytes=1),
-}
-RUDE = "\x1b]0;owned\x07\r\n second\u009b line\u202e\u2066 \x7f".encode() + b"\xff\xc0\x80 end"
-
-
-def closings(stage):
-    def close_one(kind):
-        return lambda giver, vmm: (giver.link.of_class(kind)[-1] if kind else giver.link.control).shut()
-
-    def cut_frame(giver, vmm):
-        giver.link.send(m.make_frame(m.WISH, bytes(3), length=8))
-        giver.link.control.shut()
-
-    channels = {"control": m.CONTROL, "an_urgent_channel": m.URGENT, "a_background_channel": m.BACKGROUND}
-    rows = [attack(stage, f"closes_{name}", close_one(kind)) for name, kind in channels.items()]
-    return rows + [attack(stage, "closes_within_a_frame", cut_frame)]
+WRONG_DIRECTION = {"link": m.make_link(), "ready": m.make_ready(), "loaded": m.make_frame(m.LOADED),
+                   "resumed": m.make_frame(m.RESUMED), "complete": m.make_frame(m.COMPLETE),
+                   "check_without_the_feature": m.make_frame(m.CHECK)}
 
 
 def unasked_reply(kind):
@@ -215,11 +183,15 @@ def unasked_reply(kind):
 
 def everywhere(stage):
     """Wrong at every stage."""
-    rows = [attack(stage, f"sends_{name}", frame) for name, frame in {**WRONG_DIRECTION, **UNREADABLE}.items()]
-    rows += [attack(stage, f"sends_a_fail_{name}", frame) for name, frame in FAILS.items()]
+    frames = {**WRONG_DIRECTION, **UNREADABLE, **BROKEN_FAILS}
+    rows = [attack(stage, f"sends_{name}", frame) for name, frame in frames.items()]
     rows += [attack(stage, "replies_unasked_on_an_urgent_channel", unasked_reply(m.URGENT)),
              attack(stage, "replies_unasked_on_a_background_channel", unasked_reply(m.BACKGROUND))]
     return rows + closings(stage)
+
+
+def closings(stage):
+    return [attack(stage, f"closes_{name}", act) for name, act in CLOSINGS.items()]
 
 
 # ---- frames out of order, or wrong for what went before ----

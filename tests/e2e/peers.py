@@ -6,7 +6,8 @@ import struct
 
 import messages as m
 from destination import Destination
-from host import M, Vmm, assert_runs, err_of, finish, listening_uri, receive, send, wait_until
+from host import (M, Vmm, assert_runs, err_of, finish, listening_uri, one_line, out_of, receive, send,
+                  wait_until)
 from link import Listener, accept_link, open_link
 from source import Source
 
@@ -23,11 +24,11 @@ def listen_uri(host, scheme):
 
 
 @contextlib.contextmanager
-def taking(host, source, *options, scheme="tcp", channels=None, **peer):
+def taking(host, source, *options, scheme="tcp", channels=None, features=0, **peer):
     """A peer that takes what a real `send` gives; yields both."""
     with contextlib.closing(Listener(listen_uri(host, scheme))) as listener:
         giver = send(host, source, listener.uri, *options)
-        with contextlib.closing(Destination(accept_link(listener, channels), **peer)) as taker:
+        with contextlib.closing(Destination(accept_link(listener, channels, features=features), **peer)) as taker:
             yield giver, taker
 
 
@@ -96,22 +97,24 @@ def any_range_of_a_page_can_be_asked_for(host):
         quiet(giver)
 
 
-def relay(scheme, write_share, *options):
+def relay(scheme, write_share, *options, features=0):
     """From a real source to the peer, from the peer to a real destination: the VM runs there, unharmed."""
     def case(host):
         host.need(2 * M, 64)
-        image = capture(host, scheme, guest=(*GUEST, "--write-share", write_share)).image
+        image = capture(host, scheme, guest=(*GUEST, "--write-share", write_share), features=features).image
         destination = Vmm(host, incoming=True, mem=MEM)
-        with giving(host, destination, image, *options, scheme=scheme) as (giver, taker):
+        with giving(host, destination, image, *options, scheme=scheme, features=features) as (giver, taker):
             giver.up_to("finished")
             quiet(taker)
+        assert giver.link.features == features
         assert_runs(destination)
         assert destination.errors() == 0
         if write_share == 0:
             with ram_of(destination) as ram:
                 system_pages = struct.unpack_from("<16Q", ram, 0x1000)[9]
             compare_with_file(image, destination, system_pages)
-    case.__name__ = "_".join(["a_relayed_vm_runs_on_over", scheme, "writing", str(write_share), *options[1:]])
+    case.__name__ = "_".join(["a_relayed_vm_runs_on_over", scheme, "writing", str(write_share), *options[1:],
+                              *(["measured"] if features else [])])
     return case
 
 
@@ -160,6 +163,38 @@ def a_destination_that_falls_silent_gives_the_vm_back_in_time(host):
     assert_runs(source)
 
 
+def the_link_to_a_real_destination_can_be_checked(host):
+    """Then its VMM is untouched, and the next source is served."""
+    host.need(2 * M, 64)
+    image = capture(host).image
+    destination = Vmm(host, incoming=True, mem=MEM)
+    taker = receive(host, destination)
+    uri = listening_uri(taker)
+    with contextlib.closing(Source(open_link(uri, features=m.FEATURE_LINK | m.FEATURE_CHECK), image)) as checker:
+        checker.check()
+        assert checker.see_out() is None
+    assert destination.status() == "inmigrate"
+    with contextlib.closing(Source(open_link(uri), image)) as giver:
+        giver.up_to("finished")
+    code, said = finish(taker)
+    assert code == 0
+    one_line(said, "the link was checked")
+    assert_runs(destination)
+
+
+def a_check_of_the_link_to_the_peer_works(host):
+    with contextlib.closing(Listener("tcp:")) as listener:
+        checker = host.start(host.hugeferry, "check", "--to", listener.uri)
+        link = accept_link(listener, features=m.FEATURE_LINK | m.FEATURE_CHECK)
+        with contextlib.closing(Destination(link)) as peer:
+            peer.expect(m.CHECK)
+            peer.probe()
+            peer.link.send(m.make_link(rate_bytes_per_s=123 * 10**6))
+            assert peer.see_out() is None
+        finish(checker)
+        assert "123.00 MB/s" in out_of(checker), out_of(checker)
+
+
 CASES = [
     a_destination_that_falls_silent_gives_the_vm_back_in_time,
     every_byte("tcp", "in_small_chunks", chunk_bytes=1 << 16),
@@ -169,7 +204,10 @@ CASES = [
     relay("tcp", 0),
     relay("tcp", 50, "--placement", "copy"),
     relay("unix", 0, "--placement", "copy"),
-    relay("unix", 50),
+    relay("unix", 50, features=m.FEATURE_LINK),
+    relay("tcp", 50, features=m.FEATURE_LINK),
+    the_link_to_a_real_destination_can_be_checked,
+    a_check_of_the_link_to_the_peer_works,
     the_order_of_replies_over_several_channels_does_not_matter,
     state_in_small_pieces_is_put_together,
 ]

@@ -50,6 +50,9 @@ class Destination:
 
     def to_ready(self):
         """Says READY and takes everything up to DEVICE_END."""
+        if self.link.features & m.FEATURE_LINK:
+            self.probe()
+            self.link.send(m.make_link())
         self.link.send(m.make_ready(self.placement, self.chunk_bytes))
         self.take_state()
 
@@ -148,6 +151,11 @@ class Destination:
                 return
             request = waiting.popleft()
             landed[request.block, request.offset] = m.take_reply(channel.read, request)
+
+    def probe(self):
+        for kind in (m.URGENT, m.BACKGROUND):
+            for offset, length in ((0, 4096), (m.PROBE_BYTES - 4096, 4096), (0, m.PROBE_BYTES)):
+                self.fetch(kind, m.PROBE_BLOCK, offset, length)
 
     def fetch(self, kind, block, offset, length):
         """One range over the first channel of the class."""

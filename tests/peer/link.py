@@ -66,6 +66,7 @@ class Link:
         self.role, self.control = role, control
         self.pages = {}  # (class, index): channel
         self.hello = self.reply = None
+        self.features = 0
 
     def of_class(self, kind):
         return [self.pages[key] for key in sorted(self.pages) if key[0] == kind]
@@ -135,6 +136,7 @@ def open_control(uri, wanted=(2, 2), **changes):
     link = Link(m.FROM_SOURCE, channel)
     link.uri, link.hello, link.reply = uri, fields, reply
     if reply.status == m.ACCEPTED:
+        link.features = reply.features
         low, high = fields.get("versions", (1, 1))
         must(low <= reply.version <= high, f"version {reply.version} was not offered")
         must(reply.features & ~fields.get("features", 0) == 0, f"features {reply.features:#x} were not offered")
@@ -151,6 +153,7 @@ def open_page_channel(link, kind, index, **changes):
     channel, reply = open_channel(link.uri, page_hello(link, kind, index, **changes))
     must(reply.status == m.ACCEPTED, f"a page channel is refused: {reply.text}")
     must(reply.channels == (0, 0), f"a page channel is answered with {reply.channels} channels")
+    must((reply.version, reply.features) == (link.reply.version, link.reply.features), "a page channel differs")
     link.pages[kind, index] = channel
 
 
@@ -196,7 +199,7 @@ def accept_control(listener, channels=None, **reply):
     must(hello.channel == m.CONTROL, "the first channel is not the control channel")
     must(hello.epoch == 1, f"the first connection has epoch {hello.epoch}")
     link = Link(m.FROM_DESTINATION, channel)
-    link.hello, link.granted = hello, channels or hello.wanted
+    link.hello, link.granted, link.features = hello, channels or hello.wanted, reply.get("features", 0)
     channel.send(m.make_hello_reply(channels=link.granted, **reply))
     return link
 
@@ -217,5 +220,5 @@ def accept_page_channel(listener, link, **reply):
 def accept_link(listener, channels=None, **reply):
     link = accept_control(listener, channels, **reply)
     for _ in range(sum(link.granted)):
-        accept_page_channel(listener, link)
+        accept_page_channel(listener, link, **reply)
     return link

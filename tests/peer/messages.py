@@ -11,7 +11,9 @@ from types import SimpleNamespace as Record
 MAGIC = b"HUGEFERY"
 CONTROL, URGENT, BACKGROUND = 0, 1, 2
 ACCEPTED, VERSION, BUSY, SESSION, REFUSED = range(5)
-ADVISE, READY, PRESENCE, DEVICE, DEVICE_END, LOADED, RUN, RESUMED, COMPLETE, FINISH, FAIL, WISH = range(1, 13)
+(ADVISE, READY, PRESENCE, DEVICE, DEVICE_END, LOADED, RUN, RESUMED, COMPLETE, FINISH, FAIL, WISH, CHECK,
+ LINK) = range(1, 15)
+FEATURE_LINK, FEATURE_CHECK = 1 << 0, 1 << 1
 FAIL_LINK, FAIL_PEER, FAIL_LOCAL, FAIL_CANCELLED = 1, 2, 3, 4
 REQUEST, REPLY = 0x48465251, 0x48465250
 ZERO = 1
@@ -21,6 +23,8 @@ PRESENCE_PAGES_MAX = 1 << 22
 DEVICE_PIECE_MAX = 1 << 20
 DEVICE_TOTAL_MAX = 1 << 28
 REQUEST_MAX = 1 << 26
+PROBE_BLOCK = 0xffffffff
+PROBE_BYTES = 1 << 21
 
 FROM_SOURCE, FROM_DESTINATION = "source", "destination"
 BOTH = (FROM_SOURCE, FROM_DESTINATION)
@@ -37,6 +41,8 @@ FRAMES = {  # type: who sends it, shortest and longest payload
     FINISH: ((FROM_SOURCE,), 24, 24),
     FAIL: (BOTH, 12, 512),
     WISH: ((FROM_SOURCE,), 8, 8),
+    CHECK: ((FROM_SOURCE,), 0, 0),
+    LINK: ((FROM_DESTINATION,), 24, 24),
 }
 
 HELLO = struct.Struct(">8sIIQ16sQIIIIQ")
@@ -158,6 +164,16 @@ def take_wish(payload):
     return Record(placement=placement, hold_background=hold_background)
 
 
+def make_link(round_trip_ns=1000, rate_bytes_per_s=10**9, max_page_stall_ns=0):
+    return make_frame(LINK, struct.pack(">QQQ", round_trip_ns, rate_bytes_per_s, max_page_stall_ns))
+
+
+def take_link(payload):
+    round_trip_ns, rate, stall_ns = struct.unpack(">QQQ", payload)
+    must(round_trip_ns and rate, f"LINK with a round trip of {round_trip_ns} ns and {rate} bytes a second")
+    return Record(round_trip_ns=round_trip_ns, rate_bytes_per_s=rate, max_page_stall_ns=stall_ns)
+
+
 def make_ready(placement=1, chunk_bytes=1 << 18):
     return make_frame(READY, struct.pack(">II", placement, chunk_bytes))
 
@@ -230,10 +246,11 @@ def make_reply(request, data=b"", flags=0, **changes):
 
 
 def take_request(raw, blocks):
+    """A request for the probe block is one for a page of its own."""
     marker, block, number, offset, length, _ = PAGE.unpack(raw)
     must(marker == REQUEST, f"a request with the marker {marker:#x}")
-    must(block < len(blocks), f"a request for block {block}")
-    _, block_bytes, page_size = blocks[block]
+    must(block < len(blocks) or block == PROBE_BLOCK, f"a request for block {block}")
+    block_bytes, page_size = (PROBE_BYTES,) * 2 if block == PROBE_BLOCK else blocks[block][1:]
     must(offset % 4096 == 0 and length % 4096 == 0 and 4096 <= length <= REQUEST_MAX,
          f"a request for {length} bytes at {offset}")
     must(offset + length <= block_bytes, f"a request for {length} bytes at {offset} of {block_bytes}")
@@ -248,4 +265,5 @@ def take_reply(read, request):
     must((block, number, offset, length) == (request.block, request.number, request.offset, request.length),
          f"a reply to something else: block {block}, id {number}, {length} bytes at {offset}")
     must(flags & ~ZERO == 0, f"a reply with the flags {flags:#x}")
+    must(not flags or block != PROBE_BLOCK, "the probe block is answered with zero")
     return bytes(length) if flags & ZERO else read(length)

@@ -39,7 +39,7 @@ class Source:
         self.troubles = []
         self.requests = []
         self.threads = []
-        self.ready = None
+        self.ready = self.measured = None
         self.may_ask = threading.Event()
         self.at_rest = threading.Event()
         self.serve()
@@ -52,6 +52,8 @@ class Source:
 
     def to_advised(self):
         self.link.send(m.make_advise(self.image.blocks))
+        if self.link.features & m.FEATURE_LINK:
+            self.measured = m.take_link(self.link.expect(m.LINK))
         self.ready = m.take_ready(self.link.expect(m.READY))
 
     def to_presence(self, pages_each=m.PRESENCE_PAGES_MAX):
@@ -90,6 +92,11 @@ class Source:
             must(not thread.is_alive(), "a page channel is not closed")
         return fail
 
+    def check(self):
+        """Instead of all stages: the link is measured, nothing is moved."""
+        self.link.send(m.make_frame(m.CHECK))
+        self.measured = m.take_link(self.link.expect(m.LINK))
+
     # ---- page channels ----
 
     def serve(self):
@@ -103,12 +110,7 @@ class Source:
             while True:
                 request = m.take_request(channel.read(m.PAGE.size), self.image.blocks)
                 request.kind, request.channel = kind, channel
-                must(self.may_ask.is_set(), "a request before DEVICE_END")
-                must(not self.at_rest.is_set(), "a request after COMPLETE")
-                must(request.length <= self.ready.chunk_bytes, f"a request for {request.length} bytes")
-                self.requests.append(request)
-                data = self.image.bytes_of(request)
-                reply = m.make_reply(request, data) if data else m.make_reply(request, flags=m.ZERO)
+                reply = self.right_answer(request)
                 reply = self.answer(request, reply)
                 if reply is not None:
                     channel.send(reply)
@@ -117,6 +119,18 @@ class Source:
         except m.Violation as error:
             self.troubles.append(error)
             self.link.shut()
+
+    def right_answer(self, request):
+        if request.block == m.PROBE_BLOCK:
+            must(self.link.features & m.FEATURE_LINK, "the probe block without the feature")
+            must(self.ready is None, "the probe block after READY")
+            return m.make_reply(request, bytes(request.length))
+        must(self.may_ask.is_set(), "a request before DEVICE_END")
+        must(not self.at_rest.is_set(), "a request after COMPLETE")
+        must(request.length <= self.ready.chunk_bytes, f"a request for {request.length} bytes")
+        self.requests.append(request)
+        data = self.image.bytes_of(request)
+        return m.make_reply(request, data) if data else m.make_reply(request, flags=m.ZERO)
 
     def close(self):
         self.link.shut()
