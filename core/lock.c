@@ -110,6 +110,17 @@ void hf_callout_end(void)
 	self.callout = NULL;
 }
 
+void hf_lock_thread_only_queues(const char *name)
+{
+	self.only_queues = name;
+}
+
+void hf_lock_assert_may_place(const char *call)
+{
+	if (self.only_queues)
+		BROKEN(call, "%s is called in thread %s, which only queues", call, self.only_queues);
+}
+
 void hf_lock_assert_entry(const char *call)
 {
 	assert_no_lock(call);

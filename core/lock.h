@@ -7,7 +7,8 @@
  *   - locks are taken in the order of their ranks, each once, and given back by who took them;
  *   - who waits for a condition gives back the lock it took last;
  *   - no lock is held over a call of a port (rule b), and no port calls an engine back (rule a);
- *   - nothing is stopped from an engine's callback (rule f).
+ *   - nothing is stopped from an engine's callback (rule f);
+ *   - the thread that reads faults places nothing (rule g).
  * Otherwise this is pthread_mutex_t and pthread_cond_t and nothing else.
  * Ownership: the caller's; init and destroy.
  * Threads: any. What is asserted is kept for each thread; nothing is shared.
@@ -54,7 +55,8 @@ struct hf_lock_thread {
 #ifdef HF_LOCK_CHECKS
 	const struct hf_lock *held[HF_RANKS];
 	unsigned held_count;
-	const char *callout; /* the port or callback of an engine this thread is in; NULL: none */
+	const char *callout;	 /* the port or callback of an engine this thread is in; NULL: none */
+	const char *only_queues; /* the name of a thread that places nothing; NULL: it may */
 #else
 	char nothing;
 #endif
@@ -88,6 +90,9 @@ void hf_lock_assert_held(const struct hf_lock *lock);
 /* An engine calls out: a port, or what its owner gave it to call. */
 void hf_callout_begin(const char *call);
 void hf_callout_end(void);
+/* The calling thread, of this static name, never places a page (rule g); and before one is placed. */
+void hf_lock_thread_only_queues(const char *name);
+void hf_lock_assert_may_place(const char *call);
 /* First line of what others call an engine by. */
 void hf_lock_assert_entry(const char *call);
 /* First line of what ends threads or frees what they use. */
@@ -135,6 +140,16 @@ static inline void hf_callout_begin(const char *call)
 
 static inline void hf_callout_end(void)
 {
+}
+
+static inline void hf_lock_thread_only_queues(const char *name)
+{
+	(void)name;
+}
+
+static inline void hf_lock_assert_may_place(const char *call)
+{
+	(void)call;
 }
 
 static inline void hf_lock_assert_entry(const char *call)

@@ -58,18 +58,21 @@ static inline void *hf_memory_landing(const struct hf_memory *port, uint32_t blo
 static inline int hf_memory_place(const struct hf_memory *port, uint32_t block, uint64_t page, uint32_t slot,
 				  struct hf_err *err)
 {
+	hf_lock_assert_may_place("memory.place()");
 	HF_CALL_OUT("memory.place()", int, port->ops->place(port->self, block, page, slot, err));
 }
 
 static inline int hf_memory_place_zero(const struct hf_memory *port, uint32_t block, uint64_t page,
 				       struct hf_err *err)
 {
+	hf_lock_assert_may_place("memory.place_zero()");
 	HF_CALL_OUT("memory.place_zero()", int, port->ops->place_zero(port->self, block, page, err));
 }
 
 static inline int hf_memory_place_again(const struct hf_memory *port, uint32_t block, uint64_t page,
 					struct hf_err *err)
 {
+	hf_lock_assert_may_place("memory.place_again()");
 	HF_CALL_OUT("memory.place_again()", int, port->ops->place_again(port->self, block, page, err));
 }
 
@@ -86,6 +89,7 @@ static inline void hf_memory_kick(const struct hf_memory *port, enum hf_work_cla
 
 static inline int hf_memory_release(const struct hf_memory *port, struct hf_err *err)
 {
+	hf_lock_assert_may_place("memory.release()");
 	HF_CALL_OUT("memory.release()", int, port->ops->release(port->self, err));
 }
 

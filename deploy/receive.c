@@ -78,6 +78,14 @@ static void memory_fault(void *opaque, uint32_t block, uint64_t page, uint32_t t
 	hf_destination_fault(receive->engine, block, page, thread_id, arrived_ns);
 }
 
+static void memory_failed(void *opaque, const struct hf_err *why)
+{
+	struct receive *receive = opaque;
+	struct hf_err err = *why;
+	hf_err_prefix(&err, "VM '%s'", hf_attach_client_vm_name(receive->attach));
+	hf_destination_fail(receive->engine, &err);
+}
+
 static int memory_work(void *opaque, enum hf_work_class class)
 {
 	struct receive *receive = opaque;
@@ -139,6 +147,7 @@ static int open_memory(struct receive *receive, struct hf_err *err)
 	    .ready = memory_ready,
 	    .prepare_program = lock_tables,
 	    .fault = memory_fault,
+	    .failed = memory_failed,
 	    .work = memory_work,
 	};
 	int result = hf_incoming_memory_create(&receive->memory, &config, err);

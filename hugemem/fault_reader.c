@@ -6,8 +6,10 @@
  * there it reads as many as the kernel has, up to a fixed number at once, and takes the time right after
  * read(): that is the earliest moment at which this process can know of them.
  *
- * Messages that are no page faults, and addresses outside every region, are dropped: no such event was asked
- * for. The userfaultfd of an address space that is gone only falls silent; whoever watches the VMM notices.
+ * Messages that are no page faults are dropped: no such event was asked for. A fault that cannot be passed on
+ * leaves a thread of the VM waiting for ever, so whatever loses one is reported: an address outside every
+ * region, and a read that fails, or ends, for good; after that only the stop is waited for. The userfaultfd
+ * of an address space that is gone only falls silent; whoever watches the VMM notices.
  */
 #include "hugemem/fault_reader.h"
 
@@ -15,6 +17,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -23,25 +26,42 @@
 #include "core/lock.h"
 #include "hugemem/kernel_compat.h"
 
-#define MESSAGES_AT_ONCE     64
-#define RETRY_AFTER_ERROR_MS 50
+#define MESSAGES_AT_ONCE 64
 
 struct hf_fault_reader {
 	/* Set at creation. */
 	struct hf_fault_reader_config config;
 	int stop_fd;
 	pthread_t thread;
+	/* The thread's own. */
+	bool told; /* of trouble */
 };
 
-static void deliver(const struct hf_fault_reader *reader, const struct uffd_msg *message, uint64_t arrived_ns)
+static void tell(struct hf_fault_reader *reader, int errnum, const char *what)
+{
+	struct hf_err err;
+	if (reader->told)
+		return;
+	reader->told = true;
+	hf_err_set(
+	    &err, HF_ERR_LOCAL, errnum,
+	    "page faults of the VM are lost, and threads that wait for those pages stand still: %s; see "
+	    "this host's kernel log",
+	    what);
+	reader->config.failed(reader->config.engine, &err);
+}
+
+static void deliver(struct hf_fault_reader *reader, const struct uffd_msg *message, uint64_t arrived_ns)
 {
 	const struct hf_fault_reader_config *config = &reader->config;
+	uint64_t address = message->arg.pagefault.address;
+	char what[96];
 
 	if (message->event != UFFD_EVENT_PAGEFAULT)
 		return;
 	for (uint32_t block = 0; block < config->blocks->count; block++) {
 		/* Wraps to a huge number for an address below the region. */
-		uint64_t offset_bytes = message->arg.pagefault.address - config->regions[block].vmm_address;
+		uint64_t offset_bytes = address - config->regions[block].vmm_address;
 		if (offset_bytes >= config->blocks->blocks[block].length_bytes)
 			continue;
 		config->fault(config->engine, block,
@@ -49,16 +69,26 @@ static void deliver(const struct hf_fault_reader *reader, const struct uffd_msg 
 			      message->arg.pagefault.feat.ptid, arrived_ns);
 		return;
 	}
+	snprintf(what, sizeof(what), "a fault at 0x%llx is in no region of its memory",
+		 (unsigned long long)address);
+	tell(reader, EFAULT, what);
 }
 
-/* False when the descriptor is in trouble. */
-static bool read_faults(const struct hf_fault_reader *reader)
+/* False when nothing can be read any more. */
+static bool read_faults(struct hf_fault_reader *reader)
 {
 	struct uffd_msg messages[MESSAGES_AT_ONCE];
 	ssize_t got = read(reader->config.userfault_fd, messages, sizeof(messages));
 
-	if (got < 0)
-		return errno == EAGAIN || errno == EINTR;
+	if (got < 0 && (errno == EAGAIN || errno == EINTR))
+		return true;
+	if (got <= 0) {
+		int errnum = got < 0 ? errno : EPIPE;
+		char what[96];
+		snprintf(what, sizeof(what), "reading its userfaultfd: %s", strerror(errnum));
+		tell(reader, errnum, what);
+		return false;
+	}
 	uint64_t arrived_ns = hf_clock_now_ns(&reader->config.clock);
 	for (size_t i = 0; i < (size_t)got / sizeof(messages[0]); i++)
 		deliver(reader, &messages[i], arrived_ns);
@@ -67,19 +97,20 @@ static bool read_faults(const struct hf_fault_reader *reader)
 
 static void *read_until_stopped(void *opaque)
 {
-	const struct hf_fault_reader *reader = opaque;
+	struct hf_fault_reader *reader = opaque;
 	struct pollfd polled[2] = {{.fd = reader->stop_fd, .events = POLLIN},
 				   {.fd = reader->config.userfault_fd, .events = POLLIN}};
+	nfds_t count = 2;
 
+	hf_lock_thread_only_queues("hf-faults");
 	for (;;) {
-		int ready = poll(polled, 2, -1);
+		int ready = poll(polled, count, -1);
 		if (ready < 0)
 			continue;
 		if (polled[0].revents)
 			return NULL;
-		/* Trouble must not become a busy loop; only the stop is waited for then. */
 		if (polled[1].revents && !read_faults(reader))
-			poll(polled, 1, RETRY_AFTER_ERROR_MS);
+			count = 1; /* only the stop is waited for */
 	}
 }
 

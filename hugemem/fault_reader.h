@@ -4,10 +4,9 @@
  *
  * Purpose: turns page fault messages into (block, page, thread, time of arrival) and hands them on at once.
  * Ownership: the configuration is copied; what it points to and the descriptor outlive the reader.
- * Threads: one, "hf-faults"; `fault` is called in it and must only queue. destroy() joins it and must not be
- * called from it.
- * Units: nanoseconds of the given clock.
- * Errors: 0 or -errno with text.
+ * Threads: one, "hf-faults"; `fault` and `failed` are called in it and must only queue (rule g). destroy()
+ * joins it and must not be called from it. Units: nanoseconds of the given clock. Errors: 0 or -errno with
+ * text.
  */
 #ifndef HF_HUGEMEM_FAULT_READER_H
 #define HF_HUGEMEM_FAULT_READER_H
@@ -27,6 +26,11 @@ struct hf_fault_reader_config {
 	const struct hf_attached_region *regions; /* one a block */
 	struct hf_clock clock;
 	void (*fault)(void *engine, uint32_t block, uint64_t page, uint32_t thread_id, uint64_t arrived_ns);
+	/*
+	 * Faults are lost, and the threads that wait for them: the descriptor cannot be read any more, or a
+	 * message names an address of no region. Told once; what can still be read is read on.
+	 */
+	void (*failed)(void *engine, const struct hf_err *err);
 	void *engine;
 };
 

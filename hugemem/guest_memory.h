@@ -40,7 +40,7 @@ struct hf_incoming_memory_config {
 	enum hf_placement_choice choice;
 	uint32_t staging_slots; /* copy; 0 = default */
 	struct hf_clock clock;
-	/* The engine's entry points (hf_destination_memory_ready, _fault, _work). */
+	/* The engine's entry points (hf_destination_memory_ready, _fault, _fail, _work). */
 	void (*ready)(void *engine, int result, const struct hf_err *err);
 	/*
 	 * Optional; called once by prepare, before anything of the VMM is touched: what else this program
@@ -48,6 +48,8 @@ struct hf_incoming_memory_config {
 	 */
 	int (*prepare_program)(void *engine, struct hf_err *err);
 	void (*fault)(void *engine, uint32_t block, uint64_t page, uint32_t thread_id, uint64_t arrived_ns);
+	/* Faults can be lost from here on; told once (hf_destination_fail). */
+	void (*failed)(void *engine, const struct hf_err *err);
 	int (*work)(void *engine,
 		    enum hf_work_class class); /* returns enum hf_work_next of core/destination.h */
 };

@@ -348,6 +348,7 @@ static int start_reader(struct hf_incoming_memory *memory, struct hf_err *err)
 						.regions = memory->regions,
 						.clock = memory->config.clock,
 						.fault = memory->config.fault,
+						.failed = memory->config.failed,
 						.engine = memory->engine};
 
 	return hf_fault_reader_start(&memory->reader, &config, err);

@@ -230,6 +230,13 @@ static void stop_from_a_callout(void *opaque)
 	hf_lock_assert_may_stop("close()");
 }
 
+static void place_in_a_thread_that_only_queues(void *opaque)
+{
+	(void)opaque;
+	hf_lock_thread_only_queues("hf-faults");
+	hf_lock_assert_may_place("memory.place()");
+}
+
 static void leave_another_thread_with_a_lock(void *opaque)
 {
 	(void)opaque;
@@ -258,6 +265,7 @@ static const struct {
      "fetch_done() is called from inside transport.fetch(): a port never calls the engine"},
     {stop_under_a_lock, "close() is called under lock 'link'"},
     {stop_from_a_callout, "close() is called from inside notify(): nothing is stopped from an engine's"},
+    {place_in_a_thread_that_only_queues, "memory.place() is called in thread hf-faults, which only queues"},
     {leave_another_thread_with_a_lock, "is called under lock 'engine'"},
 };
 

@@ -49,6 +49,16 @@ static void engine_fault(void *opaque, uint32_t block, uint64_t page, uint32_t t
 	pthread_mutex_unlock(&engine->lock);
 }
 
+static void engine_failed(void *opaque, const struct hf_err *err)
+{
+	struct engine *engine = opaque;
+
+	pthread_mutex_lock(&engine->lock);
+	engine->failures++;
+	engine->failure = *err;
+	pthread_mutex_unlock(&engine->lock);
+}
+
 static int engine_work(void *opaque, enum hf_work_class class)
 {
 	(void)opaque;
@@ -138,6 +148,7 @@ int create_port(struct destination *d)
 							 .ready = engine_ready,
 							 .prepare_program = engine_prepare_program,
 							 .fault = engine_fault,
+							 .failed = engine_failed,
 							 .work = engine_work};
 
 	int result = hf_incoming_memory_create(&d->memory, &config, &d->err);

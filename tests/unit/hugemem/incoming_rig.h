@@ -36,6 +36,8 @@ struct engine {
 	pthread_mutex_t lock;
 	struct fault faults[FAULTS_MAX];
 	unsigned fault_count;
+	unsigned failures; /* of the fault reader */
+	struct hf_err failure;
 	atomic_bool ready;
 	int ready_result;
 	struct hf_err ready_err;

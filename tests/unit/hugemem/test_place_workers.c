@@ -8,7 +8,9 @@
 #include <unistd.h>
 
 #include "core/destination.h"
+#include "core/lock.h"
 #include "hugemem/place_workers.h"
+#include "tests/unit/core/death.h"
 
 #define KICKS 20000u
 
@@ -164,6 +166,24 @@ static void stop_does_not_wait_for_work_that_cannot_be_done(void **state)
 	assert_int_equal(atomic_load(&engine.calls[HF_WORK_URGENT]), calls);
 }
 
+static void stop_from_a_callback(void *workers)
+{
+	hf_callout_begin("notify()");
+	hf_place_workers_stop(workers);
+}
+
+static void stopping_from_an_engines_callback_is_caught(void **state)
+{
+	(void)state;
+	struct engine engine = {0};
+	struct hf_place_workers *workers;
+
+	assert_int_equal(hf_place_workers_create(&workers, take_one, NULL), 0);
+	assert_int_equal(hf_place_workers_start(workers, &engine, NULL), 0);
+	assert_dies(stop_from_a_callback, workers, "hf_place_workers_stop is called from inside notify()");
+	hf_place_workers_destroy(workers);
+}
+
 static int note_thread(void *opaque, enum hf_work_class class)
 {
 	struct engine *engine = opaque;
@@ -211,6 +231,7 @@ int main(void)
 	    cmocka_unit_test(a_kick_before_start_is_kept),
 	    cmocka_unit_test(later_calls_again_without_a_kick),
 	    cmocka_unit_test(stop_does_not_wait_for_work_that_cannot_be_done),
+	    cmocka_unit_test(stopping_from_an_engines_callback_is_caught),
 	    cmocka_unit_test(the_job_runs_once_in_the_background_thread_before_other_work),
 	};
 

@@ -226,6 +226,11 @@ static void memory_fault(void *opaque, uint32_t block, uint64_t page, uint32_t t
 	hf_destination_fault(((struct move *)opaque)->destination, block, page, thread_id, arrived_ns);
 }
 
+static void memory_failed(void *opaque, const struct hf_err *err)
+{
+	hf_destination_fail(((struct move *)opaque)->destination, err);
+}
+
 static int memory_work(void *opaque, enum hf_work_class class)
 {
 	return hf_destination_work(((struct move *)opaque)->destination, class);
@@ -245,6 +250,7 @@ static void open_destination_memory(struct move *move, enum hf_placement_choice 
 							 .clock = hf_monotonic_clock(),
 							 .ready = memory_ready,
 							 .fault = memory_fault,
+							 .failed = memory_failed,
 							 .work = memory_work};
 	if (hf_incoming_memory_create(&move->incoming, &config, &err))
 		fail_msg("%s", err.text);

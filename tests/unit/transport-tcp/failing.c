@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "tests/unit/transport-tcp/rig.h"
 
+#include "core/lock.h"
+#include "tests/unit/core/death.h"
+
 #include <errno.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -455,6 +458,23 @@ static void shutdown_may_come_from_an_event(void **state)
 	free(stream);
 }
 
+static void close_from_a_callback(void *tcp)
+{
+	hf_callout_begin("notify()");
+	hf_tcp_close(tcp);
+}
+
+static void a_connection_closed_from_an_engines_callback_is_caught(void **state)
+{
+	(void)state;
+	struct pair pair;
+	pair_open(&pair, "tcp:127.0.0.1:0", 1, 1);
+	pair_start(&pair);
+	engine_wait_up(pair.destination_engine);
+	assert_dies(close_from_a_callback, pair.destination, "hf_tcp_close is called from inside notify()");
+	pair_close(&pair);
+}
+
 static void *shut_down_main(void *tcp)
 {
 	hf_tcp_shutdown(tcp, NULL);
@@ -506,6 +526,7 @@ int main(void)
 	    cmocka_unit_test(a_source_whose_peer_stops_reading_can_be_closed),
 	    cmocka_unit_test(either_side_may_close_while_transfers_run),
 	    cmocka_unit_test(shutdown_may_come_from_an_event),
+	    cmocka_unit_test(a_connection_closed_from_an_engines_callback_is_caught),
 	    cmocka_unit_test(threads_may_post_and_shut_down_at_once),
 	};
 	return cmocka_run_group_tests(tests, make_directory, remove_directory);

@@ -2,6 +2,7 @@
 #include "tests/unit/transport-tcp/rig.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -277,6 +278,42 @@ static void fetches_go_to_the_channel_with_the_fewest_bytes_to_come(void **state
 	engine_free(engine);
 }
 
+/* ---- classes ----------------------------------------------------------------------------------- */
+
+#define URGENT_ID 1u
+
+/* A background page that takes as long to place as the urgent one takes to come. */
+static void place_background_slowly(struct engine *engine, uint64_t id)
+{
+	struct timespec until = {.tv_sec = (time_t)((now_ms() + ENGINE_WAIT_MS) / 1000)};
+	int waited = 0;
+	pthread_mutex_lock(&engine->lock);
+	while (id != URGENT_ID && !engine->done_times[URGENT_ID] && !waited)
+		waited = pthread_cond_timedwait(&engine->changed, &engine->lock, &until);
+	pthread_mutex_unlock(&engine->lock);
+	atomic_fetch_add((atomic_uint *)engine->opaque, waited != 0);
+}
+
+static void an_urgent_done_does_not_wait_for_background_placements(void **state)
+{
+	(void)state;
+	static uint8_t background_landing[4096], urgent_landing[4096];
+	atomic_uint gave_up = 0;
+	struct pair pair;
+	pair_open(&pair, "tcp:127.0.0.1:0", 1, 1);
+	pair.destination_engine->on_done = place_background_slowly;
+	pair.destination_engine->opaque = &gave_up;
+	pair_start(&pair);
+	struct hf_fetch background = make_fetch(0, 0, 0, 4096, HF_FETCH_BACKGROUND, background_landing);
+	post(&pair.to_source, &background);
+	engine_wait_done(pair.destination_engine, 1);
+	struct hf_fetch urgent = make_fetch(URGENT_ID, 0, 0, 4096, HF_FETCH_URGENT, urgent_landing);
+	post(&pair.to_source, &urgent);
+	engine_wait_done(pair.destination_engine, 2);
+	pair_close(&pair);
+	assert_int_equal(atomic_load(&gave_up), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -288,6 +325,7 @@ int main(void)
 	    cmocka_unit_test(a_full_class_says_again_and_goes_on_later),
 	    cmocka_unit_test(a_full_socket_is_a_full_class),
 	    cmocka_unit_test(fetches_go_to_the_channel_with_the_fewest_bytes_to_come),
+	    cmocka_unit_test(an_urgent_done_does_not_wait_for_background_placements),
 	};
 	return cmocka_run_group_tests(tests, make_directory, remove_directory);
 }
