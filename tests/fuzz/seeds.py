@@ -49,97 +49,8 @@ def destination():
     yield "cancelled", head + start + bytes([OPERATOR, 0x80])
 
 
-def source():
-    # Its events: 0 time, 1 message, 2 link up, 3 the VMM is done, 4 a request, 5 the operator, 6 link down.
-    def said(kind, detail=0):
-        return bytes([1, kind, detail]) + 6 * ZERO
-
-    done = b"\3" + 32 * ZERO
-    requests = b"".join(bytes([4, block, offset, 2]) for block in (0, 1, 2) for offset in (0, 2, 8, 24))
-    start = b"\2" + 12 * ZERO + said(READY) + done + done
-    for shape in (0, 5, 7):
-        yield f"whole-{shape}", bytes([shape, 0x5b]) + start + requests + said(LOADED) + said(RESUMED) + requests + said(COMPLETE)
-    yield "cut", bytes([0, 0x5b]) + start + said(LOADED) + b"\6\1" + requests
-    yield "fails", bytes([0, 0x5b]) + start + said(FAIL) + done
-    yield "cancelled", bytes([0, 0x5b]) + start[:30] + b"\5\x40" + done
-
-
 def big(value, size):
     return value.to_bytes(size, "big")
-
-
-REGION = (b'{"idstr": "ram%d", "base_host_virt_addr": %d, "size": 4194304, "offset": 0, "page_size": 2097152, '
-          b'"page_size_kib": 2097152, "shared": %s}')
-HELLO = (b'{"return": {"version": 1, "software": "x", "vm_name": "vm", "pid": 1, "regions": [%s]}, "fds": %d}\n')
-
-
-def attach_client():
-    userfault = b'\1\0{"return": {"resumed": false}, "fds": 1}\n'
-    release = b'\0{"return": {}, "fds": 0}\n'
-    one, private = REGION % (0, 1 << 40, b"true"), REGION % (1, 1 << 41, b"false")
-    yield "one", b"\1\0" + HELLO % (one, 1) + userfault + release
-    yield "two", b"\2\0\1" + HELLO % (one + b", " + (REGION % (1, 1 << 41, b"true")), 2) + userfault + release
-    yield "private", b"\1\0" + HELLO % (private + b", " + one, 1) + userfault + release
-    yield "overlap", b"\2\0\0" + HELLO % (one + b", " + (REGION % (1, 1 << 41, b"true")), 2)
-    yield "small", b"\1\2" + HELLO % (one, 1)
-    yield "read-only", b"\1\4" + HELLO % (one, 1)
-    for kind in (b"busy", b"refused", b"new"):
-        yield "error-" + kind.decode(), b'\0{"error": {"class": "%s", "desc": "go away"}}\n' % kind
-
-
-def attach_agent():
-    hello = b'{"command": "hello", "version": 1}\n'
-    release = b'{"command": "release"}\n'
-
-    def userfault(modes, features=b""):
-        return b'{"command": "userfault", "modes": [%s], "features": [%s]}\n' % (modes, features)
-
-    yield "whole", b"\0" + hello + userfault(b'"missing", "minor"', b'"thread-id"') + release
-    yield "twice", b"\x1f" + hello + userfault(b'"missing"') * 2 + userfault(b'"missing", "minor"') + release
-    yield "writes", b"\0" + hello + userfault(b'"wp-async"') + userfault(b'"missing", "minor"')
-    yield "refused", b"\0" + release + hello + userfault(b'"sigbus"') + userfault(b'"minor"', b'"event-fork"')
-    yield "broken", b"\7" + hello + b'{"command": 3}\n[]\n{"a":\n' + release
-
-
-NEGOTIATE = b'{"execute": "qmp_capabilities"}\n'
-
-
-def qmp_codec():
-    yield "lines", b"\3" + NEGOTIATE + b'{"execute":"stop","id":[1,{"a":null}]} [1.5e3,"\\u00e4\\""]\r\n'
-    yield "broken", b'\0{"a"]\n{"b": "\n}\xff{"c": tru}\n{"d": 1}}'
-    yield "deep", b"\x0f" + b"[" * 66 + b"]" * 66 + b"\n{}"
-    yield "long", b"\x7f" + b'{"a": "' + b"x" * 2100 + b'"}\n{}'
-
-
-def qmp_server():
-    yield "session", (NEGOTIATE + b'{"execute": "query-commands", "id": 7}{"execute": "echo", "arguments": {"a": [1], "b": "x"}}'
-                      b'{"execute": "refuse", "arguments": {"text": "no"}, "id": {"x": 1}}\n')
-    yield "early", b'{"execute": "echo"}\n' + NEGOTIATE + NEGOTIATE
-    yield "wrong", NEGOTIATE + (b'{"execute": "refuse"}{"execute": "echo", "arguments": {"c": 1}}{"execute": 3}[]{"id": 1}\n'
-                                b'{"execute": "nothing", "more": 1}\n{"exec\n')
-
-
-def qmp_vm():
-    """What is asked, how short reads are, the greeting; then one decision for each command."""
-    def returns(*values):
-        return b"".join(b"\x10" + value + b"\n" if value else ZERO for value in values)
-
-    greeting, none = b"\0", b""
-    yield "vcpus", b"\0\0" + greeting + returns(none, b'[{"cpu-index": 1, "thread-id": 7}, {"cpu-index": 0, "thread-id": 9}]')
-    yield "blocks", b"\1\0" + greeting + returns(none, b'[{"id": "ram0", "size": 4096, "share": true}, {"size": 1}]', b'"/x"')
-    yield "status", b"\2\0" + greeting + returns(none, b'{"status": "running", "running": true}')
-    capabilities = b'[{"capability": "events", "state": false}, {"capability": "x-ignore-shared", "state": false}]'
-    completed, active = b'{"status": "completed"}', b'{"status": "active"}'
-    yield "save", (b"\3\0" + greeting + returns(none, capabilities, none) + b"\5state" + ZERO + returns(active, completed))
-    yield "save-fails", (b"\3\7" + greeting + returns(none, capabilities, none) + b"\5state" + ZERO +
-                         returns(b'{"status": "failed", "error-desc": "no"}'))
-    yield "load", (b"\4\0" + greeting + returns(none, capabilities, none, none) + ZERO +
-                   returns(completed, b'{"status": "paused", "running": false}'))
-    stopped, running = b'{"status": "paused", "running": false}', b'{"status": "running", "running": true}'
-    yield "stop", b"\5\0" + greeting + ZERO + b"\1" + returns(running, none, running, stopped)
-    yield "run", b"\5\0" + greeting + ZERO + b"\0" + returns(none, stopped, running)
-    yield "run-event", b"\5\0" + greeting + ZERO + b"\0" + b"\x20" + returns(stopped, running)
-    yield "stranger", b"\0\0\1SSH-2.0-x\n"
 
 
 def devstate():
@@ -183,8 +94,7 @@ def options():
     yield "path", b"\7qmp:/run/x"
 
 
-SEEDS = {"wire": wire, "destination": destination, "source": source, "attach_client": attach_client, "attach_agent": attach_agent, "qmp_codec": qmp_codec, "qmp_server": qmp_server, "qmp_vm": qmp_vm,
-         "devstate": devstate, "options": options}
+SEEDS = {"wire": wire, "destination": destination, "devstate": devstate, "options": options}
 
 
 def main():

@@ -454,6 +454,7 @@ static void check_place_later(enum hf_placement placement, uint32_t slots)
 	rig_expect(rig, "place ram 1");
 	assert_int_equal(rig_snapshot(rig).pages_received, 0);
 	assert_int_equal(rig_snapshot(rig).pages_stalled, 2);
+	assert_string_equal(rig_snapshot(rig).err.text, "no place");
 	assert_int_equal(rig_snapshot(rig).status, HF_STATUS_POSTCOPY_ACTIVE);
 
 	/* Its landing stays its own: others land elsewhere. */
@@ -473,6 +474,20 @@ static void a_page_that_cannot_be_placed_now_is_kept_and_placed_by_work(void **s
 	(void)state;
 	check_place_later(HF_PLACEMENT_CONTINUE, 0);
 	check_place_later(HF_PLACEMENT_COPY, 2);
+}
+
+static void zeros_that_a_thread_waits_for_do_not_stand_behind_the_others(void **state)
+{
+	struct rig *rig = *state;
+	rig->ram_present = 0;
+	rig_destination_at(rig, AT_RUNNING);
+	rig_fault(rig, RIG_RAM, 6);
+	rig_forget(rig);
+	assert_int_equal(hf_destination_work(rig->destination, HF_WORK_URGENT), HF_WORK_MORE);
+	rig_expect(rig, "place_zero ram 6");
+	assert_int_equal(hf_destination_work(rig->destination, HF_WORK_URGENT), HF_WORK_IDLE);
+	assert_int_equal(hf_destination_work(rig->destination, HF_WORK_BACKGROUND), HF_WORK_MORE);
+	rig_expect(rig, "place_zero ram 7");
 }
 
 static void background_zeros_that_cannot_be_placed_now_are_placed_later(void **state)
@@ -736,6 +751,7 @@ int main(void)
 	    RIG_TEST(zero_chunks_are_cleared_before_the_page_is_placed),
 	    RIG_TEST(a_page_that_landed_in_part_before_is_cleared_as_dirty),
 	    RIG_TEST(a_page_that_cannot_be_placed_now_is_kept_and_placed_by_work),
+	    RIG_TEST(zeros_that_a_thread_waits_for_do_not_stand_behind_the_others),
 	    RIG_TEST(background_zeros_that_cannot_be_placed_now_are_placed_later),
 	    RIG_TEST(a_page_that_cannot_be_placed_at_all_fails_before_loaded_and_is_kept_after),
 	    RIG_TEST(a_done_of_another_epoch_unknown_or_repeated_is_ignored),

@@ -174,9 +174,15 @@ static uint64_t now_ms(void)
 	return (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
 }
 
+int wait_limit_ms(void)
+{
+	const char *limit = getenv("HF_TEST_WAIT_LIMIT_MS");
+	return limit ? (int)strtol(limit, NULL, 10) : 20000;
+}
+
 void wait_until(bool (*holds)(void *opaque), void *opaque, const char *what)
 {
-	uint64_t limit_ms = now_ms() + WAIT_LIMIT_MS;
+	uint64_t limit_ms = now_ms() + (uint64_t)WAIT_LIMIT_MS;
 
 	while (!holds(opaque)) {
 		if (now_ms() > limit_ms)

@@ -73,6 +73,7 @@ static bool is_ready(void *opaque)
 
 struct awaited {
 	struct engine *engine;
+	const struct toucher *toucher;
 	uint32_t thread_id;
 	struct fault found;
 };
@@ -82,6 +83,8 @@ static bool fault_of_thread_is_there(void *opaque)
 	struct awaited *awaited = opaque;
 	bool there = false;
 
+	if (toucher_is_done(awaited->toucher))
+		fail_msg("a touch ended without a fault");
 	pthread_mutex_lock(&awaited->engine->lock);
 	for (unsigned i = 0; i < awaited->engine->fault_count && !there; i++) {
 		there = awaited->engine->faults[i].thread_id == awaited->thread_id;
@@ -95,7 +98,8 @@ static bool fault_of_thread_is_there(void *opaque)
 /* Waits until the toucher's fault has been delivered, checks where it is. */
 void expect_fault(struct destination *destination, struct toucher *toucher, uint32_t block, uint64_t page)
 {
-	struct awaited awaited = {.engine = &destination->engine, .thread_id = toucher_thread_id(toucher)};
+	struct awaited awaited = {
+	    .engine = &destination->engine, .toucher = toucher, .thread_id = toucher_thread_id(toucher)};
 
 	wait_until(fault_of_thread_is_there, &awaited, "a fault");
 	assert_int_equal(awaited.found.block, block);

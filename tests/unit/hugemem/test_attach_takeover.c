@@ -36,6 +36,11 @@ struct scene {
 	int from_vmm, to_vmm, from_agent;
 };
 
+/* What a case has started and not ended yet. */
+#define CHILDREN_MAX 8
+static pid_t children[CHILDREN_MAX];
+static unsigned child_count;
+
 static char wait_byte(int fd)
 {
 	struct pollfd polled = {.fd = fd, .events = POLLIN};
@@ -61,7 +66,9 @@ static pid_t fork_process(void)
 {
 	fflush(NULL);
 	pid_t parent = getpid(), child = fork();
-	assert_true(child >= 0);
+	assert_true(child >= 0 && child_count < CHILDREN_MAX);
+	if (child > 0)
+		children[child_count++] = child;
 	if (child == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (getppid() != parent)
@@ -320,6 +327,19 @@ static void after_release_a_predecessor_may_live_on(void **state)
 	rig_stop(&rig);
 }
 
+/* Of a case that failed; those that ended well have been waited for. */
+static int end_children(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < child_count; i++)
+		if (waitpid(children[i], NULL, WNOHANG) == 0) {
+			kill(children[i], SIGKILL);
+			waitpid(children[i], NULL, 0);
+		}
+	child_count = 0;
+	return 0;
+}
+
 static int reserve(void **state)
 {
 	(void)state;
@@ -329,12 +349,14 @@ static int reserve(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(a_killed_agents_fault_is_raised_again_for_the_next),
-	    cmocka_unit_test(pages_stay_missing_through_several_dead_agents),
-	    cmocka_unit_test(a_page_placed_before_the_fault_is_asked_again_needs_no_fault),
-	    cmocka_unit_test(an_agent_whose_predecessor_lives_on_is_refused_and_told_which),
-	    cmocka_unit_test(an_agent_that_asks_while_its_predecessor_ends_is_served),
-	    cmocka_unit_test(after_release_a_predecessor_may_live_on),
+	    cmocka_unit_test_teardown(a_killed_agents_fault_is_raised_again_for_the_next, end_children),
+	    cmocka_unit_test_teardown(pages_stay_missing_through_several_dead_agents, end_children),
+	    cmocka_unit_test_teardown(a_page_placed_before_the_fault_is_asked_again_needs_no_fault,
+				      end_children),
+	    cmocka_unit_test_teardown(an_agent_whose_predecessor_lives_on_is_refused_and_told_which,
+				      end_children),
+	    cmocka_unit_test_teardown(an_agent_that_asks_while_its_predecessor_ends_is_served, end_children),
+	    cmocka_unit_test_teardown(after_release_a_predecessor_may_live_on, end_children),
 	};
 	return cmocka_run_group_tests(tests, reserve, host_give_back);
 }

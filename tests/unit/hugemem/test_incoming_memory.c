@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The destination's memory port against a real kernel: faults, landings, placing, release. */
+/*
+ * The destination's memory port against a real kernel: faults, landings, placing, release. The linker puts
+ * COPY behind a wrapper here, which can answer what a kernel short of memory does.
+ */
 #include "tests/unit/hugemem/incoming_rig.h"
 
 #include <errno.h>
@@ -11,6 +14,17 @@
 #include <unistd.h>
 
 #include "hugemem/kernel_compat.h"
+#include "hugemem/userfault.h"
+
+static int copy_answers; /* 0: the kernel's own answer */
+
+int __real_hf_userfault_copy(int fd, uint64_t address, const void *content, uint64_t length_bytes);
+int __wrap_hf_userfault_copy(int fd, uint64_t address, const void *content, uint64_t length_bytes);
+
+int __wrap_hf_userfault_copy(int fd, uint64_t address, const void *content, uint64_t length_bytes)
+{
+	return copy_answers ? copy_answers : __real_hf_userfault_copy(fd, address, content, length_bytes);
+}
 
 static void a_fault_names_block_page_and_thread_and_placing_wakes_it(void **state)
 {
@@ -153,6 +167,7 @@ static void again_after_dontneed_shows_the_same_content(void **state)
 	toucher_start(&toucher, guest_page(d, 0, 1));
 	expect_fault(d, &toucher, 0, 1);
 	place_again(d, 0, 1);
+	assert_true(page_is_mapped(guest_page(d, 0, 1)));
 	assert_int_equal(toucher_join(&toucher), 33);
 	assert_page_filled(guest_page(d, 0, 1), HUGE_BYTES, 33);
 }
@@ -169,6 +184,7 @@ static void again_after_a_punched_hole_gives_zeros(void **state)
 	toucher_start(&toucher, guest_page(d, 1, 1));
 	expect_fault(d, &toucher, 1, 1);
 	place_again(d, 1, 1);
+	assert_true(page_is_mapped(guest_page(d, 1, 1)));
 	assert_int_equal(toucher_join(&toucher), 0);
 	assert_page_filled(guest_page(d, 1, 1), HUGE_BYTES, 0);
 }
@@ -190,6 +206,22 @@ static void release_wakes_waiters_and_lets_the_rest_go(void **state)
 	hf_incoming_memory_stop(d->memory);
 	assert_int_equal(d->engine.fault_count, faults);
 	assert_false(hf_attach_armed(d->attach));
+}
+
+static void release_does_not_need_the_vmm(void **state)
+{
+	struct destination *d = *state;
+	struct toucher waiting = {0};
+
+	bring_up(d);
+	toucher_start(&waiting, guest_page(d, 1, 3));
+	expect_fault(d, &waiting, 1, 3);
+	/* Its copy of the userfaultfd goes with the library; the registration is held by the port's. */
+	hf_attach_destroy(d->attach);
+	d->attach = NULL;
+	assert_false(toucher_is_done(&waiting));
+	assert_int_equal(d->port.ops->release(d->memory, &d->err), 0);
+	assert_int_equal(toucher_join(&waiting), 0);
 }
 
 static void stop_with_a_pending_fault_leaves_the_page_missing(void **state)
@@ -282,6 +314,27 @@ static void copy_without_a_free_page_waits_until_there_is_one(void **state)
 	assert_page_filled(guest_page(d, 0, 1), HUGE_BYTES, 50);
 }
 
+static void a_copy_without_memory_is_as_one_without_a_free_page(void **state)
+{
+	static const int answers[] = {-ENOMEM, -ENOSPC, -EEXIST};
+	struct destination *d = *state;
+
+	bring_up(d);
+	land_and_place(d, 0, 0, 3);
+	land(d, 0, 1, 1, 4);
+	for (size_t i = 0; i < sizeof(answers) / sizeof(answers[0]); i++) {
+		copy_answers = answers[i];
+		int there = d->port.ops->place(d->memory, 0, 0, 0, &d->err);
+		int absent = d->port.ops->place(d->memory, 0, 1, 1, &d->err);
+		copy_answers = 0;
+		assert_int_equal(there, 0);
+		assert_int_equal(absent, -EAGAIN);
+		assert_false(page_is_mapped(guest_page(d, 0, 1)));
+	}
+	place(d, 0, 1, 1);
+	assert_page_filled(guest_page(d, 0, 1), HUGE_BYTES, 4);
+}
+
 static void a_page_in_the_file_that_nobody_placed_is_not_taken_for_placed(void **state)
 {
 	struct destination *d = *state;
@@ -343,6 +396,7 @@ static void private_memory_that_was_dropped_gets_zeros_again(void **state)
 	toucher_start(&toucher, guest_page(d, 0, 0));
 	expect_fault(d, &toucher, 0, 0);
 	place_again(d, 0, 0);
+	assert_true(page_is_mapped(guest_page(d, 0, 0)));
 	assert_int_equal(toucher_join(&toucher), 0);
 }
 
@@ -382,10 +436,12 @@ int main(void)
 	    BOTH(again_after_dontneed_shows_the_same_content),
 	    BOTH(again_after_a_punched_hole_gives_zeros),
 	    BOTH(release_wakes_waiters_and_lets_the_rest_go),
+	    BOTH(release_does_not_need_the_vmm),
 	    BOTH(stop_with_a_pending_fault_leaves_the_page_missing),
 	    BOTH(clear_zeros_a_landing_only_where_it_may_be_dirty),
 	    WITH(with_continue, a_page_discarded_before_it_is_placed_becomes_zeros),
 	    WITH(copy, copy_without_a_free_page_waits_until_there_is_one),
+	    WITH(copy, a_copy_without_memory_is_as_one_without_a_free_page),
 	    WITH(copy, a_page_in_the_file_that_nobody_placed_is_not_taken_for_placed),
 	    ANY(private_memory_is_placed_by_copy),
 	    ANY(private_memory_without_a_free_page_waits_until_there_is_one),

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The destination's memory port is made ready, or refused with a reason. */
+/*
+ * The destination's memory port is made ready, or refused with a reason. The linker puts the request for the
+ * registration behind a wrapper here, so that something can happen just before it.
+ */
 #include "tests/unit/hugemem/incoming_rig.h"
 
 #include <errno.h>
@@ -10,6 +13,22 @@
 #include <unistd.h>
 
 #include "hugemem/userfault.h"
+
+static volatile uint8_t *touched_before_registration;
+
+int __real_hf_attach_client_userfault(struct hf_attach_client *client, unsigned modes, uint64_t features,
+				      int *fd, struct hf_err *err);
+int __wrap_hf_attach_client_userfault(struct hf_attach_client *client, unsigned modes, uint64_t features,
+				      int *fd, struct hf_err *err);
+
+int __wrap_hf_attach_client_userfault(struct hf_attach_client *client, unsigned modes, uint64_t features,
+				      int *fd, struct hf_err *err)
+{
+	if (touched_before_registration)
+		*touched_before_registration = 1;
+	touched_before_registration = NULL;
+	return __real_hf_attach_client_userfault(client, modes, features, fd, err);
+}
 
 static void a_stale_file_is_refused_naming_block_and_page(void **state)
 {
@@ -22,6 +41,18 @@ static void a_stale_file_is_refused_naming_block_and_page(void **state)
 	assert_int_equal(prepare(d), -EEXIST);
 	assert_non_null(strstr(d->engine.ready_err.text, "'ram1': page 2 "));
 	assert_false(hf_attach_armed(d->attach));
+}
+
+static void a_page_that_comes_just_before_the_registration_is_refused(void **state)
+{
+	struct destination *d = *state;
+
+	make_guest_memory(d);
+	attach_vmm(d);
+	assert_int_equal(create_port(d), 0);
+	touched_before_registration = guest_page(d, 1, 2);
+	assert_int_equal(prepare(d), -EEXIST);
+	assert_non_null(strstr(d->engine.ready_err.text, "'ram1': page 2 "));
 }
 
 static void other_memory_than_was_lent_is_refused(void **state)
@@ -48,6 +79,25 @@ static void the_page_of_zeros_needs_no_fault_to_be_read(void **state)
 	const uint8_t *zeros = d->memory->placer.zeros;
 	for (uint64_t at = 0; at < HUGE_BYTES; at += 4096)
 		assert_true(page_is_mapped(zeros + at));
+}
+
+static void every_page_of_the_alias_is_allocated_when_memory_is_ready(void **state)
+{
+	struct destination *d = *state;
+
+	bring_up(d);
+	for (uint32_t block = 0; block < BLOCKS; block++)
+		for (uint64_t page = 0; page < PAGES; page++)
+			assert_true(page_is_mapped(d->port.ops->landing(d->memory, block, page, 0)));
+}
+
+static void every_staging_slot_is_allocated_when_memory_is_ready(void **state)
+{
+	struct destination *d = *state;
+
+	bring_up(d);
+	for (uint32_t slot = 0; slot < SLOTS; slot++)
+		assert_true(page_is_mapped(d->port.ops->landing(d->memory, 0, 0, slot)));
 }
 
 static void a_stop_ends_the_allocation(void **state)
@@ -227,10 +277,13 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    BOTH(a_stale_file_is_refused_naming_block_and_page),
+	    BOTH(a_page_that_comes_just_before_the_registration_is_refused),
 	    BOTH(other_memory_than_was_lent_is_refused),
 	    BOTH(what_the_program_lacks_is_refused_before_the_vmm_is_touched),
 	    BOTH(registered_memory_counts_as_touched),
 	    BOTH(the_page_of_zeros_needs_no_fault_to_be_read),
+	    WITH(with_continue, every_page_of_the_alias_is_allocated_when_memory_is_ready),
+	    WITH(copy, every_staging_slot_is_allocated_when_memory_is_ready),
 	    WITH(with_continue, a_stop_ends_the_allocation),
 	    WITH(with_continue, too_few_pages_to_allocate_says_how_many_are_missing),
 	    WITH(with_continue, a_limit_of_the_mount_is_told_apart_from_an_empty_pool),

@@ -170,6 +170,7 @@ static void a_page_that_the_vmm_has_let_go_of_is_present(void **state)
 	assert_int_equal(madvise(source.vmm + HUGE_BYTES, 2 * HUGE_BYTES, MADV_DONTNEED), 0);
 	assert_false(page_is_mapped(source.vmm + HUGE_BYTES));
 	assert_int_equal(presence(&source), 0xf);
+	assert_int_equal(pages_in_file(&source), 4); /* the look into the file has filled no hole */
 	close_source(&source);
 }
 

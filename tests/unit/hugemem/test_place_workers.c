@@ -159,7 +159,9 @@ static void stop_does_not_wait_for_work_that_cannot_be_done(void **state)
 	assert_int_equal(hf_place_workers_start(workers, &engine, NULL), 0);
 	hf_place_workers_kick(workers, HF_WORK_URGENT);
 	wait_until(was_called, &engine, "a call");
+	alarm(WAIT_LIMIT_MS / 1000); /* a stop that waits for ever ends the test */
 	hf_place_workers_stop(workers);
+	alarm(0);
 	unsigned calls = atomic_load(&engine.calls[HF_WORK_URGENT]);
 	hf_place_workers_kick(workers, HF_WORK_URGENT);
 	hf_place_workers_destroy(workers);

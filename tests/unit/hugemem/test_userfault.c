@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The userfaultfd calls: what each answer of the kernel comes out as. */
+/*
+ * The userfaultfd calls: what each answer of the kernel comes out as. The linker puts ioctl() behind a
+ * wrapper here, which can refuse a call as the kernel does while the address space changes, or have it do a
+ * part only.
+ */
 #include "tests/unit/hugemem/host_fixture.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -16,6 +22,38 @@
 
 #define PAGES	     4u
 #define LENGTH_BYTES (PAGES * HUGE_BYTES)
+
+static unsigned refusals;	 /* of the next calls, with EAGAIN */
+static uint64_t copy_most_bytes; /* of one COPY; 0: all it is asked for */
+
+int __real_ioctl(int fd, unsigned long request, ...);
+int __wrap_ioctl(int fd, unsigned long request, ...);
+
+static int copy_a_part(int fd, struct uffdio_copy *copy)
+{
+	uint64_t asked_bytes = copy->len;
+
+	copy->len = asked_bytes < copy_most_bytes ? asked_bytes : copy_most_bytes;
+	int result = __real_ioctl(fd, UFFDIO_COPY, copy);
+	copy->len = asked_bytes;
+	return result;
+}
+
+int __wrap_ioctl(int fd, unsigned long request, ...)
+{
+	va_list arguments;
+	va_start(arguments, request);
+	void *argument = va_arg(arguments, void *);
+	va_end(arguments);
+	if (refusals > 0) {
+		refusals--;
+		errno = EAGAIN;
+		return -1;
+	}
+	if (request == UFFDIO_COPY && copy_most_bytes)
+		return copy_a_part(fd, argument);
+	return __real_ioctl(fd, request, argument);
+}
 
 struct range {
 	int fd; /* the RAM file */
@@ -33,6 +71,8 @@ static int set_up(void **state)
 	if (!range)
 		return -1;
 	*range = (struct range){.fd = -1, .userfault = -1};
+	refusals = 0;
+	copy_most_bytes = 0;
 	*state = range;
 	if (hf_uffd_kernel_features(&offered, &err))
 		return -1;
@@ -87,6 +127,32 @@ static void copy_that_meets_a_page_stops_there_with_eexist(void **state)
 			 -EEXIST);
 	assert_true(page_is_mapped(range->vmm + HUGE_BYTES));
 	assert_false(page_is_mapped(range->vmm + 3 * HUGE_BYTES));
+}
+
+static void a_copy_done_in_part_goes_on_where_it_ended(void **state)
+{
+	struct range *range = *state;
+
+	memset(range->content + 3 * HUGE_BYTES, 8, HUGE_BYTES);
+	copy_most_bytes = HUGE_BYTES;
+	assert_int_equal(hf_userfault_copy(range->userfault, at(range, 0), range->content, LENGTH_BYTES), 0);
+	for (unsigned page = 0; page < PAGES; page++)
+		assert_true(page_is_mapped(range->vmm + page * HUGE_BYTES));
+	assert_page_filled(range->vmm, 3 * HUGE_BYTES, 7);
+	assert_page_filled(range->vmm + 3 * HUGE_BYTES, HUGE_BYTES, 8);
+}
+
+static void a_call_refused_while_the_address_space_changes_is_repeated(void **state)
+{
+	struct range *range = *state;
+
+	refusals = 3;
+	assert_int_equal(hf_userfault_copy(range->userfault, at(range, 0), range->content, HUGE_BYTES), 0);
+	range->alias[HUGE_BYTES] = 9;
+	refusals = 3;
+	assert_int_equal(hf_userfault_continue(range->userfault, at(range, 1), HUGE_BYTES), 0);
+	assert_int_equal(range->vmm[0], 7);
+	assert_int_equal(range->vmm[HUGE_BYTES], 9);
 }
 
 static void continue_without_a_page_in_the_file_is_efault(void **state)
@@ -199,6 +265,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    TEST(copy_fills_several_pages),
 	    TEST(copy_that_meets_a_page_stops_there_with_eexist),
+	    TEST(a_copy_done_in_part_goes_on_where_it_ended),
+	    TEST(a_call_refused_while_the_address_space_changes_is_repeated),
 	    TEST(continue_without_a_page_in_the_file_is_efault),
 	    TEST(continue_shows_pages_once),
 	    TEST(parts_of_a_page_are_refused),

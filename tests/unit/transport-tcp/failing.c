@@ -93,6 +93,36 @@ static void nothing_touches_a_landing_after_link_down(void **state)
 	engine_free(engine);
 }
 
+/* Gives a link_down that would not wait every chance to come. */
+static void dawdle(struct engine *engine, uint64_t id)
+{
+	(void)id;
+	uint64_t until_ms = now_ms() + 200;
+	bool down = false;
+	while (!down && now_ms() < until_ms) {
+		pthread_mutex_lock(&engine->lock);
+		down = engine->downs > 0;
+		pthread_mutex_unlock(&engine->lock);
+		sched_yield();
+	}
+}
+
+static void link_down_waits_for_a_done_that_is_being_told(void **state)
+{
+	struct engine *engine = engine_new();
+	struct raw raw;
+	(void)state;
+	struct hf_tcp *tcp = raw_source_open(&raw, unix_uri(), 1, 1, engine);
+	struct hf_transport port = hf_tcp_transport(tcp);
+	engine->on_done = dawdle;
+	post_chunks(&port, 2, HF_FETCH_URGENT);
+	raw_close(&raw);
+	engine_wait_down(engine);
+	assert_all_done(engine, 2);
+	hf_tcp_close(tcp);
+	engine_free(engine);
+}
+
 static void any_one_channel_takes_the_whole_connection_down(void **state)
 {
 	(void)state;
@@ -248,6 +278,7 @@ static void a_reply_cut_short_is_a_lost_link(void **state)
 		engine_wait_down(engine);
 		assert_int_equal(engine->why.class, HF_ERR_LINK);
 		assert_all_done(engine, 2);
+		assert_int_equal(engine->done_by_status[HF_FETCH_FAILED], 2);
 		hf_tcp_close(tcp);
 		raw_close(&raw);
 		engine_free(engine);
@@ -514,6 +545,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(a_source_lost_in_the_middle_of_a_page_fails_every_fetch_once),
 	    cmocka_unit_test(nothing_touches_a_landing_after_link_down),
+	    cmocka_unit_test(link_down_waits_for_a_done_that_is_being_told),
 	    cmocka_unit_test(any_one_channel_takes_the_whole_connection_down),
 	    cmocka_unit_test(each_side_hears_of_the_others_end),
 	    cmocka_unit_test(the_first_reason_is_the_one_reported),
