@@ -16,9 +16,8 @@
  * The bytes have no meaning and land in memory of the probe's own, one landing for each fetch that is on its
  * way.
  *
- * The ids of the fetches are indexes into that memory, so a done that is stale or made up is noticed: its
- * slot is not busy. Two dones for one slot that was posted again meanwhile cannot be told apart, which costs
- * a wrong figure, nothing else.
+ * A slot's index and generation make the id of its fetch, so a done that is stale, repeated or made up is
+ * noticed.
  *
  * As in the engines: lock, decide, mark, unlock, post, and for a fetch the transport did not take, lock,
  * undo.
@@ -42,13 +41,17 @@
 #define RATE_BYTES	 (64ull << 20)
 #define DEPTH_MAX_BYTES	 (16u << 20)
 #define DEPTH_FIRST	 2u
+#define INDEX_BITS	 12u /* of an id; the rest is the generation */
+#define INDEX_MASK	 ((1u << INDEX_BITS) - 1)
 #define NS_PER_S	 1000000000ull
+
+_Static_assert(DEPTH_MAX_BYTES / HF_WIRE_CHUNK_MIN_BYTES <= INDEX_MASK + 1, "each slot has an index");
 
 enum phase { PHASE_ROUND_TRIP = 0, PHASE_RATE, PHASE_DRAIN, PHASE_END };
 
 struct probe_slot {
 	uint64_t posted_ns;
-	uint32_t length_bytes;
+	uint32_t generation, length_bytes;
 	bool busy;
 };
 
@@ -157,8 +160,9 @@ static bool next_fetch(struct hf_link_probe *p, struct hf_fetch *fetch)
 	uint32_t length = p->phase == PHASE_ROUND_TRIP ? HF_WIRE_CHUNK_MIN_BYTES : p->chunk_bytes;
 	if (p->offset_bytes > HF_LINK_PROBE_BYTES - length)
 		p->offset_bytes = 0;
+	uint32_t generation = p->slots[index].generation + 1;
 	*fetch = (struct hf_fetch){
-	    .id = index,
+	    .id = generation << INDEX_BITS | index,
 	    .epoch = p->epoch,
 	    .block = HF_WIRE_PROBE_BLOCK,
 	    .length_bytes = length,
@@ -166,8 +170,10 @@ static bool next_fetch(struct hf_link_probe *p, struct hf_fetch *fetch)
 	    .class = HF_FETCH_URGENT,
 	    .landing = p->landings + (size_t)index * p->chunk_bytes,
 	};
-	p->slots[index] = (struct probe_slot){
-	    .posted_ns = hf_clock_now_ns(&p->clock), .length_bytes = length, .busy = true};
+	p->slots[index] = (struct probe_slot){.posted_ns = hf_clock_now_ns(&p->clock),
+					      .generation = generation,
+					      .length_bytes = length,
+					      .busy = true};
 	p->offset_bytes += length;
 	p->outstanding++;
 	return true;
@@ -186,7 +192,7 @@ static void fail(struct hf_link_probe *p, enum hf_err_class class, int errnum, c
 static void take_back(struct hf_link_probe *p, const struct hf_fetch *fetch, int result)
 {
 	hf_lock_assert_held(&p->lock);
-	p->slots[fetch->id].busy = false;
+	p->slots[fetch->id & INDEX_MASK].busy = false;
 	p->outstanding--;
 	if (result != -EAGAIN)
 		fail(p, HF_ERR_LINK, -result, "it takes no fetch");
@@ -285,13 +291,25 @@ enum hf_link_probe_end hf_link_probe_start(struct hf_link_probe *p, struct hf_er
 	return pump(p, err);
 }
 
+/* Locked. NULL for a done that belongs to no fetch on its way. */
+static struct probe_slot *slot_of_done(struct hf_link_probe *p, const struct hf_fetch_done *done)
+{
+	hf_lock_assert_held(&p->lock);
+	uint32_t id = (uint32_t)done->id, index = id & INDEX_MASK;
+	if (!hf_link_probe_owns(done->id) || done->epoch != p->epoch || index >= p->slots_count)
+		return NULL;
+	struct probe_slot *slot = &p->slots[index];
+	bool same = (slot->generation << INDEX_BITS | index) == id;
+	return slot->busy && same ? slot : NULL;
+}
+
 enum hf_link_probe_end hf_link_probe_done(struct hf_link_probe *p, const struct hf_fetch_done *done,
 					  struct hf_err *err)
 {
 	uint64_t now_ns = hf_clock_now_ns(&p->clock);
 	hf_lock(&p->lock);
-	struct probe_slot *slot = done->id < p->slots_count ? &p->slots[done->id] : NULL;
-	if (!slot || !slot->busy || done->epoch != p->epoch) {
+	struct probe_slot *slot = slot_of_done(p, done);
+	if (!slot) {
 		hf_unlock(&p->lock);
 		return HF_LINK_PROBE_RUNS;
 	}

@@ -155,6 +155,7 @@ static void draw_plan(struct sim *sim)
 	    .fail_vm_op = sim_chance(sim, 10) ? (int)sim_random(sim, HF_VM_OPS) : -1,
 	    .fail_prepare = sim_chance(sim, 3),
 	    .mismatch = sim_chance(sim, 3),
+	    .measure = sim_random(sim, 1000) == 0, /* it takes 200 ms, longer than all else */
 	    .share_percent = sim_chance(sim, 50)
 				 ? HF_SCHEDULE_SHARE_DEFAULT_PERCENT
 				 : 1 + (uint32_t)sim_random(sim, HF_SCHEDULE_SHARE_MAX_PERCENT),
@@ -334,6 +335,7 @@ static void check_end(struct sim *sim)
 	SIM_CHECK(sim, source.owner != HF_VM_OWNER_STUCK || sim->plan.fail_vm_op == HF_VM_RESUME,
 		  "the source VM is stuck");
 
+	sim->covered[SIM_LINK_MEASURED] += destination.link.rate_bytes_per_s > 0;
 	if (destination.status == HF_STATUS_COMPLETED) {
 		SIM_CHECK(sim, sim->released && sim->destination_runs,
 			  "completed, but not released and running");

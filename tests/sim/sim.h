@@ -48,6 +48,7 @@ struct sim_plan {
 	uint64_t cancel_ns;
 	int fail_vm_op; /* enum hf_vm_op, -1: none */
 	bool fail_prepare;
+	bool measure;		      /* the link has the feature */
 	bool mismatch;		      /* the blocks differ */
 	uint32_t share_percent;	      /* of the background */
 	uint32_t refuse_percent;      /* of fetches: the link has no room, as long as some are on their way */
@@ -92,7 +93,7 @@ struct sim_page {
 struct sim_fetch {
 	bool busy;
 	struct hf_fetch fetch;
-	uint32_t page;
+	uint32_t page; /* HF_PAGE_NONE: of the probe block */
 };
 
 /* What a run has been through; over many seeds each must have happened. */
@@ -130,6 +131,8 @@ enum sim_covered {
 	SIM_HOSTILE_BEFORE_HAND_OVER,
 	SIM_HOSTILE_AFTER_HAND_OVER,
 	SIM_HOSTILE_TO_SOURCE,
+	SIM_LINK_MEASURED,
+	SIM_CUT_WHILE_MEASURED,
 	SIM_COVERED_COUNT,
 };
 
@@ -176,7 +179,7 @@ struct sim {
 	uint64_t control_free_ns[2]; /* messages keep their order */
 	uint64_t channel_free_ns[HF_FETCH_CLASSES];
 	struct sim_fetch fetches[SIM_FETCHES_MAX];
-	uint32_t fetches_busy[HF_FETCH_CLASSES];
+	uint32_t fetches_busy[HF_FETCH_CLASSES], probes_busy;
 	uint64_t posted_bytes[HF_FETCH_CLASSES];
 
 	/* VMs. */

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/wire.h"
 #include "tests/sim/sim.h"
 
 struct sim_message {
@@ -85,8 +86,13 @@ static void finish_fetch(struct sim *sim, uint64_t index, enum hf_fetch_status s
 	    .zero = zero,
 	};
 	f->busy = false;
-	sim->pages[f->page].fetches--;
-	sim->fetches_busy[f->fetch.class]--;
+	if (f->page == HF_PAGE_NONE) {
+		sim->probes_busy--;
+		sim->covered[SIM_CUT_WHILE_MEASURED] += status == HF_FETCH_FAILED;
+	} else {
+		sim->pages[f->page].fetches--;
+		sim->fetches_busy[f->fetch.class]--;
+	}
 	hf_destination_events.fetch_done(sim->destination, &done);
 	sim_storm_done(sim, &done);
 }
@@ -160,6 +166,20 @@ static void check_fetch(struct sim *sim, const struct hf_fetch *fetch, uint32_t 
 	}
 }
 
+static void carry_fetch(struct sim *sim, const struct hf_fetch *fetch, uint32_t page)
+{
+	uint32_t index = 0;
+	while (sim->fetches[index].busy)
+		index++;
+	sim->fetches[index] = (struct sim_fetch){.busy = true, .fetch = *fetch, .page = page};
+	uint64_t at_ns = sim->now_ns + 100 + sim_random(sim, sim->plan.delay_max_ns);
+	if (at_ns < sim->channel_free_ns[fetch->class] && sim->plan.channels[fetch->class] == 1)
+		at_ns = sim->channel_free_ns[fetch->class];
+	sim->channel_free_ns[fetch->class] = at_ns;
+	sim_at(sim, at_ns - sim->now_ns, first_half, index, NULL);
+	sim_others(sim);
+}
+
 static int destination_fetch(void *self, const struct hf_fetch *fetch)
 {
 	struct sim *sim = self;
@@ -167,6 +187,12 @@ static int destination_fetch(void *self, const struct hf_fetch *fetch)
 		return -ENOTCONN;
 	SIM_CHECK(sim, sim->fetches_busy[fetch->class] < sim->plan.capacity[fetch->class],
 		  "more fetches of a class than the link holds");
+	if (fetch->block == HF_WIRE_PROBE_BLOCK) {
+		SIM_CHECK(sim, sim->probes_busy++ < sim->plan.capacity[fetch->class],
+			  "too many probes at once");
+		carry_fetch(sim, fetch, HF_PAGE_NONE);
+		return 0;
+	}
 	const struct hf_ramblock *block = &sim->source_blocks.blocks[fetch->block];
 	uint32_t page = sim_page_of(sim, sim->destination_of_source[fetch->block],
 				    fetch->offset_bytes / block->page_size_bytes);
@@ -175,23 +201,12 @@ static int destination_fetch(void *self, const struct hf_fetch *fetch)
 	if (sim_storm_refuses(sim, fetch->class))
 		return -EAGAIN;
 	sim_rules_posted(sim, fetch);
-
-	uint32_t index = 0;
-	while (sim->fetches[index].busy)
-		index++;
-	sim->fetches[index] = (struct sim_fetch){.busy = true, .fetch = *fetch, .page = page};
-	sim->fetches_busy[fetch->class]++;
 	sim->pages[page].fetches++;
+	sim->fetches_busy[fetch->class]++;
 	sim_log(sim, "fetch page %u +%llu %s", page,
 		(unsigned long long)(fetch->offset_bytes % block->page_size_bytes),
 		fetch->class == HF_FETCH_URGENT ? "urgent" : "background");
-
-	uint64_t at_ns = sim->now_ns + 100 + sim_random(sim, sim->plan.delay_max_ns);
-	if (at_ns < sim->channel_free_ns[fetch->class] && sim->plan.channels[fetch->class] == 1)
-		at_ns = sim->channel_free_ns[fetch->class];
-	sim->channel_free_ns[fetch->class] = at_ns;
-	sim_at(sim, at_ns - sim->now_ns, first_half, index, NULL);
-	sim_others(sim);
+	carry_fetch(sim, fetch, page);
 	return 0;
 }
 
@@ -208,7 +223,10 @@ struct hf_transport sim_transport_port(struct sim *sim, bool is_source)
 static void link_up_side(struct sim *sim, uint64_t is_source, void *data)
 {
 	(void)data;
-	struct hf_link_info info = {.epoch = 1, .version = 1, .name = "sim"};
+	struct hf_link_info info = {.epoch = 1,
+				    .version = 1,
+				    .features = sim->plan.measure ? HF_WIRE_FEATURE_LINK : 0,
+				    .name = "sim"};
 	for (int class = 0; class < HF_FETCH_CLASSES; class ++) {
 		info.channels[class] = sim->plan.channels[class];
 		info.capacity_chunks[class] = sim->plan.capacity[class];

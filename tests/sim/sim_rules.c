@@ -343,6 +343,8 @@ static const char *const covered_names[SIM_COVERED_COUNT] = {
     [SIM_HOSTILE_BEFORE_HAND_OVER] = "garbage before LOADED",
     [SIM_HOSTILE_AFTER_HAND_OVER] = "garbage after LOADED",
     [SIM_HOSTILE_TO_SOURCE] = "garbage to the source",
+    [SIM_LINK_MEASURED] = "the link was measured",
+    [SIM_CUT_WHILE_MEASURED] = "link cut while it was measured",
 };
 
 void sim_rules_print(const struct sim *totals)

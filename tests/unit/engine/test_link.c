@@ -192,12 +192,15 @@ static void dones_that_are_stale_or_made_up_are_dropped(void **state)
 	struct toy_link toy = {.round_trip_ns = 20000, .rate_bytes_per_s = 1250000000};
 	struct hf_link_probe *probe = toy_probe(&toy, 256 << 10);
 	assert_int_equal(hf_link_probe_start(probe, NULL), HF_LINK_PROBE_RUNS);
-	struct hf_fetch_done old = {.id = 0, .epoch = 2, .status = HF_FETCH_OK, .zero = true};
-	struct hf_fetch_done idle = {.id = 1, .epoch = 3, .status = HF_FETCH_OK, .zero = true};
+	uint64_t id = toy.fetches[0].id;
+	struct hf_fetch_done old = {.id = id, .epoch = 2, .status = HF_FETCH_OK, .zero = true};
+	struct hf_fetch_done idle = {.id = id + 1, .epoch = 3, .status = HF_FETCH_OK, .zero = true};
 	struct hf_fetch_done none = {.id = UINT32_MAX, .epoch = 3, .status = HF_FETCH_OK, .zero = true};
 	assert_int_equal(hf_link_probe_done(probe, &old, NULL), HF_LINK_PROBE_RUNS);
 	assert_int_equal(hf_link_probe_done(probe, &idle, NULL), HF_LINK_PROBE_RUNS);
 	assert_int_equal(hf_link_probe_done(probe, &none, NULL), HF_LINK_PROBE_RUNS);
+	struct hf_fetch_done earlier = {.id = id - 4096, .epoch = 3, .status = HF_FETCH_OK, .zero = true};
+	assert_int_equal(hf_link_probe_done(probe, &earlier, NULL), HF_LINK_PROBE_RUNS);
 	assert_int_equal(toy.fetches_count, 1);
 	struct hf_fetch_done first = toy_next(&toy, HF_FETCH_OK, false);
 	enum hf_link_probe_end end = hf_link_probe_done(probe, &first, NULL);
