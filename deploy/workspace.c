@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The workspace. Theory of operation: taken in the order namespace, folder, mount, pages; given back in the
- * reverse order. Only the raised pool of huge pages would survive a kill -9 of the demo: the kernel ties it
- * to no process. Without the right to make a mount namespace a mount that exists is used.
+ * reverse order. Without the right to make a mount namespace a mount that exists is used.
+ *
+ * The kernel ties a raised pool of huge pages to no process, so a keeper does: a child that reads from a pipe
+ * nobody writes to before the workspace is closed. All other children inherit the writing end. So an end of
+ * file means that this process was killed and all of them with it (children.c), and that their memory is
+ * free: a pool that is lowered while its pages are being freed may keep them.
  */
 #include "deploy/workspace.h"
 
@@ -17,6 +21,7 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "core/ramblock.h"
@@ -109,6 +114,62 @@ static void name_ram_files(struct hf_workspace *workspace)
 			 workspace->huge, (int)getpid(), i);
 }
 
+/* Holds neither a terminal nor a pipe that somebody waits to see closed. */
+static void let_go_of_others(void)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	setsid();
+	for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+		dup2(null, fd);
+}
+
+static void __attribute__((noreturn)) keep(struct hf_workspace *workspace, int fd)
+{
+	struct hf_err ignored;
+	ssize_t got;
+	char byte;
+	let_go_of_others();
+	do
+		got = read(fd, &byte, 1);
+	while (got < 0 && errno == EINTR);
+	if (got == 0)
+		hf_workspace_close(workspace, &ignored);
+	_exit(0);
+}
+
+static int start_keeper(struct hf_workspace *workspace, struct hf_err *err)
+{
+	int ends[2];
+	if (pipe2(ends, O_CLOEXEC) || fcntl(ends[1], F_SETFD, 0))
+		return hf_err_set(err, HF_ERR_LOCAL, errno, "cannot make a pipe: %s", strerror(errno));
+	pid_t pid = fork();
+	int errnum = errno;
+	if (pid == 0) {
+		close(ends[1]);
+		keep(workspace, ends[0]);
+	}
+	close(ends[0]);
+	if (pid < 0) {
+		close(ends[1]);
+		return hf_err_set(err, HF_ERR_LOCAL, errnum, "cannot make a process: %s", strerror(errnum));
+	}
+	workspace->keeper = pid;
+	workspace->keeper_fd = ends[1] + 1;
+	return 0;
+}
+
+static void dismiss_keeper(struct hf_workspace *workspace)
+{
+	if (!workspace->keeper)
+		return;
+	ssize_t ignored = write(workspace->keeper_fd - 1, "", 1);
+	(void)ignored; // a keeper that was killed reads nothing
+	close(workspace->keeper_fd - 1);
+	waitpid(workspace->keeper, NULL, 0);
+	workspace->keeper = 0;
+	workspace->keeper_fd = 0;
+}
+
 int hf_workspace_open(struct hf_workspace *workspace, uint64_t page_size_bytes, uint64_t pages,
 		      struct hf_err *err)
 {
@@ -123,6 +184,8 @@ int hf_workspace_open(struct hf_workspace *workspace, uint64_t page_size_bytes, 
 		name_ram_files(workspace);
 	if (!result)
 		result = hf_hugepages_reserve(page_size_bytes, pages, &workspace->pages_added, err);
+	if (!result)
+		result = start_keeper(workspace, err);
 	if (result)
 		hf_workspace_close(workspace, &ignored);
 	return result;
@@ -163,5 +226,6 @@ int hf_workspace_close(struct hf_workspace *workspace, struct hf_err *err)
 		result = result ? result : given;
 	}
 	workspace->pages_added = 0;
+	dismiss_keeper(workspace);
 	return result;
 }

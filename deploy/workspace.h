@@ -2,18 +2,16 @@
 /*
  * workspace.h - a place for a demo: a folder, a hugetlbfs, huge pages.
  *
- * Purpose: takes from the host what a demo needs and gives all of it back. The hugetlbfs is mounted in a
- * mount namespace of this process, so it vanishes, with the RAM files on it, even when the process is killed.
- * Ownership: open/close; a zeroed struct may be closed.
- * Threads: one; open before any other thread exists.
- * Units: bytes, pages of the named size.
- * Errors: 0 or -errno with text.
+ * Purpose: takes from the host what a demo needs and gives all of it back, also when this process is killed:
+ * a child waits for its end. Ownership: open/close; a zeroed struct may be closed. Threads: one; open before
+ * any other thread exists. Units: bytes, pages of the named size. Errors: 0 or -errno with text.
  */
 #ifndef HF_DEPLOY_WORKSPACE_H
 #define HF_DEPLOY_WORKSPACE_H
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "core/err.h"
 
@@ -25,6 +23,8 @@ struct hf_workspace {
 	bool has_folder;
 	uint64_t page_size_bytes;
 	uint64_t pages_added; /* to the host's pool */
+	pid_t keeper;	      /* clears away if this process is killed; 0: none */
+	int keeper_fd;	      /* + 1; it reads the other end */
 };
 
 /* Makes `pages` huge pages available, reserving those that are missing. */

@@ -118,7 +118,7 @@ class Host:
 
     @staticmethod
     def end_process(process):
-        """A demo gives back what it took when it is asked to end; killed, it cannot."""
+        """Asked first: programs clear away behind themselves."""
         if process.poll() is None:
             process.terminate()
             try:

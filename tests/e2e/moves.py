@@ -129,6 +129,15 @@ def the_source_may_let_the_background_go_on(host):
     assert report["faults"]["vcpu"] < report["pages_fetched"], report["faults"]
 
 
+def small(transport, placement):
+    """What an instrumented build is slow and large enough for."""
+    def case(host):
+        report = demo(host, "--mem", "128M", "--transport", transport, "--placement", placement)
+        check_report(report, 2, mem=128 * M)
+    case.__name__ = f"a_small_vm_arrives_over_{transport}_by_{placement}"
+    return case
+
+
 def demo_folders():
     return {name for name in os.listdir("/tmp") if name.startswith("hugeferry-demo-")}
 
@@ -163,6 +172,19 @@ def a_demo_that_is_stopped_gives_back_all_it_took(host):
         assert demo_folders() == folders
 
 
+def a_demo_that_is_killed_leaves_nothing(host):
+    before, folders = host.read_counter(2 * M, "nr_hugepages"), demo_folders()
+    for stage in ("starting", "moving it"):
+        process = host.start(host.hugeferry, "demo", "--mem", "512M", "--no-background",
+                             "--demand-only-seconds", 600)
+        wait_until(lambda: stage in out_of(process), stage)
+        assert host.read_counter(2 * M, "nr_hugepages") > before
+        process.kill()
+        process.wait()
+        wait_until(lambda: host.read_counter(2 * M, "nr_hugepages") == before, "the pool is as it was", 30)
+        wait_until(lambda: demo_folders() == folders, "its folder is gone", 30)
+
+
 CASES = [
     gigantic("copy"),  # first, while the host's memory is in large pieces
     gigantic("continue"),
@@ -178,6 +200,10 @@ CASES = [
     combination("unix", "continue", 1, "random", 0),
     combination("unix", "continue", 2, "hot", 30),
     combination("unix", "continue", 8, "random", 60),
+    small("tcp", "continue"),
+    small("tcp", "copy"),
+    small("unix", "continue"),
+    small("unix", "copy"),
     auto_takes_continue_and_says_why,
     demand_only("copy"),
     demand_only("continue"),
@@ -191,4 +217,5 @@ CASES = [
     a_demo_gives_back_all_it_took,
     a_demo_that_cannot_have_its_memory_takes_nothing,
     a_demo_that_is_stopped_gives_back_all_it_took,
+    a_demo_that_is_killed_leaves_nothing,
 ]
