@@ -6,6 +6,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -31,6 +34,7 @@ struct fixture {
 	struct hf_attached_region region;
 	int read_fd, write_fd;
 	struct hf_fault_reader *reader;
+	atomic_bool storm_ends;
 };
 
 static uint64_t now_ns(void *self)
@@ -164,6 +168,34 @@ static void a_read_that_fails_for_good_is_reported_with_its_reason(void **state)
 	assert_true(is_silent(fixture->heard.failures_fd));
 }
 
+static void *storm(void *opaque)
+{
+	struct fixture *fixture = opaque;
+	struct uffd_msg message = {.event = UFFD_EVENT_PAGEFAULT};
+	message.arg.pagefault.address = ADDRESS;
+	message.arg.pagefault.feat.ptid = 77;
+	while (!atomic_load(&fixture->storm_ends))
+		if (write(fixture->write_fd, &message, sizeof(message)) < 0)
+			sched_yield(); /* the pipe is full */
+	return NULL;
+}
+
+static void stopping_under_a_storm_of_faults_ends_it(void **state)
+{
+	struct fixture *fixture = *state;
+	pthread_t thread;
+	start(fixture);
+	assert_int_equal(pthread_create(&thread, NULL, storm, fixture), 0);
+	for (int i = 0; i < 100; i++)
+		wait_one(fixture->heard.faults_fd);
+	hf_fault_reader_destroy(fixture->reader);
+	fixture->reader = NULL;
+	uint64_t page = fixture->heard.last_page = PAGES; /* nobody else writes it now */
+	atomic_store(&fixture->storm_ends, true);
+	pthread_join(thread, NULL);
+	assert_int_equal(fixture->heard.last_page, page);
+}
+
 static void place_in_fault(void *engine, uint32_t block, uint64_t page, uint32_t thread_id,
 			   uint64_t arrived_ns)
 {
@@ -199,6 +231,7 @@ int main(void)
 	    WITH_FIXTURE(a_fault_in_no_region_is_reported_once_and_others_still_come),
 	    WITH_FIXTURE(a_descriptor_that_ends_is_reported),
 	    WITH_FIXTURE(a_read_that_fails_for_good_is_reported_with_its_reason),
+	    WITH_FIXTURE(stopping_under_a_storm_of_faults_ends_it),
 	    WITH_FIXTURE(a_page_placed_in_the_readers_thread_is_caught),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
