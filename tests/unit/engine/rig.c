@@ -130,7 +130,10 @@ static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t byt
 	}
 	rig->vm_requests++;
 	rig_record(rig, "%s", names[op]);
-	return answer(rig, rig->vm_result[op]);
+	int result = answer(rig, rig->vm_result[op]);
+	rig->vm_refused |= result != 0;
+	rig->resuming += op == HF_VM_RESUME && result == 0;
+	return result;
 }
 
 /* ---- the destination's ports ------------------------------------------------------------------- */

@@ -54,6 +54,8 @@ struct rig {
 	/* The port call number fail_at, from 1, fails (all from there on: fail_on); 0: none does. */
 	uint32_t fail_at, can_fail;
 	bool fail_on, failed, failed_on_link;
+	bool vm_refused;   /* a request failed: its end is not reported */
+	uint32_t resuming; /* requests to resume that were taken */
 
 	void (*inside)(struct rig *rig, const char *call);
 	bool inside_is_the_port; /* `inside` is the port's own thread: not what a port may do */

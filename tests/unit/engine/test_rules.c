@@ -55,12 +55,13 @@ static bool destination_with_failure(uint32_t fail_at, bool fail_on)
 	rig->rom_present = 0x01;
 	rig_destination(rig);
 	enum rig_at at = AT_NONE;
-	while (at < AT_COMPLETED && !rig->failed_on_link && !hf_status_is_final(rig_snapshot(rig).status))
+	while (at < AT_COMPLETED && !rig->failed_on_link && !rig->vm_refused &&
+	       !hf_status_is_final(rig_snapshot(rig).status))
 		destination_step(rig, ++at);
 	bool failed = rig->failed;
 	if (rig->failed_on_link)
 		rig_link_down(rig);
-	if (failed && (!fail_on || rig->failed_on_link))
+	if (failed && (!fail_on || rig->failed_on_link || rig->vm_refused))
 		check_destination_end(rig, at);
 	if (!failed)
 		assert_int_equal(rig_snapshot(rig).status, HF_STATUS_COMPLETED);
@@ -95,9 +96,9 @@ static bool source_with_failure(uint32_t fail_at, bool fail_on)
 	}
 	bool failed = rig->failed;
 	bool cannot_resume = fail_on;
-	if (failed)
+	if (rig->failed_on_link)
 		rig_link_down(rig);
-	if (rig_source_snapshot(rig).owner == HF_VM_OWNER_RESUMING)
+	if (rig->resuming > 0)
 		rig_vm_done(rig, HF_VM_RESUME, 0);
 
 	struct hf_source_snapshot snapshot = rig_source_snapshot(rig);
@@ -134,8 +135,12 @@ static void a_source_survives_the_failure_of_any_port_call(void **state)
 
 static void call_back(struct rig *rig, const char *call)
 {
-	if (strstr(call, rig->sought))
-		rig_link_down(rig);
+	if (!strstr(call, rig->sought))
+		return;
+	if (rig->source)
+		hf_source_events.link_down(rig->source, RIG_EPOCH, NULL);
+	else
+		hf_destination_events.link_down(rig->destination, RIG_EPOCH, NULL);
 }
 
 static void reach_with_a_port_that_calls_back(void *opaque)
@@ -171,19 +176,19 @@ static void a_port_that_calls_the_engine_from_inside_is_caught(void **state)
 		bool is_source;
 		const char *sought, *says;
 	} calls[] = {
-	    {false, "choose", "is called from inside memory.choose()"},
-	    {false, "prepare", "is called from inside memory.prepare()"},
-	    {false, "send READY", "is called from inside transport.send()"},
-	    {false, "load", "is called from inside vm.request()"},
-	    {false, "kick", "is called from inside memory.kick()"},
-	    {false, "fetch urgent", "is called from inside transport.fetch()"},
-	    {false, "place_zero", "is called from inside memory.place_zero()"},
-	    {false, "place_again", "is called from inside memory.place_again()"},
-	    {false, "place ram", "is called from inside memory.place()"},
-	    {false, "release", "is called from inside memory.release()"},
-	    {true, "send ADVISE", "is called from inside transport.send()"},
-	    {true, "stop", "is called from inside vm.request()"},
-	    {true, "presence", "is called from inside memory.presence()"},
+	    {false, "choose", "event_link_down is called from inside memory.choose()"},
+	    {false, "prepare", "event_link_down is called from inside memory.prepare()"},
+	    {false, "send READY", "event_link_down is called from inside transport.send()"},
+	    {false, "load", "event_link_down is called from inside vm.request()"},
+	    {false, "kick", "event_link_down is called from inside memory.kick()"},
+	    {false, "fetch urgent", "event_link_down is called from inside transport.fetch()"},
+	    {false, "place_zero", "event_link_down is called from inside memory.place_zero()"},
+	    {false, "place_again", "event_link_down is called from inside memory.place_again()"},
+	    {false, "place ram", "event_link_down is called from inside memory.place()"},
+	    {false, "release", "event_link_down is called from inside memory.release()"},
+	    {true, "send ADVISE", "event_link_down is called from inside transport.send()"},
+	    {true, "stop", "event_link_down is called from inside vm.request()"},
+	    {true, "presence", "event_link_down is called from inside memory.presence()"},
 	};
 	for (size_t i = 0; i < sizeof(calls) / sizeof(calls[0]); i++)
 		check_call_back(calls[i].is_source, calls[i].sought, calls[i].says);
@@ -290,6 +295,15 @@ static void before_a_link_is_up_none_is_heard(void **state)
 	hear_the_old_link(rig, 0);
 	rig_expect_nothing(rig);
 	assert_int_equal(rig_snapshot(rig).status, HF_STATUS_NONE);
+}
+
+static void before_a_sources_link_is_up_none_is_heard(void **state)
+{
+	struct rig *rig = *state;
+	rig_source(rig);
+	hear_the_old_link(rig, 0);
+	rig_expect_nothing(rig);
+	assert_int_equal(rig_source_snapshot(rig).status, HF_STATUS_NONE);
 }
 
 /* ---- (f) nothing is stopped from a callback ---------------------------------------------------- */
@@ -428,6 +442,7 @@ int main(void)
 	    cmocka_unit_test(after_a_pause_neither_link_is_heard),
 	    RIG_TEST(after_a_sources_pause_neither_link_is_heard),
 	    RIG_TEST(before_a_link_is_up_none_is_heard),
+	    RIG_TEST(before_a_sources_link_is_up_none_is_heard),
 	    RIG_TEST(engines_are_neither_destroyed_nor_entered_from_notify),
 	    RIG_TEST(a_destination_paused_before_run_still_runs_the_vm_it_is_given),
 	    RIG_TEST(a_destination_paused_before_run_hears_that_the_source_keeps_the_vm),
