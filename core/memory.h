@@ -82,8 +82,13 @@ struct hf_memory {
 };
 
 struct hf_source_memory_ops {
-	/* Address of a chunk in the source's own mapping; the range has been checked. Constant time. */
-	const void *(*address)(void *self, uint32_t block, uint64_t offset_bytes);
+	/*
+	 * Where the bytes of a chunk of a page that is present are, in the source's own mapping; NULL when
+	 * all are zero (core/zero.h). The range has been checked. -EIO: they cannot be read (a memory error,
+	 * a file cut short); asking must not kill.
+	 */
+	int (*chunk)(void *self, uint32_t block, uint64_t offset_bytes, uint32_t length_bytes,
+		     const void **bytes, struct hf_err *err);
 	/*
 	 * Sets the bit of every page of the block that is present, without touching any. The bitmap has one
 	 * bit a page, least significant bit first in each byte, zeroed by the caller. Called after the VM

@@ -93,10 +93,12 @@ static inline int hf_memory_release(const struct hf_memory *port, struct hf_err 
 	HF_CALL_OUT("memory.release()", int, port->ops->release(port->self, err));
 }
 
-static inline const void *hf_source_memory_address(const struct hf_source_memory *port, uint32_t block,
-						   uint64_t offset_bytes)
+static inline int hf_source_memory_chunk(const struct hf_source_memory *port, uint32_t block,
+					 uint64_t offset_bytes, uint32_t length_bytes, const void **bytes,
+					 struct hf_err *err)
 {
-	HF_CALL_OUT("memory.address()", const void *, port->ops->address(port->self, block, offset_bytes));
+	HF_CALL_OUT("memory.chunk()", int,
+		    port->ops->chunk(port->self, block, offset_bytes, length_bytes, bytes, err));
 }
 
 static inline int hf_source_memory_presence(const struct hf_source_memory *port, uint32_t block,

@@ -607,16 +607,6 @@ void hf_source_vm_done(struct hf_source *s, const struct hf_vm_result *result)
 
 /* ---- serving ----------------------------------------------------------------------------------- */
 
-static bool is_zero(const uint8_t *bytes, size_t length)
-{
-	/* If the first 16 bytes are zero and each byte equals the one 16 before it, all are. */
-	static const uint8_t zeros[16];
-	if (length < sizeof(zeros))
-		return memcmp(bytes, zeros, length) == 0;
-	return memcmp(bytes, zeros, sizeof(zeros)) == 0 &&
-	       memcmp(bytes, bytes + sizeof(zeros), length - sizeof(zeros)) == 0;
-}
-
 /* The block of a request whose range lies inside one of its pages, else NULL. */
 static const struct hf_ramblock *checked_block(const struct hf_source *s,
 					       const struct hf_serve_request *request)
@@ -654,9 +644,12 @@ static int event_serve(void *engine, const struct hf_serve_request *request, str
 	uint32_t page = block->first_page + (uint32_t)(request->offset_bytes / block->page_size_bytes);
 	const void *bytes = NULL;
 	if (hf_pagemap_test(&s->present, page)) {
-		bytes = hf_source_memory_address(&s->memory, request->block, request->offset_bytes);
-		if (is_zero(bytes, request->length_bytes))
-			bytes = NULL;
+		int result = hf_source_memory_chunk(&s->memory, request->block, request->offset_bytes,
+						    request->length_bytes, &bytes, err);
+		if (result < 0) {
+			hf_err_prefix(err, "VM '%s'", s->vm_name);
+			return result;
+		}
 	}
 	*reply = (struct hf_serve_reply){.bytes = bytes, .zero = bytes == NULL};
 	if (bytes) {

@@ -100,8 +100,8 @@ struct hf_transport_events {
 	/* Destination only. */
 	void (*fetch_done)(void *engine, const struct hf_fetch_done *done);
 	/*
-	 * Source only: where the bytes of a chunk are. An error is a violation by the peer; the transport
-	 * closes the link with it.
+	 * Source only: where the bytes of a chunk are. An error is a violation by the peer, or this side
+	 * cannot read them; the transport closes the link with it.
 	 */
 	int (*serve)(void *engine, const struct hf_serve_request *request, struct hf_serve_reply *reply,
 		     struct hf_err *err);

@@ -24,6 +24,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "hugemem/guarded.h"
 #include "hugemem/hugepool.h"
 #include "hugemem/kernel_compat.h"
 #include "hugemem/probe.h"
@@ -91,8 +92,9 @@ static void op_clear(void *self, void *landing, size_t length_bytes, bool dirty)
 {
 	const struct hf_incoming_memory *memory = self;
 
+	/* A landing that is gone cannot be placed either, and that is told with its page. */
 	if (dirty || memory->placement == HF_PLACEMENT_COPY)
-		memset(landing, 0, length_bytes);
+		hf_guarded_clear(landing, length_bytes);
 }
 
 static void op_kick(void *self, enum hf_work_class class)

@@ -28,6 +28,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "hugemem/guarded.h"
 #include "hugemem/hugepool.h"
 #include "hugemem/residency.h"
 
@@ -58,11 +59,36 @@ struct hf_outgoing_memory {
 
 /* ---- the port's operations ---- */
 
-static const void *op_address(void *self, uint32_t block, uint64_t offset_bytes)
+static int unreadable(const struct hf_outgoing_memory *memory, uint32_t block, uint64_t offset_bytes,
+		      struct hf_err *err)
+{
+	const struct hf_ramblock *ramblock = &memory->blocks.blocks[block];
+	uint64_t page = offset_bytes / ramblock->page_size_bytes;
+	char size[HF_SIZE_TEXT_BYTES];
+	struct stat file;
+
+	if (fstat(memory->block[block].fd, &file) == 0 && (uint64_t)file.st_size < ramblock->length_bytes)
+		return hf_err_set(err, HF_ERR_LOCAL, EIO,
+				  "block '%s' page %" PRIu64
+				  " is gone: the VM's RAM file was cut to %s; see who did that",
+				  ramblock->idstr, page, hf_size_text((uint64_t)file.st_size, size));
+	return hf_err_set(err, HF_ERR_LOCAL, EIO,
+			  "block '%s' page %" PRIu64
+			  " cannot be read: a memory error of this host (see the kernel's log)",
+			  ramblock->idstr, page);
+}
+
+static int op_chunk(void *self, uint32_t block, uint64_t offset_bytes, uint32_t length_bytes,
+		    const void **bytes, struct hf_err *err)
 {
 	const struct hf_outgoing_memory *memory = self;
+	const uint8_t *address = memory->block[block].address + offset_bytes;
+	bool zero = false;
 
-	return memory->block[block].address + offset_bytes;
+	if (hf_guarded_is_zero(address, length_bytes, &zero))
+		return unreadable(memory, block, offset_bytes, err);
+	*bytes = zero ? NULL : address;
+	return 0;
 }
 
 static void set_bit(uint8_t *bitmap, uint64_t page)
@@ -214,7 +240,7 @@ static int op_presence(void *self, uint32_t block, uint8_t *bitmap, size_t bitma
 	return result;
 }
 
-static const struct hf_source_memory_ops outgoing_ops = {.address = op_address, .presence = op_presence};
+static const struct hf_source_memory_ops outgoing_ops = {.chunk = op_chunk, .presence = op_presence};
 
 /* ---- creation ---- */
 

@@ -19,6 +19,7 @@
 
 #include "core/destination.h"
 #include "core/source.h"
+#include "core/zero.h"
 #include "deploy/monotonic.h"
 #include "transport-tcp/tcp.h"
 
@@ -252,11 +253,15 @@ static const struct hf_memory_ops memory_ops = {
     .release = memory_release,
 };
 
-static const void *source_address(void *self, uint32_t block, uint64_t offset_bytes)
+static int source_chunk(void *self, uint32_t block, uint64_t offset_bytes, uint32_t length_bytes,
+			const void **bytes, struct hf_err *err)
 {
 	(void)block;
+	(void)err;
 	struct hf_moving *m = self;
-	return m->window[0] + offset_bytes % m->config.page_bytes;
+	const uint8_t *address = (const uint8_t *)m->window[0] + offset_bytes % m->config.page_bytes;
+	*bytes = hf_is_zero(address, length_bytes) ? NULL : address;
+	return 0;
 }
 
 static int source_presence(void *self, uint32_t block, uint8_t *bitmap, size_t bytes, struct hf_err *err)
@@ -271,7 +276,7 @@ static int source_presence(void *self, uint32_t block, uint8_t *bitmap, size_t b
 }
 
 static const struct hf_source_memory_ops source_memory_ops = {
-    .address = source_address,
+    .chunk = source_chunk,
     .presence = source_presence,
 };
 

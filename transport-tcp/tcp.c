@@ -181,6 +181,12 @@ void tcp_fail_link(struct hf_tcp *tcp, const char *channel_name, int error_numbe
 		hf_err_set(&why, HF_ERR_LINK, ETIMEDOUT,
 			   "%s, %s: no sign of life from the peer for %u s; check the host and the network",
 			   tcp->name, channel_name, TCP_SILENCE_MAX_MS / 1000);
+	else if (error_number == EFAULT)
+		hf_err_set(
+		    &why, HF_ERR_LOCAL, EFAULT,
+		    "%s, %s: guest memory of this side is gone: a memory error (see the kernel's log), or "
+		    "the VM's RAM file was cut short",
+		    tcp->name, channel_name);
 	else
 		hf_err_set(&why, HF_ERR_LINK, error_number,
 			   "%s, %s: %s; check the network and the peer's log", tcp->name, channel_name,

@@ -159,7 +159,21 @@ def no_socket_of_a_link_is_left(host):
     assert not os.path.exists(path)
 
 
+def a_source_file_cut_short_is_told_and_kills_no_agent(host):
+    source, destination, taker, giver = start_held(host)
+    os.truncate(source.ram, 256 * M)
+    taker.send_signal(signal.SIGUSR1)
+    code, said = finish(giver)
+    assert code == 4, (code, said)
+    # A page that goes while its bytes are being sent is told by the channel, which knows no pages.
+    assert len(said.splitlines()) == 1 and ("cut to 256 MiB" in said or "cut short" in said), said
+    code, said = finish(taker)
+    assert code == 4 and len(said.splitlines()) == 1, (code, said)
+    assert destination.status() == "running"
+
+
 CASES = [
+    a_source_file_cut_short_is_told_and_kills_no_agent,
     a_receiver_that_dies_after_the_hand_over_never_revives_the_source,
     a_sender_that_dies_after_the_hand_over_leaves_the_vm_at_the_destination,
     a_receiver_that_dies_before_the_hand_over_leaves_the_source_running,

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/zero.h"
 #include "tests/sim/sim.h"
 
 uint32_t sim_page_of(const struct sim *sim, uint32_t destination_block, uint64_t page)
@@ -357,13 +358,18 @@ static uint32_t first_page_of_source_block(struct sim *sim, uint32_t block)
 	return sim->destination_blocks.blocks[sim->destination_of_source[block]].first_page;
 }
 
-static const void *source_address(void *self, uint32_t block, uint64_t offset_bytes)
+static int source_chunk(void *self, uint32_t block, uint64_t offset_bytes, uint32_t length_bytes,
+			const void **bytes, struct hf_err *err)
 {
+	(void)err;
 	struct sim *sim = self;
 	uint32_t page = first_page_of_source_block(sim, block) +
 			(uint32_t)(offset_bytes / sim->source_blocks.blocks[block].page_size_bytes);
 	SIM_CHECK(sim, !sim->pages[page].hole, "hole %u of the source is touched", page);
-	return sim->source_memory + sim->pages[first_page_of_source_block(sim, block)].base + offset_bytes;
+	const uint8_t *address =
+	    sim->source_memory + sim->pages[first_page_of_source_block(sim, block)].base + offset_bytes;
+	*bytes = hf_is_zero(address, length_bytes) ? NULL : address;
+	return 0;
 }
 
 static int source_presence(void *self, uint32_t block, uint8_t *bitmap, size_t bitmap_bytes,
@@ -382,7 +388,7 @@ static int source_presence(void *self, uint32_t block, uint8_t *bitmap, size_t b
 }
 
 static const struct hf_source_memory_ops source_memory_ops = {
-    .address = source_address,
+    .chunk = source_chunk,
     .presence = source_presence,
 };
 

@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/zero.h"
+
 /* ---- lines ------------------------------------------------------------------------------------- */
 
 void rig_record(struct rig *rig, const char *format, ...)
@@ -367,11 +369,16 @@ void rig_land_all(struct rig *rig)
 
 /* ---- the source's ports ------------------------------------------------------------------------ */
 
-static const void *source_address(void *self, uint32_t block, uint64_t offset_bytes)
+static int source_chunk(void *self, uint32_t block, uint64_t offset_bytes, uint32_t length_bytes,
+			const void **bytes, struct hf_err *err)
 {
 	struct rig *rig = self;
+	const uint8_t *address = (RIG_BLOCKS - 1 - block == RIG_RAM ? rig->ram : rig->rom) + offset_bytes;
 	rig->addressed++;
-	return (RIG_BLOCKS - 1 - block == RIG_RAM ? rig->ram : rig->rom) + offset_bytes;
+	if (rig->chunk_result < 0)
+		return hf_err_set(err, HF_ERR_LOCAL, -rig->chunk_result, "page lost");
+	*bytes = hf_is_zero(address, length_bytes) ? NULL : address;
+	return 0;
 }
 
 static int source_presence(void *self, uint32_t block, uint8_t *bitmap, size_t bytes, struct hf_err *err)
@@ -389,7 +396,7 @@ static int source_presence(void *self, uint32_t block, uint8_t *bitmap, size_t b
 }
 
 static const struct hf_source_memory_ops source_memory_ops = {
-    .address = source_address,
+    .chunk = source_chunk,
     .presence = source_presence,
 };
 

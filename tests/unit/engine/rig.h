@@ -47,7 +47,7 @@ struct rig {
 
 	/* What the ports answer; 0 is success. */
 	int choose_result, prepare_result, place_result, place_zero_result, place_again_result,
-	    release_result, send_result, presence_result;
+	    release_result, send_result, presence_result, chunk_result;
 	int fetch_result; /* of fetch_failures fetches, after fetch_taken more have been taken */
 	uint32_t fetch_failures, fetch_taken;
 	int vm_result[HF_VM_OPS]; /* of the request */
@@ -76,7 +76,7 @@ struct rig {
 
 	uint8_t *ram, *rom;	/* the alias, or the source's memory */
 	uint8_t *staging;	/* RIG_SLOTS_MAX landings of `copy` */
-	uint32_t addressed;	/* calls of address() */
+	uint32_t addressed;	/* calls of chunk() */
 	const uint8_t *placing; /* bytes of the page in place() */
 	uint32_t placing_page;	/* and its number in the engine */
 

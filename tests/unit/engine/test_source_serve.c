@@ -228,6 +228,24 @@ static void bytes_beside_a_zero_chunk_do_not_count(void **state)
 	}
 }
 
+static void bytes_that_cannot_be_read_end_the_link_with_the_reason(void **state)
+{
+	struct rig *rig = *state;
+	struct hf_serve_request request = {.epoch = RIG_EPOCH, .block = RAM, .length_bytes = 4096};
+	struct hf_serve_reply reply = untouched;
+	struct hf_err err = HF_ERR_INIT;
+	rig_source_at(rig, SOURCE_GIVEN_UP);
+	rig->chunk_result = -EIO;
+	assert_int_equal(hf_source_events.serve(rig->source, &request, &reply, &err), -EIO);
+	assert_int_equal(err.class, HF_ERR_LOCAL);
+	assert_non_null(strstr(err.text, "page lost"));
+	assert_ptr_equal(reply.bytes, untouched.bytes);
+	assert_int_equal(rig_source_snapshot(rig).sent_chunks, 0);
+	hf_source_events.link_down(rig->source, RIG_EPOCH, &err);
+	assert_int_equal(rig_source_snapshot(rig).status, HF_STATUS_POSTCOPY_PAUSED);
+	assert_non_null(strstr(rig_source_snapshot(rig).err.text, "page lost"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -241,6 +259,7 @@ int main(void)
 	    RIG_TEST(holes_are_zeros_and_are_never_touched),
 	    RIG_TEST(one_byte_that_is_not_zero_is_found_wherever_it_is),
 	    RIG_TEST(bytes_beside_a_zero_chunk_do_not_count),
+	    RIG_TEST(bytes_that_cannot_be_read_end_the_link_with_the_reason),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

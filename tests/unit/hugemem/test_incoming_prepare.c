@@ -260,6 +260,17 @@ static void blocks_that_differ_from_the_lent_regions_are_refused(void **state)
 	assert_int_equal(create_port(d), 0);
 }
 
+static void a_landing_that_is_gone_is_told_when_it_is_placed(void **state)
+{
+	struct destination *d = *state;
+
+	bring_up(d);
+	assert_int_equal(ftruncate(d->fd[0], HUGE_BYTES), 0);
+	d->port.ops->clear(d->memory, d->port.ops->landing(d->memory, 0, 3, 0), HUGE_BYTES, true);
+	assert_true(d->port.ops->place(d->memory, 0, 3, 0, &d->err) < 0);
+	assert_non_null(strstr(d->err.text, "'ram0' page 3"));
+}
+
 static void default_slots_are_two_of_one_gibibyte(void **state)
 {
 	struct destination *d = *state;
@@ -294,6 +305,7 @@ int main(void)
 	    ANY(continue_of_private_memory_is_refused_naming_the_block),
 	    ANY(auto_takes_continue_for_shared_memory),
 	    ANY(blocks_that_differ_from_the_lent_regions_are_refused),
+	    WITH(with_continue, a_landing_that_is_gone_is_told_when_it_is_placed),
 	    WITH(copy, default_slots_are_two_of_one_gibibyte),
 	};
 

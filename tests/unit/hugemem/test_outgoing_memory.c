@@ -20,6 +20,8 @@
 #include "hugemem/guest_memory.h"
 #include "hugemem/kernel_compat.h"
 #include "hugemem/residency.h"
+#include "hugemem/uffd_open.h"
+#include "hugemem/userfault.h"
 
 #define PAGES 12u
 
@@ -204,9 +206,66 @@ static void reading_a_page_does_not_hide_the_others(void **state)
 	assert_int_equal(madvise(source.vmm, PAGES * HUGE_BYTES, MADV_DONTNEED), 0);
 	port = hf_outgoing_memory_port(source.memory);
 	/* From here on the agent's mapping has a page table, in which pages 0 and 4 are absent. */
-	const volatile uint8_t *bytes = port.ops->address(port.self, 0, 2 * HUGE_BYTES);
-	assert_int_equal(*bytes, 3);
+	const void *bytes = NULL;
+	assert_int_equal(port.ops->chunk(port.self, 0, 2 * HUGE_BYTES, 4096, &bytes, NULL), 0);
+	assert_non_null(bytes);
+	assert_int_equal(*(const uint8_t *)bytes, 3);
 	assert_int_equal(presence(&source), 1u << 0 | 1u << 2 | 1u << 4);
+	close_source(&source);
+}
+
+/* Of the first bytes of a page; the page that fails is named. */
+static int chunk_of(struct source *source, uint64_t page, const void **bytes)
+{
+	struct hf_source_memory port = hf_outgoing_memory_port(source->memory);
+
+	source->err = HF_ERR_INIT;
+	return port.ops->chunk(port.self, 0, page * HUGE_BYTES, 4096, bytes, &source->err);
+}
+
+static void a_file_cut_short_is_an_error_and_not_the_end(void **state)
+{
+	(void)state;
+	struct source source;
+	const void *bytes = NULL;
+
+	open_source(&source);
+	source.vmm[2 * HUGE_BYTES] = 7;
+	source.vmm[5 * HUGE_BYTES] = 8;
+	assert_int_equal(chunk_of(&source, 5, &bytes), 0);
+	assert_int_equal(*(const uint8_t *)bytes, 8);
+	assert_int_equal(ftruncate(source.fd, 4 * HUGE_BYTES), 0);
+	assert_int_equal(chunk_of(&source, 5, &bytes), -EIO);
+	assert_non_null(strstr(source.err.text, "page 5 is gone"));
+	assert_non_null(strstr(source.err.text, "8 MiB"));
+	assert_int_equal(chunk_of(&source, 2, &bytes), 0);
+	assert_int_equal(*(const uint8_t *)bytes, 7);
+	close_source(&source);
+}
+
+/* A poison marker where the agent reads is what a page with a memory error becomes. */
+static void a_memory_error_is_an_error_and_not_the_end(void **state)
+{
+	(void)state;
+	struct source source;
+	const void *bytes = NULL;
+	int userfault;
+
+	open_source(&source);
+	source.vmm[0] = 7;
+	source.vmm[HUGE_BYTES] = 8;
+	assert_int_equal(chunk_of(&source, 1, &bytes), 0);
+	void *page = mmap((void *)bytes, HUGE_BYTES, PROT_READ | PROT_WRITE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_NORESERVE | MAP_FIXED, -1, 0);
+	assert_ptr_equal(page, bytes);
+	assert_int_equal(hf_uffd_open(&userfault, UFFD_FEATURE_POISON, NULL), 0);
+	assert_int_equal(
+	    hf_userfault_register(userfault, (uintptr_t)page, HUGE_BYTES, UFFDIO_REGISTER_MODE_MISSING), 0);
+	assert_int_equal(hf_userfault_poison(userfault, (uintptr_t)page, HUGE_BYTES), 0);
+	assert_int_equal(chunk_of(&source, 1, &bytes), -EIO);
+	assert_non_null(strstr(source.err.text, "page 1 cannot be read: a memory error"));
+	assert_int_equal(chunk_of(&source, 0, &bytes), 0);
+	close(userfault);
 	close_source(&source);
 }
 
@@ -508,6 +567,8 @@ int main(void)
 	    cmocka_unit_test(a_page_that_the_vmm_has_let_go_of_is_present),
 	    cmocka_unit_test(a_page_that_only_another_process_touched_is_present),
 	    cmocka_unit_test(reading_a_page_does_not_hide_the_others),
+	    cmocka_unit_test(a_file_cut_short_is_an_error_and_not_the_end),
+	    cmocka_unit_test(a_memory_error_is_an_error_and_not_the_end),
 	    cmocka_unit_test(what_the_vmm_has_mapped_is_found_without_the_file),
 	    cmocka_unit_test(pages_that_cannot_be_found_are_not_taken_for_holes),
 	    cmocka_unit_test(a_full_file_is_all_present),

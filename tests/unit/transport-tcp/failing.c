@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -339,6 +340,62 @@ static void a_request_cut_short_is_a_lost_link(void **state)
 	}
 }
 
+/* Memory nobody may touch: what a system call says EFAULT to, and a page that is gone is. */
+static uint8_t *lost_memory(void)
+{
+	uint8_t *memory =
+	    mmap(NULL, ENGINE_BLOCK_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	assert_ptr_not_equal(memory, MAP_FAILED);
+	return memory;
+}
+
+static void assert_down_for_want_of_memory(struct engine *engine)
+{
+	engine_wait_down(engine);
+	assert_int_equal(engine->why.class, HF_ERR_LOCAL);
+	assert_non_null(strstr(engine->why.text, "guest memory of this side is gone"));
+}
+
+static void bytes_that_are_gone_are_not_called_a_broken_network(void **state)
+{
+	struct hf_wire_request request = {.id = 1, .offset_bytes = 4096, .length_bytes = 4096};
+	uint8_t bytes[HF_WIRE_REQUEST_BYTES];
+	struct engine *engine = engine_new();
+	struct raw raw;
+	(void)state;
+	uint8_t *lost = lost_memory();
+	engine->memory = lost;
+	assert_false(chunk_is_zero(request.offset_bytes));
+	struct hf_tcp *tcp = raw_destination_open(&raw, 1, 1, engine);
+	hf_wire_encode_request(&request, bytes, sizeof(bytes));
+	raw_send(raw.pages[0], bytes, sizeof(bytes));
+	assert_down_for_want_of_memory(engine);
+	hf_tcp_close(tcp);
+	raw_close(&raw);
+	engine_free(engine);
+	munmap(lost, ENGINE_BLOCK_BYTES);
+}
+
+static void a_landing_that_is_gone_is_not_called_a_broken_network(void **state)
+{
+	struct engine *engine = engine_new();
+	struct raw raw;
+	(void)state;
+	uint8_t *lost = lost_memory();
+	struct hf_tcp *tcp = raw_source_open(&raw, unix_uri(), 1, 1, engine);
+	struct hf_transport port = hf_tcp_transport(tcp);
+	struct hf_fetch fetch = make_fetch(0, 0, 0, 4096, HF_FETCH_URGENT, lost);
+	post(&port, &fetch);
+	struct hf_wire_request request = raw_recv_request(raw.pages[0]);
+	raw_send_page_reply(raw.pages[0], &request, false, source_memory());
+	assert_down_for_want_of_memory(engine);
+	assert_int_equal(engine->done_by_status[HF_FETCH_FAILED], 1);
+	hf_tcp_close(tcp);
+	raw_close(&raw);
+	engine_free(engine);
+	munmap(lost, ENGINE_BLOCK_BYTES);
+}
+
 static void requests_may_arrive_in_pieces_and_in_crowds(void **state)
 {
 	const uint32_t count = 200; // more than the source reads at once
@@ -554,6 +611,8 @@ int main(void)
 	    cmocka_unit_test(a_reply_cut_short_is_a_lost_link),
 	    cmocka_unit_test(a_request_that_breaks_the_rules_ends_the_link),
 	    cmocka_unit_test(a_request_cut_short_is_a_lost_link),
+	    cmocka_unit_test(bytes_that_are_gone_are_not_called_a_broken_network),
+	    cmocka_unit_test(a_landing_that_is_gone_is_not_called_a_broken_network),
 	    cmocka_unit_test(requests_may_arrive_in_pieces_and_in_crowds),
 	    cmocka_unit_test(a_source_whose_peer_stops_reading_can_be_closed),
 	    cmocka_unit_test(either_side_may_close_while_transfers_run),
