@@ -6,7 +6,8 @@
  *
  *   hello for control,  no session yet  -> accepted: the session is his; its page channels are awaited
  *   hello for control,  a session is on -> busy
- *   hello for a page channel that is awaited (session, epoch, class, index) -> accepted
+ *   hello for a page channel that is awaited (session, epoch, class, index; versions and features as before)
+ *                                       -> accepted
  *   anything else                       -> refused, with the reason
  *
  * If the session is lost before it is whole, the search goes on with whoever waits. When nobody is left the
@@ -39,8 +40,8 @@ struct acceptance {
 	uint32_t guest_count;
 	/* The session; NULL until its control channel has come. */
 	struct hf_tcp *tcp;
-	uint8_t session[HF_WIRE_SESSION_BYTES];
-	uint32_t missing; /* page channels */
+	struct hf_wire_hello hello; /* of its control channel; those of its page channels repeat it */
+	uint32_t missing;	    /* page channels */
 	/* What went wrong first. */
 	struct hf_err trouble;
 };
@@ -145,7 +146,7 @@ static void open_session(struct acceptance *acceptance, struct guest *guest,
 	}
 	tcp->control_fd = guest->fd;
 	memcpy(tcp->name, guest->name, sizeof(tcp->name));
-	memcpy(acceptance->session, hello->session, sizeof(acceptance->session));
+	acceptance->hello = *hello;
 	remove_guest(acceptance, guest);
 	acceptance->tcp = tcp;
 	acceptance->missing = tcp->channel_count;
@@ -158,6 +159,13 @@ static void open_session(struct acceptance *acceptance, struct guest *guest,
 		lose_session(acceptance, -result, "went away");
 }
 
+static bool same_session(const struct hf_wire_hello *control, const struct hf_wire_hello *page)
+{
+	return memcmp(page->session, control->session, sizeof(page->session)) == 0 &&
+	       page->epoch == control->epoch && page->version_min == control->version_min &&
+	       page->version_max == control->version_max && page->features == control->features;
+}
+
 /* The channel this hello is for, if it is awaited. */
 static struct page_channel *awaited_channel(const struct acceptance *acceptance,
 					    const struct hf_wire_hello *hello)
@@ -165,8 +173,7 @@ static struct page_channel *awaited_channel(const struct acceptance *acceptance,
 	struct hf_tcp *tcp = acceptance->tcp;
 	enum hf_fetch_class class =
 	    hello->channel == HF_WIRE_CHANNEL_URGENT ? HF_FETCH_URGENT : HF_FETCH_BACKGROUND;
-	if (!tcp || hello->epoch != tcp->info.epoch ||
-	    memcmp(hello->session, acceptance->session, sizeof(hello->session)) != 0)
+	if (!tcp || !same_session(&acceptance->hello, hello))
 		return NULL;
 	for (uint32_t i = 0; i < tcp->channel_count; i++) {
 		struct page_channel *channel = &tcp->channels[i];

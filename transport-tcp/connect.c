@@ -286,6 +286,27 @@ static int check_terms(const struct opening *opening, const struct hf_wire_hello
 	return 0;
 }
 
+/* What the control channel settled holds for all channels; a page channel's answer only repeats it. */
+static int check_repeated(const struct opening *opening, const struct hf_wire_hello_reply *reply,
+			  struct hf_err *err)
+{
+	const struct hf_link_info *settled = &opening->info;
+	if (reply->version != settled->version || reply->features != settled->features)
+		return hf_err_set(
+		    err, HF_ERR_PEER, EPROTO,
+		    "%s: the destination answers a page channel with version %u, features %#llx; "
+		    "version %u, features %#llx were settled; one of the two programs is broken",
+		    opening->uri, reply->version, (unsigned long long)reply->features, settled->version,
+		    (unsigned long long)settled->features);
+	for (int i = 0; i < HF_FETCH_CLASSES; i++)
+		if (reply->channels[i])
+			return hf_err_set(err, HF_ERR_PEER, EPROTO,
+					  "%s: the destination answers a page channel with a number of "
+					  "channels; one of the two programs is broken",
+					  opening->uri);
+	return 0;
+}
+
 /* ---- opening ---------------------------------------------------------------------------------- */
 
 static int open_control(struct opening *opening, int *fd, struct hf_err *err)
@@ -317,7 +338,8 @@ static int open_page_channel(const struct opening *opening, struct page_channel 
 	if (result < 0)
 		return explain_connect(opening, result, err);
 	channel->fd = result;
-	return greet(opening, channel->fd, &hello, &reply, err);
+	result = greet(opening, channel->fd, &hello, &reply, err);
+	return result ? result : check_repeated(opening, &reply, err);
 }
 
 static int check_connect(const char *uri, const struct hf_tcp_options *options, struct opening *opening,

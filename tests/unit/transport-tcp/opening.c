@@ -408,15 +408,17 @@ static void channels_nobody_awaits_are_refused(void **state)
 	struct accepting accepting;
 	(void)state;
 	int control = open_raw_control(listener, &accepting);
-	struct hf_wire_hello wrong[4];
-	for (int i = 0; i < 4; i++)
+	struct hf_wire_hello wrong[6];
+	for (int i = 0; i < 6; i++)
 		wrong[i] = raw_hello(HF_WIRE_CHANNEL_URGENT, 0, 0, 0);
 	wrong[0].session[0] ^= 1;
 	wrong[1].epoch++;
 	wrong[2].index = 1;
 	wrong[3].channel = HF_WIRE_CHANNEL_BACKGROUND;
 	wrong[3].index = 63;
-	for (int i = 0; i < 4; i++) {
+	wrong[4].version_max++; // not what its control channel said
+	wrong[5].features ^= 1;
+	for (int i = 0; i < 6; i++) {
 		int fd;
 		assert_int_equal(say_hello(listener, &wrong[i], &fd), HF_WIRE_HELLO_SESSION);
 		close(fd);
@@ -590,14 +592,16 @@ static void the_reason_of_a_refusal_reaches_the_source(void **state)
 	}
 }
 
-static void a_destination_that_refuses_a_page_channel_fails_the_connection(void **state)
+/* Connects to a raw destination that accepts the control channel and gives this answer to the first page
+ * channel. */
+static void connect_to_page_answer(const struct hf_wire_hello_reply *answer, const char *text, int result,
+				   const char *mentioned)
 {
 	struct hf_wire_hello_reply reply = {.version = HF_WIRE_VERSION_MAX, .channels = {1, 1}};
 	struct hf_tcp_options options = source_options(1, 1);
 	struct connecting connecting;
 	uint8_t hello[HF_WIRE_HELLO_BYTES];
 	char uri[64];
-	(void)state;
 	int listener = raw_listen(uri);
 	connecting_start(&connecting, uri, &options);
 	int control = raw_accept(listener);
@@ -605,15 +609,32 @@ static void a_destination_that_refuses_a_page_channel_fails_the_connection(void 
 	raw_send_reply(control, &reply, "");
 	int page = raw_accept(listener);
 	raw_recv(page, hello, sizeof(hello));
-	reply.status = HF_WIRE_HELLO_SESSION;
-	raw_send_reply(page, &reply, "who are you");
-	assert_int_equal(connecting_join(&connecting), -ECONNREFUSED);
+	raw_send_reply(page, answer, text);
+	close(listener);
+	assert_int_equal(connecting_join(&connecting), result);
 	assert_null(connecting.tcp);
-	assert_mentions(connecting.err.text, "who are you");
+	assert_int_equal(connecting.err.class, HF_ERR_PEER);
+	assert_mentions(connecting.err.text, mentioned);
 	assert_int_equal(raw_recv_all(control, hello, 1), 0); // nothing is left open
 	close(page);
 	close(control);
-	close(listener);
+}
+
+static void a_destination_that_refuses_a_page_channel_fails_the_connection(void **state)
+{
+	struct hf_wire_hello_reply reply = {.status = HF_WIRE_HELLO_SESSION};
+	(void)state;
+	connect_to_page_answer(&reply, "who are you", -ECONNREFUSED, "who are you");
+}
+
+static void a_page_channel_answered_with_other_terms_fails_the_connection(void **state)
+{
+	struct hf_wire_hello_reply features = {.version = HF_WIRE_VERSION_MAX,
+					       .features = HF_WIRE_FEATURES & -HF_WIRE_FEATURES};
+	struct hf_wire_hello_reply channels = {.version = HF_WIRE_VERSION_MAX, .channels = {0, 1}};
+	(void)state;
+	connect_to_page_answer(&features, "", -EPROTO, "features 0x1");
+	connect_to_page_answer(&channels, "", -EPROTO, "number of channels");
 }
 
 int main(void)
@@ -647,6 +668,7 @@ int main(void)
 	    cmocka_unit_test(terms_that_were_not_offered_are_refused),
 	    cmocka_unit_test(the_reason_of_a_refusal_reaches_the_source),
 	    cmocka_unit_test(a_destination_that_refuses_a_page_channel_fails_the_connection),
+	    cmocka_unit_test(a_page_channel_answered_with_other_terms_fails_the_connection),
 	};
 	return cmocka_run_group_tests(tests, make_directory, remove_directory);
 }
