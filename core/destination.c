@@ -97,8 +97,13 @@ static void send_fail(struct hf_destination *d)
 unsigned hf_destination_fail_locked(struct hf_destination *d, const struct hf_err *why)
 {
 	hf_lock_assert_held(&d->lock);
-	if (hf_status_is_final(d->status) || d->complete_said)
+	if (hf_status_is_final(d->status))
 		return 0;
+	/* Every page is here: what goes wrong now can only cost the source's figures. */
+	if (d->complete_said) {
+		complete(d);
+		return ACTION_NOTIFY;
+	}
 
 	if (d->loaded || d->status == HF_STATUS_POSTCOPY_ACTIVE) {
 		if (d->status != HF_STATUS_POSTCOPY_PAUSED)
@@ -330,12 +335,7 @@ static void event_link_down(void *engine, uint64_t epoch, const struct hf_err *w
 	}
 	hf_destination_fetch_link_down(d);
 	d->epoch = 0;
-	unsigned actions = ACTION_NOTIFY;
-	if (d->complete_said)
-		complete(d);
-	else
-		actions |= hf_destination_fail_locked(d, &err);
-	hf_destination_unlock_act(d, actions);
+	hf_destination_unlock_act(d, ACTION_NOTIFY | hf_destination_fail_locked(d, &err));
 }
 
 /* ---- messages ---------------------------------------------------------------------------------- */
