@@ -197,5 +197,7 @@ int hf_wire_negotiate(const struct hf_wire_hello *peer, uint32_t *version, uint6
 				  HF_WIRE_VERSION_MAX);
 	*version = highest;
 	*features = peer->features & HF_WIRE_FEATURES;
+	if (!(*features & HF_WIRE_FEATURE_LINK)) /* nothing could be measured */
+		*features &= ~HF_WIRE_FEATURE_CHECK;
 	return 0;
 }

@@ -420,6 +420,19 @@ static void the_highest_common_version_is_chosen(void **state)
 	assert_true(features == HF_WIRE_FEATURES);
 }
 
+static void a_check_is_not_taken_without_what_it_measures_by(void **state)
+{
+	(void)state;
+	uint32_t version;
+	uint64_t features = 77;
+	struct hf_wire_hello peer = {.version_min = 1, .version_max = 1, .features = HF_WIRE_FEATURE_CHECK};
+	assert_int_equal(hf_wire_negotiate(&peer, &version, &features, NULL), 0);
+	assert_int_equal(features, 0);
+	peer.features = HF_WIRE_FEATURE_LINK;
+	assert_int_equal(hf_wire_negotiate(&peer, &version, &features, NULL), 0);
+	assert_int_equal(features, HF_WIRE_FEATURE_LINK);
+}
+
 static void without_a_common_version_both_ranges_are_named(void **state)
 {
 	(void)state;
@@ -501,6 +514,7 @@ int main(void)
 	    cmocka_unit_test(a_long_reason_of_a_refusal_is_cut),
 	    cmocka_unit_test(encoders_refuse_what_decoders_would_refuse),
 	    cmocka_unit_test(the_highest_common_version_is_chosen),
+	    cmocka_unit_test(a_check_is_not_taken_without_what_it_measures_by),
 	    cmocka_unit_test(without_a_common_version_both_ranges_are_named),
 	    cmocka_unit_test(random_garbage_never_harms),
 	    cmocka_unit_test(damaged_messages_never_harm),
