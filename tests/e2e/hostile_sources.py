@@ -72,13 +72,16 @@ def bring_to(giver, vmm, stage):
         wait_until(lambda: any(request.offset >= PAGE for request in giver.requests), "the guest's program came")
 
 
-def attack(stage, name, act, *words, answer=withheld, outcome=None, fail=None):
+def attack(stage, name, act, *words, answer=withheld, outcome=None, fail=None, features=0):
     """`act` is bytes for the control channel, or is called with the source; `fail`: must FAIL be heard?"""
     def case(host):
         host.need(2 * M, 32)
         image = image_of(host)
+        completes = stage == "complete"
+        options = [] if completes else ["--no-background"]
         vmm = Vmm(host, incoming=True, mem=MEM)
-        with giving(host, vmm, image, "--no-background", answer=answer) as (giver, taker):
+        with giving(host, vmm, image, *options, answer=None if completes else answer,
+                    features=features) as (giver, taker):
             bring_to(giver, vmm, stage)
             if isinstance(act, bytes):
                 giver.link.send(act)
@@ -87,6 +90,9 @@ def attack(stage, name, act, *words, answer=withheld, outcome=None, fail=None):
             heard = giver.see_out()
             vmm.process.send_signal(signal.SIGCONT)
             code, said = finish(taker)
+        if completes:
+            assert (code, said) == (0, "") and vmm.status() == "running", (code, said)
+            return
         check_said(said, *words)
         check_outcome(outcome or stage, vmm, code, said)
         assert fail is None or (heard is not None) == fail, heard
@@ -284,12 +290,31 @@ def touch_page_1(giver, vmm):
     Touch(vmm, PAGE)
 
 
+def advise(giver, vmm):
+    giver.link.send(m.make_advise([BLOCK]))
+
+
+def probes():
+    """The link is measured before anything is made ready, so the VMM stays untouched."""
+    def instead(**changes):
+        return lambda request, reply: m.make_reply(request, reply[m.PAGE.size:], **changes)
+    rows = {"with_zero": lambda request, reply: m.make_reply(request, flags=m.ZERO), "cut_short": cut_short,
+            "to_another_id": instead(number=77), "to_a_block": instead(block=0),
+            "with_an_unknown_flag": instead(flags=2), "of_another_length": instead(length=8192 * 2)}
+    return [attack("linked", f"replies_to_the_probe_{name}", advise, answer=answer, features=m.FEATURE_LINK)
+            for name, answer in rows.items()]
+
+
 CASES = [
     *advises(), *everywhere("linked"), *everywhere("served"), *everywhere("loaded"), *everywhere("running"),
     *closings("advised"), *closings("presence"), *closings("device"), *presences(), *out_of_order(),
     attack("device", "too_much_device_state", too_much_device_state),
     *(attack(stage, "fails_rudely", m.make_fail(RUDE), fail=False)
       for stage in ("linked", "advised", "presence", "device", "served")),
+    *probes(), *closings("complete"),
+    *(attack("complete", name, frame) for name, frame in {
+        "fails": m.make_fail(), "run": RUN, "sends_garbage": bytes(64)}.items()),
+    attack("linked", "check_without_link", m.make_frame(m.CHECK), features=m.FEATURE_CHECK),
     *replies("served"), *replies("loaded"),
     attack("loaded", "fails", m.make_fail(), "the peer says no", outcome="served"),
     attack("loaded", "fails_rudely", m.make_fail(RUDE), outcome="served"),

@@ -18,6 +18,7 @@ import hostile_sources  # noqa: E402
 import losses  # noqa: E402
 import many  # noqa: E402
 import moves  # noqa: E402
+import openings  # noqa: E402
 import peers  # noqa: E402
 import preflight  # noqa: E402
 import refusals  # noqa: E402
@@ -62,7 +63,7 @@ def run_case(host, number, case):
 def main():
     build, wanted = sys.argv[1], sys.argv[2:]
     modules = (moves, refusals, blocks, preflight, stalls, losses, peers, hostile_sources,
-               hostile_destinations, cost, many)
+               hostile_destinations, openings, cost, many)
     cases = [case for module in modules for case in module.CASES
              if not wanted or any(part in case.__name__ for part in wanted)]
     signal.signal(signal.SIGTERM, stop)

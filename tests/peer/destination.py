@@ -16,6 +16,7 @@ class Destination:
     def __init__(self, link, chunk_bytes=1 << 18, placement=1):
         self.link, self.chunk_bytes, self.placement = link, chunk_bytes, placement
         self.stage = "linked"
+        self.reserved = 0  # of requests
         self.vm_name = self.blocks = self.image = None
         self.device = []
         self.present = []
@@ -103,9 +104,9 @@ class Destination:
 
     # ---- page channels ----
 
-    def request(self, block, offset, length, **changes):
+    def request(self, block, offset, length):
         request = Record(block=block, number=next(self.numbers), offset=offset, length=length)
-        return request, m.make_request(block, request.number, offset, length, **changes)
+        return request, m.make_request(block, request.number, offset, length, reserved=self.reserved)
 
     def chunks(self):
         for block, (_, length, page_size) in enumerate(self.blocks):
