@@ -261,6 +261,52 @@ static void a_link_lost_while_ranges_are_released_completes(void **state)
 	assert_int_equal(rig_snapshot(rig).status, HF_STATUS_COMPLETED);
 }
 
+static void fault_inside_release(struct rig *rig, const char *call)
+{
+	if (strcmp(call, "release") != 0)
+		return;
+	rig_fault(rig, RIG_ROM, 0);
+	rig_work_all(rig);
+}
+
+static void faults_inside_release_are_left_to_it(void **state)
+{
+	struct rig *rig = *state;
+	rig->destination_config.background_held = true;
+	rig_destination_at(rig, AT_RUNNING);
+	rig->inside = fault_inside_release;
+	fetch_all_by_faults(rig);
+	assert_false(rig_called(rig, "place_again rom 0"));
+	uint32_t releases = 0;
+	for (uint32_t i = 0; i < rig->calls_made; i++)
+		releases += strcmp(rig->calls[i], "release") == 0;
+	assert_int_equal(releases, 1);
+	assert_int_equal(rig->sent[HF_WIRE_COMPLETE].times, 1);
+}
+
+static void fault_inside_place(struct rig *rig, const char *call)
+{
+	if (strcmp(call, "place ram 1") != 0)
+		return;
+	rig_fault(rig, RIG_ROM, 0);
+	rig->seen = 1 + rig->fetches_count;
+}
+
+static void a_landing_is_not_used_again_before_its_page_is_placed(void **state)
+{
+	struct rig *rig = *state;
+	rig->destination_config.background_held = true;
+	rig->destination_config.memory.placement = HF_PLACEMENT_COPY;
+	rig->destination_config.memory.slots = 1;
+	rig_destination_at(rig, AT_RUNNING);
+	rig->inside = fault_inside_place;
+	rig_fault(rig, RIG_RAM, 1);
+	rig_land_all(rig);
+	assert_int_equal(rig->seen, 1); /* the page that faulted meanwhile was not fetched yet */
+	assert_true(rig_called(rig, "fetch urgent rom 0.0"));
+	assert_int_equal(rig_snapshot(rig).pages_received, 2);
+}
+
 static void a_malformed_finish_completes_without_figures(void **state)
 {
 	struct rig *rig = *state;
@@ -457,6 +503,8 @@ int main(void)
 	    RIG_TEST(the_last_page_may_land_while_resumed_is_being_said),
 	    RIG_TEST(without_release_complete_is_never_said),
 	    RIG_TEST(a_link_lost_while_ranges_are_released_completes),
+	    RIG_TEST(faults_inside_release_are_left_to_it),
+	    RIG_TEST(a_landing_is_not_used_again_before_its_page_is_placed),
 	    RIG_TEST(a_malformed_finish_completes_without_figures),
 	    RIG_TEST(a_lost_link_fails_before_loaded_pauses_after_it_and_completes_after_complete),
 	    RIG_TEST(a_paused_vm_still_runs_and_keeps_its_faults),

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The destination's memory port is made ready, or refused with a reason. The linker puts the request for the
- * registration behind a wrapper here, so that something can happen just before it.
+ * registration behind a wrapper here, so that something can happen just before it, and the probe, so that the
+ * kernel can be a lesser one.
  */
 #include "tests/unit/hugemem/incoming_rig.h"
 
@@ -12,6 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "hugemem/probe.h"
 #include "hugemem/userfault.h"
 
 static volatile uint8_t *touched_before_registration;
@@ -28,6 +30,19 @@ int __wrap_hf_attach_client_userfault(struct hf_attach_client *client, unsigned 
 		*touched_before_registration = 1;
 	touched_before_registration = NULL;
 	return __real_hf_attach_client_userfault(client, modes, features, fd, err);
+}
+
+static void (*lessen)(struct hf_probe *probe); /* NULL: the kernel as it is */
+
+int __real_hf_probe(struct hf_probe *out, struct hf_err *err);
+int __wrap_hf_probe(struct hf_probe *out, struct hf_err *err);
+
+int __wrap_hf_probe(struct hf_probe *out, struct hf_err *err)
+{
+	int result = __real_hf_probe(out, err);
+	if (result == 0 && lessen)
+		lessen(out);
+	return result;
 }
 
 static void a_stale_file_is_refused_naming_block_and_page(void **state)
@@ -245,6 +260,78 @@ static void auto_takes_continue_for_shared_memory(void **state)
 			    "shared hugetlbfs, MINOR_HUGETLBFS offered");
 }
 
+static void without_userfaultfd(struct hf_probe *probe)
+{
+	probe->userfaultfd = false;
+	probe->userfaultfd_errno = ENOSYS;
+}
+
+static void without_kernel_faults(struct hf_probe *probe)
+{
+	probe->kernel_faults = false;
+}
+
+static void without_missing(struct hf_probe *probe)
+{
+	probe->missing_hugetlbfs = false;
+}
+
+static void without_thread_id(struct hf_probe *probe)
+{
+	probe->thread_id = false;
+}
+
+static void without_minor(struct hf_probe *probe)
+{
+	probe->minor_hugetlbfs = false;
+}
+
+static void a_kernel_that_lacks_something_is_refused_by_name(void **state)
+{
+	static const struct {
+		void (*lessen)(struct hf_probe *probe);
+		int result;
+		const char *says;
+	} lesser[] = {
+	    {without_userfaultfd, -ENOSYS, "no userfaultfd"},
+	    {without_kernel_faults, -EPERM, "user-mode faults"},
+	    {without_missing, -EOPNOTSUPP, "MISSING_HUGETLBFS"},
+	    {without_thread_id, -EOPNOTSUPP, "THREAD_ID"},
+	};
+	struct destination *d = *state;
+
+	make_guest_memory(d);
+	attach_vmm(d);
+	for (size_t i = 0; i < sizeof(lesser) / sizeof(lesser[0]); i++) {
+		lessen = lesser[i].lessen;
+		int result = create_port(d);
+		lessen = NULL;
+		assert_int_equal(result, lesser[i].result);
+		assert_non_null(strstr(d->err.text, lesser[i].says));
+		assert_null(d->memory);
+		assert_false(hf_attach_armed(d->attach));
+	}
+}
+
+static void a_kernel_without_minor_faults_takes_copy(void **state)
+{
+	struct destination *d = *state;
+
+	make_guest_memory(d);
+	attach_vmm(d);
+	lessen = without_minor;
+	d->choice = HF_PLACEMENT_CHOICE_CONTINUE;
+	int asked = create_port(d);
+	d->choice = HF_PLACEMENT_CHOICE_AUTO;
+	int automatic = asked ? create_port(d) : 0;
+	lessen = NULL;
+	assert_int_equal(asked, -EOPNOTSUPP);
+	assert_non_null(strstr(d->err.text, "MINOR_HUGETLBFS"));
+	assert_int_equal(automatic, 0);
+	assert_int_equal(d->port.placement, HF_PLACEMENT_COPY);
+	assert_non_null(strstr(hf_incoming_memory_reason(d->memory), "MINOR_HUGETLBFS"));
+}
+
 static void blocks_that_differ_from_the_lent_regions_are_refused(void **state)
 {
 	struct destination *d = *state;
@@ -304,6 +391,8 @@ int main(void)
 	    ANY(a_private_mapping_of_a_used_file_is_refused),
 	    ANY(continue_of_private_memory_is_refused_naming_the_block),
 	    ANY(auto_takes_continue_for_shared_memory),
+	    ANY(a_kernel_that_lacks_something_is_refused_by_name),
+	    ANY(a_kernel_without_minor_faults_takes_copy),
 	    ANY(blocks_that_differ_from_the_lent_regions_are_refused),
 	    WITH(with_continue, a_landing_that_is_gone_is_told_when_it_is_placed),
 	    WITH(copy, default_slots_are_two_of_one_gibibyte),
