@@ -100,7 +100,7 @@ int hf_attach_wire_send(int socket, const char *bytes, size_t length, const int 
 		if (sent > 0) {
 			bytes += sent;
 			length -= (size_t)sent;
-			fds += batch;
+			fds = batch ? fds + batch : fds; // there may be no list at all
 			fd_count -= batch;
 		} else if (sent == -EAGAIN) {
 			int result = hf_attach_wire_wait(socket, POLLOUT, deadline_ns, stop_fd);

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/lock.h"
+
 #define FIRST_THREAD 501u
 
 /* A port's answer: `failure` when the input says so, now and then. */
@@ -18,9 +20,12 @@ static void others_run(struct world *world)
 {
 	if (world->kind || world->depth >= 3 || fuzz_below(world->input, 4) != 3)
 		return;
+	struct hf_lock_thread caller;
+	hf_lock_other_thread_begin(&caller);
 	world->depth++;
 	world->inside(world);
 	world->depth--;
+	hf_lock_other_thread_end(&caller);
 }
 
 uint32_t world_page(uint32_t block, uint64_t page)

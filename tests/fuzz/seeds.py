@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes inputs that fuzzing starts from: seeds.py DIRECTORY. Each target gets a folder of its name in it.
 
-The corpora beside this file grew from these: run this, fuzz, and keep the smallest set that covers the same (HACKING.md).
+The corpora beside this file hold these, under their names, and a few more that fuzzing found (HACKING.md).
 """
 import os
 import sys
@@ -14,6 +14,10 @@ ZERO = b"\0"
 def golden(name):
     with open(os.path.join(GOLDEN, name + ".hex"), encoding="utf-8") as file:
         return bytes(int(word, 16) for line in file for word in line.split("#")[0].split())
+
+
+def big(value, size):
+    return value.to_bytes(size, "big")
 
 
 def wire():
@@ -49,8 +53,127 @@ def destination():
     yield "cancelled", head + start + bytes([OPERATOR, 0x80])
 
 
-def big(value, size):
-    return value.to_bytes(size, "big")
+def source():
+    # Its events: 0 time, 1 message, 2 link up, 3 the VMM is done, 4 a request, 5 the operator, 6 link down.
+    def said(kind, detail=0):
+        return bytes([1, kind, detail]) + 6 * ZERO
+
+    done = b"\3" + 32 * ZERO
+    requests = b"".join(bytes([4, block, offset, 2]) for block in (0, 1, 2) for offset in (0, 2, 8, 24))
+    start = b"\2" + 12 * ZERO + said(READY) + done + done
+    for shape in (0, 5, 7):
+        yield f"whole-{shape}", bytes([shape, 0x5b]) + start + requests + said(LOADED) + said(RESUMED) + requests + said(COMPLETE)
+    yield "cut", bytes([0, 0x5b]) + start + said(LOADED) + b"\6\1" + requests
+    yield "fails", bytes([0, 0x5b]) + start + said(FAIL) + done
+    yield "cancelled", bytes([0, 0x5b]) + start[:30] + b"\5\x40" + done
+
+
+def tcp_open():
+    def guests(*said):  # of each: how it behaves, which hello, what is wrong with it
+        return bytes([0, len(said) - 1]) + b"".join(bytes(guest) for guest in said)
+
+    yield "whole", guests((0, 0, 0), (0, 1, 0), (0, 2, 0))
+    yield "two-each", guests((0, 4, 0), (0, 6, 0), (0, 1, 0), (0, 5, 0), (0, 2, 0))
+    yield "busy", guests((0, 0, 0), (0, 16, 0), (0, 1, 0), (0, 18, 0), (0, 2, 0))
+    yield "twice", guests((0, 0, 0), (0, 1, 0), (0, 1, 0), (0, 2, 0))
+    yield "gone", guests((2, 0, 0), (0, 1, 0), (4, 0, 0), (0, 0, 2))
+    yield "stranger", bytes([6, 1, 1, 5]) + b"SSH-2" + bytes([0, 0, 0x88, 1])
+    yield "accepted", bytes([1, 4, 4, 4])
+    yield "accepted-two", bytes([9, 8, 0, 0, 0, 0])
+    yield "refused", bytes([1, 0x10])
+    yield "channel-refused", bytes([1, 4, 4, 0x20])
+    yield "silent", bytes([1, 1, 0])
+    yield "not-hugeferry", bytes([1, 3, 5]) + b"HTTP/"
+
+
+def tcp_link():
+    frames = bytes([6, 0, 4, 5]) + b"state" + bytes([7, 0, 11, 13]) + big(3, 4) + big(5, 4) + big(1, 4) + b"x"
+    yield "frames", ZERO + frames
+    yield "frames-in-bytes", b"\3" + frames
+    yield "not-a-frame", ZERO + frames + bytes([0xe0, 8]) + big(99, 8)
+    yield "stopped", ZERO + bytes([0xf6, 0]) + frames
+    yield "replies", b"\1" + bytes([0x40, 1, 0x60, 1])
+    yield "replies-in-bytes", b"\x1f" + bytes([0x40, 1, 0x60, 1])
+    yield "too-many-replies", b"\1" + bytes([1, 1, 1, 1, 1])
+    yield "wrong-reply", b"\1" + bytes([1, 3, 15, 1, 1])
+    yield "half-a-page", b"\1" + bytes([1, 4, 200]) + 200 * b"x"
+    yield "requests", b"\2" + bytes([0x11, 0, 5, 2, 0xf1, 9] * 12)
+    yield "wrong-request", b"\2" + bytes([0x11, 0, 3, 5, 0, 1, 0x11, 0])
+    yield "no-such-page", b"\x20" + bytes([0x11, 0, 0x1d, 0])
+
+
+REGION = (b'{"idstr": "ram%d", "base_host_virt_addr": %d, "size": 4194304, "offset": 0, "page_size": 2097152, '
+          b'"page_size_kib": 2097152, "shared": %s}')
+HELLO = (b'{"return": {"version": 1, "software": "x", "vm_name": "vm", "pid": 1, "regions": [%s]}, "fds": %d}\n')
+
+
+def attach_client():
+    userfault = b'\1\0{"return": {"resumed": false}, "fds": 1}\n'
+    release = b'\0{"return": {}, "fds": 0}\n'
+    one, private = REGION % (0, 1 << 40, b"true"), REGION % (1, 1 << 41, b"false")
+    yield "one", b"\1\0" + HELLO % (one, 1) + userfault + release
+    yield "two", b"\2\0\1" + HELLO % (one + b", " + (REGION % (1, 1 << 41, b"true")), 2) + userfault + release
+    yield "private", b"\1\0" + HELLO % (private + b", " + one, 1) + userfault + release
+    yield "overlap", b"\2\0\0" + HELLO % (one + b", " + (REGION % (1, 1 << 41, b"true")), 2)
+    yield "small", b"\1\2" + HELLO % (one, 1)
+    yield "read-only", b"\1\4" + HELLO % (one, 1)
+    for kind in (b"busy", b"refused", b"new"):
+        yield "error-" + kind.decode(), b'\0{"error": {"class": "%s", "desc": "go away"}}\n' % kind
+
+
+def attach_agent():
+    hello = b'{"command": "hello", "version": 1}\n'
+    release = b'{"command": "release"}\n'
+
+    def userfault(modes, features=b""):
+        return b'{"command": "userfault", "modes": [%s], "features": [%s]}\n' % (modes, features)
+
+    yield "whole", b"\0" + hello + userfault(b'"missing", "minor"', b'"thread-id"') + release
+    yield "twice", b"\x1f" + hello + userfault(b'"missing"') * 2 + userfault(b'"missing", "minor"') + release
+    yield "writes", b"\0" + hello + userfault(b'"wp-async"') + userfault(b'"missing", "minor"')
+    yield "refused", b"\0" + release + hello + userfault(b'"sigbus"') + userfault(b'"minor"', b'"event-fork"')
+    yield "broken", b"\7" + hello + b'{"command": 3}\n[]\n{"a":\n' + release
+
+
+NEGOTIATE = b'{"execute": "qmp_capabilities"}\n'
+
+
+def qmp_codec():
+    yield "lines", b"\3" + NEGOTIATE + b'{"execute":"stop","id":[1,{"a":null}]} [1.5e3,"\\u00e4\\""]\r\n'
+    yield "broken", b'\0{"a"]\n{"b": "\n}\xff{"c": tru}\n{"d": 1}}'
+    yield "deep", b"\x0f" + b"[" * 66 + b"]" * 66 + b"\n{}"
+    yield "long", b"\x7f" + b'{"a": "' + b"x" * 2100 + b'"}\n{}'
+
+
+def qmp_server():
+    yield "session", (NEGOTIATE + b'{"execute": "query-commands", "id": 7}{"execute": "echo", "arguments": {"a": [1], "b": "x"}}'
+                      b'{"execute": "refuse", "arguments": {"text": "no"}, "id": {"x": 1}}\n')
+    yield "early", b'{"execute": "echo"}\n' + NEGOTIATE + NEGOTIATE
+    yield "wrong", NEGOTIATE + (b'{"execute": "refuse"}{"execute": "echo", "arguments": {"c": 1}}{"execute": 3}[]{"id": 1}\n'
+                                b'{"execute": "nothing", "more": 1}\n{"exec\n')
+
+
+def qmp_vm():
+    """What is asked, how short reads are, the greeting; then one decision for each command."""
+    def returns(*values):
+        return b"".join(b"\x10" + value + b"\n" if value else ZERO for value in values)
+
+    greeting, none = b"\0", b""
+    yield "vcpus", b"\0\0" + greeting + returns(none, b'[{"cpu-index": 1, "thread-id": 7}, {"cpu-index": 0, "thread-id": 9}]')
+    yield "blocks", b"\1\0" + greeting + returns(none, b'[{"id": "ram0", "size": 4096, "share": true}, {"size": 1}]', b'"/x"')
+    yield "status", b"\2\0" + greeting + returns(none, b'{"status": "running", "running": true}')
+    capabilities = b'[{"capability": "events", "state": false}, {"capability": "x-ignore-shared", "state": false}]'
+    completed, active = b'{"status": "completed"}', b'{"status": "active"}'
+    yield "save", (b"\3\0" + greeting + returns(none, capabilities, none) + b"\5state" + ZERO + returns(active, completed))
+    yield "save-fails", (b"\3\7" + greeting + returns(none, capabilities, none) + b"\5state" + ZERO +
+                         returns(b'{"status": "failed", "error-desc": "no"}'))
+    yield "load", (b"\4\0" + greeting + returns(none, capabilities, none, none) + ZERO +
+                   returns(completed, b'{"status": "paused", "running": false}'))
+    stopped, running = b'{"status": "paused", "running": false}', b'{"status": "running", "running": true}'
+    yield "stop", b"\5\0" + greeting + ZERO + b"\1" + returns(running, none, running, stopped)
+    yield "run", b"\5\0" + greeting + ZERO + b"\0" + returns(none, stopped, running)
+    yield "run-event", b"\5\0" + greeting + ZERO + b"\0" + b"\x20" + returns(stopped, running)
+    yield "stranger", b"\0\0\1SSH-2.0-x\n"
 
 
 def devstate():
@@ -72,7 +195,9 @@ def devstate():
     yield "devices", blob((0, device(3, 5, 4, True)), (7, device(3, 0, 0, False)))
     yield "older", blob((7, device(2, 1, 1, False)), (0, device(1, 2, 0, True)))
     yield "twice", blob((0, device(3, 1, 1, False)), (0, device(3, 1, 1, False)))
-    yield "too-many", blob((0, device(3, 6, 1, False)), (7, device(4, 1, 5, False)))
+    yield "long-ring", blob((0, device(3, 6, 1, False)), (7, device(3, 1, 1, False)))
+    yield "many-parts", blob((0, device(3, 1, 5, False)), (7, device(3, 1, 1, False)))
+    yield "newer", blob((0, device(3, 1, 1, False)), (7, device(4, 1, 1, False)))
     yield "checksum", b"\2" + blob((0, device(3, 1, 1, False)))[1:]
 
 
@@ -94,14 +219,15 @@ def options():
     yield "path", b"\7qmp:/run/x"
 
 
-SEEDS = {"wire": wire, "destination": destination, "devstate": devstate, "options": options}
+TARGETS = [wire, destination, source, tcp_open, tcp_link, attach_client, attach_agent, qmp_codec, qmp_server, qmp_vm,
+           devstate, options]
 
 
 def main():
-    for target, seeds in SEEDS.items():
-        folder = os.path.join(sys.argv[1], target)
+    for target in TARGETS:
+        folder = os.path.join(sys.argv[1], target.__name__)
         os.makedirs(folder, exist_ok=True)
-        for name, data in seeds():
+        for name, data in target():
             with open(os.path.join(folder, name), "wb") as file:
                 file.write(data)
 

@@ -85,6 +85,27 @@ static void check_encoding(const struct wire_message *message, const struct kind
 	free(out);
 }
 
+/* What PROTOCOL.md promises of a decoded message, for those whose encoder shares the decoder's checks. */
+static void check_meaning(const uint8_t *data, size_t bytes)
+{
+	struct hf_wire_presence presence;
+	struct hf_wire_ready ready;
+	struct hf_wire_request request;
+	if (hf_wire_decode_presence(data, bytes, &presence, NULL) == 0) {
+		fuzz_check(presence.bits + presence.bits_bytes == data + bytes && presence.pages > 0);
+		for (size_t bit = presence.pages; bit < presence.bits_bytes * 8; bit++)
+			fuzz_check(!(presence.bits[bit / 8] >> bit % 8 & 1));
+	}
+	if (hf_wire_decode_ready(data, bytes, &ready, NULL) == 0)
+		fuzz_check(ready.placement <= 1 && ready.chunk_bytes >= 4096 &&
+			   ready.chunk_bytes <= 1u << 26 && !(ready.chunk_bytes & (ready.chunk_bytes - 1)));
+	if (hf_wire_decode_request(data, bytes, &request, NULL) == 0)
+		fuzz_check(request.block < 256 && request.offset_bytes % 4096 == 0 &&
+			   request.length_bytes % 4096 == 0 && request.length_bytes > 0 &&
+			   request.length_bytes <= 1u << 26 &&
+			   request.offset_bytes + request.length_bytes > request.offset_bytes);
+}
+
 static void check_negotiation(const uint8_t *data, size_t bytes)
 {
 	struct hf_wire_hello hello;
@@ -110,5 +131,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 	if (result == 0)
 		check_encoding(message, kind, data + 1, bytes - 1);
 	check_negotiation(data + 1, bytes - 1);
+	check_meaning(data + 1, bytes - 1);
 	return 0;
 }

@@ -1,0 +1,513 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Target: the source's engine. The input is a series of events: a destination that says and asks anything at
+ * any time, a link that fails, a VMM that says no, an operator; also in the middle of the engine's calls of
+ * its ports.
+ *
+ * The rules: the VM is stopped only after READY and saved only when it stands still; once it is given up it
+ * never runs here again, and RUN is said once; a migration that fails before leaves the VM running; pages
+ * that do not exist are not touched; what is served is what lies there, from DEVICE_END on.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/lock.h"
+#include "core/source.h"
+#include "core/wire.h"
+#include "core/zero.h"
+#include "tests/fuzz/fuzz.h"
+
+enum {
+	RAM_PAGES = 4,
+	ROM_PAGES = 3,
+	PAGES = RAM_PAGES + ROM_PAGES,
+	CHUNK_BYTES = 4096,
+	RAM_PAGE_BYTES = 4 * CHUNK_BYTES,
+	MEMORY_BYTES = RAM_PAGES * RAM_PAGE_BYTES + ROM_PAGES * CHUNK_BYTES,
+	BLOCKS = 2,
+	STATE_BYTES = 300,
+	EVENTS_MAX = 400,
+	PAYLOAD_MAX = 600,
+};
+
+struct world {
+	struct fuzz_input *input;
+	struct hf_source *source;
+	struct hf_ramblocks blocks;
+	uint64_t now_ns, epoch;
+	uint32_t depth;
+	unsigned running; /* threads that are in the engine now */
+	bool kind;	  /* ports refuse nothing: the end of a run */
+
+	/* What was said and heard. */
+	uint32_t sent[HF_WIRE_WISH + 1];
+	uint32_t presence_block, presence_page;
+	size_t device_bytes;
+	bool ready_heard, loaded_heard, resumed_heard, complete_heard, fail_heard;
+
+	/* The VM. */
+	bool vm_runs, vm_busy, stopped, stopped_by_others, saved, resume_failed;
+	enum hf_vm_op vm_op;
+	bool present[PAGES];
+};
+
+static uint8_t memory[MEMORY_BYTES];
+static uint8_t state[STATE_BYTES];
+
+static void event(struct world *world);
+
+static int answer(struct world *world, int failure)
+{
+	return !world->kind && fuzz_below(world->input, 8) == 7 ? failure : 0;
+}
+
+/* Other threads run here. */
+static void others_run(struct world *world)
+{
+	if (world->kind || world->depth >= 3 || fuzz_below(world->input, 4) != 3)
+		return;
+	struct hf_lock_thread caller;
+	hf_lock_other_thread_begin(&caller);
+	world->depth++;
+	event(world);
+	world->depth--;
+	hf_lock_other_thread_end(&caller);
+}
+
+static struct hf_source_snapshot snapshot_of(struct world *world)
+{
+	struct hf_source_snapshot snapshot;
+	struct hf_lock_thread caller; // ports ask too, which they may not do themselves
+	hf_lock_other_thread_begin(&caller);
+	hf_source_snapshot(world->source, &snapshot);
+	hf_lock_other_thread_end(&caller);
+	return snapshot;
+}
+
+/* ---- ports ------------------------------------------------------------------------------------- */
+
+static const uint8_t *address_of(uint32_t block, uint64_t offset_bytes)
+{
+	return memory + (block ? RAM_PAGES * RAM_PAGE_BYTES : 0) + offset_bytes;
+}
+
+static uint32_t page_of(uint32_t block, uint64_t offset_bytes)
+{
+	return (uint32_t)(block ? RAM_PAGES + offset_bytes / CHUNK_BYTES : offset_bytes / RAM_PAGE_BYTES);
+}
+
+static int memory_chunk(void *self, uint32_t block, uint64_t offset_bytes, uint32_t length_bytes,
+			const void **bytes, struct hf_err *err)
+{
+	struct world *world = self;
+	fuzz_check(block < BLOCKS && offset_bytes + length_bytes <= world->blocks.blocks[block].length_bytes);
+	fuzz_check(world->present[page_of(block, offset_bytes)]);
+	if (answer(world, 1))
+		return hf_err_set(err, HF_ERR_LOCAL, EIO, "the page cannot be read");
+	const uint8_t *at = address_of(block, offset_bytes);
+	*bytes = hf_is_zero(at, length_bytes) ? NULL : at;
+	return 0;
+}
+
+static int memory_presence(void *self, uint32_t block, uint8_t *bitmap, size_t bytes, struct hf_err *err)
+{
+	struct world *world = self;
+	uint32_t first = block ? RAM_PAGES : 0, pages = block ? ROM_PAGES : RAM_PAGES;
+	fuzz_check(block < BLOCKS && bytes == 1 && bitmap[0] == 0);
+	fuzz_check(world->saved && !world->vm_runs);
+	for (uint32_t i = 0; i < pages; i++)
+		bitmap[0] |= (uint8_t)(world->present[first + i] << i);
+	others_run(world);
+	return answer(world, 1) ? hf_err_set(err, HF_ERR_LOCAL, EIO, "no map") : 0;
+}
+
+/* The map goes through all blocks in order and says what is there. */
+static void check_presence(struct world *world, const void *payload, size_t bytes)
+{
+	struct hf_wire_presence presence;
+	uint32_t first = world->presence_block ? RAM_PAGES : 0;
+	fuzz_check(world->saved && !world->sent[HF_WIRE_DEVICE]);
+	fuzz_check(hf_wire_decode_presence(payload, bytes, &presence, NULL) == 0);
+	fuzz_check(presence.block == world->presence_block && presence.first_page == world->presence_page);
+	for (uint32_t i = 0; i < presence.pages; i++)
+		fuzz_check((presence.bits[i / 8] >> i % 8 & 1) ==
+			   world->present[first + presence.first_page + i]);
+	world->presence_page += presence.pages;
+	if (world->presence_page == world->blocks.blocks[world->presence_block].pages) {
+		world->presence_block++;
+		world->presence_page = 0;
+	}
+}
+
+static void check_state_message(struct world *world, uint32_t type, const void *payload, size_t bytes)
+{
+	struct hf_wire_device_end end;
+	fuzz_check(world->presence_block == BLOCKS && !world->vm_runs);
+	if (type == HF_WIRE_DEVICE) {
+		fuzz_check(bytes <= STATE_BYTES - world->device_bytes);
+		fuzz_check(memcmp(payload, state + world->device_bytes, bytes) == 0);
+		world->device_bytes += bytes;
+		return;
+	}
+	fuzz_check(hf_wire_decode_device_end(payload, bytes, &end, NULL) == 0);
+	fuzz_check(end.total_bytes == STATE_BYTES && world->device_bytes == STATE_BYTES);
+	fuzz_check(world->sent[type] == 1);
+}
+
+static void check_message(struct world *world, uint32_t type, const void *payload, size_t bytes)
+{
+	struct hf_wire_wish wish;
+	struct hf_err why;
+	switch (type) {
+	case HF_WIRE_WISH:
+		fuzz_check(hf_wire_decode_wish(payload, bytes, &wish, NULL) == 0);
+		fuzz_check(wish.placement == HF_WIRE_WISH_ANY || !world->sent[HF_WIRE_ADVISE]);
+		break;
+	case HF_WIRE_ADVISE:
+		fuzz_check(world->sent[type] == 1);
+		break;
+	case HF_WIRE_PRESENCE:
+		check_presence(world, payload, bytes);
+		break;
+	case HF_WIRE_DEVICE:
+	case HF_WIRE_DEVICE_END:
+		check_state_message(world, type, payload, bytes);
+		break;
+	case HF_WIRE_RUN:
+		fuzz_check(world->loaded_heard && world->sent[HF_WIRE_DEVICE_END] == 1 &&
+			   world->sent[type] == 1);
+		fuzz_check(!world->vm_runs && !world->vm_busy && !world->sent[HF_WIRE_FAIL]);
+		break;
+	case HF_WIRE_FINISH:
+		fuzz_check(world->complete_heard && world->sent[HF_WIRE_RUN] == 1 && world->sent[type] == 1);
+		break;
+	case HF_WIRE_FAIL:
+		fuzz_check(!world->sent[HF_WIRE_RUN] && !world->fail_heard && world->sent[type] == 1);
+		fuzz_check(hf_wire_decode_fail(payload, bytes, &why, NULL) == 0);
+		break;
+	default:
+		fuzz_check(!"a message that only the destination sends");
+	}
+}
+
+static int transport_send(void *self, uint64_t epoch, uint32_t type, const void *payload, size_t bytes)
+{
+	struct world *world = self;
+	fuzz_check(type >= HF_WIRE_ADVISE && type <= HF_WIRE_WISH);
+	if (epoch != world->epoch)
+		return -ENOTCONN;
+	world->sent[type]++;
+	check_message(world, type, payload, bytes);
+	others_run(world);
+	return 0;
+}
+
+static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t bytes)
+{
+	struct world *world = self;
+	fuzz_check(!data && !bytes && !world->vm_busy);
+	// What has been given up is the destination's, whatever happens afterwards.
+	fuzz_check(snapshot_of(world).owner != HF_VM_OWNER_DESTINATION);
+	fuzz_check(world->ready_heard && !world->sent[HF_WIRE_RUN]);
+	fuzz_check(op == HF_VM_STOP || op == HF_VM_RESUME || (op == HF_VM_SAVE && world->stopped));
+	if (answer(world, -EBUSY)) {
+		world->resume_failed |= op == HF_VM_RESUME;
+		return -EBUSY;
+	}
+	world->vm_busy = true;
+	world->vm_op = op;
+	others_run(world);
+	return 0;
+}
+
+static uint64_t clock_now(void *self)
+{
+	return ((struct world *)self)->now_ns;
+}
+
+/* ---- messages ---------------------------------------------------------------------------------- */
+
+static void note_message(struct world *world, uint32_t type, const uint8_t *payload, size_t bytes)
+{
+	struct hf_source_snapshot now = snapshot_of(world);
+	struct hf_wire_ready ready;
+	struct hf_err why;
+	if (hf_status_is_final(now.status))
+		return;
+	if (type == HF_WIRE_READY && hf_wire_decode_ready(payload, bytes, &ready, NULL) == 0)
+		world->ready_heard = true;
+	else if (type == HF_WIRE_LOADED && world->sent[HF_WIRE_DEVICE_END])
+		world->loaded_heard = true;
+	else if (type == HF_WIRE_RESUMED && world->loaded_heard)
+		world->resumed_heard = true;
+	else if (type == HF_WIRE_COMPLETE && world->resumed_heard)
+		world->complete_heard = true;
+	else if (type == HF_WIRE_FAIL && hf_wire_decode_fail(payload, bytes, &why, NULL) == 0)
+		world->fail_heard = true;
+}
+
+static void hear(struct world *world, uint32_t type, const uint8_t *payload, size_t bytes)
+{
+	if (!world->epoch)
+		return;
+	note_message(world, type, payload, bytes);
+	hf_source_events.message(world->source, world->epoch, type, payload, bytes);
+}
+
+static ssize_t make_message(uint32_t type, uint8_t detail, uint8_t *payload)
+{
+	struct hf_wire_ready ready = {.placement = detail & 1, .chunk_bytes = CHUNK_BYTES << detail % 4};
+	struct hf_err why;
+	switch (type) {
+	case HF_WIRE_READY:
+		return hf_wire_encode_ready(&ready, payload, PAYLOAD_MAX);
+	case HF_WIRE_FAIL:
+		hf_err_set(&why, HF_ERR_LOCAL, ENOMEM, "no huge pages");
+		return hf_wire_encode_fail(&why, payload, PAYLOAD_MAX);
+	default:
+		return 0;
+	}
+}
+
+/* ---- events ------------------------------------------------------------------------------------ */
+
+static void on_time(struct world *world)
+{
+	world->now_ns += (uint64_t)fuzz_u8(world->input) << 16;
+}
+
+static void on_message(struct world *world)
+{
+	uint32_t type = 1 + fuzz_below(world->input, HF_WIRE_WISH);
+	uint8_t payload[PAYLOAD_MAX];
+	ssize_t bytes = make_message(type, fuzz_u8(world->input), payload);
+	if (bytes >= 0)
+		hear(world, type, payload, (size_t)bytes);
+}
+
+static void on_wrong_message(struct world *world)
+{
+	uint32_t type = fuzz_u8(world->input);
+	size_t bytes;
+	const uint8_t *payload = fuzz_piece(world->input, &bytes);
+	hear(world, type, payload, bytes);
+}
+
+static void on_stale(struct world *world)
+{
+	uint64_t epoch = world->epoch + 1 + fuzz_below(world->input, 3);
+	hf_source_events.message(world->source, epoch, HF_WIRE_LOADED, NULL, 0);
+	hf_source_events.link_down(world->source, epoch, NULL);
+}
+
+static void on_link_up(struct world *world)
+{
+	if (world->epoch || world->depth)
+		return;
+	struct hf_link_info info = {.epoch = 1 + (snapshot_of(world).status != HF_STATUS_NONE),
+				    .version = 1,
+				    .channels = {1, 1},
+				    .capacity_chunks = {4, 4},
+				    .name = "fuzz"};
+	world->epoch = info.epoch;
+	hf_source_events.link_up(world->source, &info);
+	// Only the first link is taken; another one stays without an answer.
+	if (info.epoch > 1)
+		world->epoch = 0;
+}
+
+static void on_link_down(struct world *world)
+{
+	struct hf_err why;
+	if (!world->epoch || world->depth)
+		return;
+	uint64_t epoch = world->epoch;
+	world->epoch = 0;
+	hf_err_set(&why, HF_ERR_LINK, ECONNRESET, "the cable is cut");
+	hf_source_events.link_down(world->source, epoch, fuzz_below(world->input, 2) ? &why : NULL);
+}
+
+static void on_request(struct world *world)
+{
+	struct hf_serve_request request = {.epoch = world->epoch};
+	struct hf_serve_reply reply = {0};
+	struct hf_err err = HF_ERR_INIT;
+	request.block = fuzz_below(world->input, BLOCKS + 1);
+	request.offset_bytes = (uint64_t)fuzz_u8(world->input) << 11;
+	request.length_bytes = (uint32_t)fuzz_u8(world->input) << 11;
+	if (!world->epoch)
+		return;
+	if (hf_source_events.serve(world->source, &request, &reply, &err)) {
+		fuzz_check(err.class == HF_ERR_PEER || err.class == HF_ERR_LOCAL);
+		return;
+	}
+	const struct hf_ramblock *block = &world->blocks.blocks[request.block];
+	// After a failure the answers mean nothing, but go on until FAIL has left.
+	fuzz_check(world->saved && !world->complete_heard);
+	fuzz_check(!world->vm_runs || hf_status_is_final(snapshot_of(world).status));
+	fuzz_check(request.block < BLOCKS && request.length_bytes > 0);
+	fuzz_check(request.offset_bytes % block->page_size_bytes + request.length_bytes <=
+		   block->page_size_bytes);
+	fuzz_check(request.offset_bytes + request.length_bytes <= block->length_bytes);
+	fuzz_check(reply.zero == !reply.bytes);
+	static const uint8_t zeros[RAM_PAGE_BYTES];
+	bool present = world->present[page_of(request.block, request.offset_bytes)];
+	fuzz_check(memcmp(reply.zero ? zeros : reply.bytes,
+			  present ? address_of(request.block, request.offset_bytes) : zeros,
+			  request.length_bytes) == 0);
+}
+
+static void note_vm_done(struct world *world, int result)
+{
+	if (world->vm_op == HF_VM_STOP && result == -EPERM)
+		world->stopped_by_others = true;
+	if (world->vm_op == HF_VM_STOP && (result == 0 || result == -EPERM))
+		world->vm_runs = false;
+	if (world->vm_op == HF_VM_STOP && result == 0)
+		world->stopped = true;
+	if (world->vm_op == HF_VM_SAVE && result == 0)
+		world->saved = true;
+	if (world->vm_op == HF_VM_RESUME && result == 0)
+		world->vm_runs = true;
+	if (world->vm_op == HF_VM_RESUME && result)
+		world->resume_failed = true;
+}
+
+static void on_vm_done(struct world *world)
+{
+	if (!world->vm_busy)
+		return;
+	int result = answer(world, 1) ? (fuzz_below(world->input, 2) ? -EPERM : -EIO) : 0;
+	if (world->vm_op != HF_VM_STOP && result)
+		result = -EIO;
+	struct hf_err why;
+	hf_err_set(&why, HF_ERR_LOCAL, EIO, "the VMM says no");
+	struct hf_vm_result end = {.op = world->vm_op, .result = result, .err = result ? &why : NULL};
+	uint8_t *data = NULL;
+	if (world->vm_op == HF_VM_SAVE && result == 0) {
+		data = malloc(STATE_BYTES);
+		fuzz_check(data);
+		memcpy(data, state, STATE_BYTES);
+		end.data = data;
+		end.length_bytes = STATE_BYTES;
+	}
+	note_vm_done(world, result);
+	world->vm_busy = false;
+	hf_source_vm_done(world->source, &end);
+	free(data); // it ends with the call
+}
+
+static void on_operator(struct world *world)
+{
+	struct hf_err why;
+	uint8_t choice = fuzz_u8(world->input);
+	if (choice < 0x40) {
+		hf_source_hold_background(world->source, choice & 1);
+	} else if (choice < 0xa0) {
+		if (hf_source_cancel(world->source, NULL) == 0)
+			fuzz_check(!world->sent[HF_WIRE_RUN]);
+	} else {
+		hf_err_set(&why, HF_ERR_LOCAL, ESRCH, "a thread is gone");
+		hf_source_fail(world->source, &why);
+	}
+}
+
+/* Who calls the engine with it. What a thread does is over before it does the next thing. */
+enum thread { CONTROL, VM_WORKER, MAIN, CHANNELS };
+
+static const struct {
+	void (*happens)(struct world *world);
+	enum thread thread;
+} events[] = {
+    {on_time, MAIN},	    {on_message, CONTROL}, {on_link_up, CONTROL},   {on_vm_done, VM_WORKER},
+    {on_request, CHANNELS}, {on_operator, MAIN},   {on_link_down, CONTROL}, {on_wrong_message, CONTROL},
+    {on_stale, CONTROL},    {on_message, CONTROL}, {on_request, CHANNELS},  {on_vm_done, VM_WORKER},
+};
+
+static void event(struct world *world)
+{
+	uint32_t choice = fuzz_below(world->input, sizeof(events) / sizeof(events[0]));
+	unsigned bit = 1u << events[choice].thread;
+	if (events[choice].thread != CHANNELS && world->running & bit)
+		return;
+	unsigned before = world->running;
+	world->running |= bit;
+	events[choice].happens(world);
+	world->running = before;
+}
+
+/* ---- a run ------------------------------------------------------------------------------------- */
+
+static void create(struct world *world)
+{
+	static const struct hf_source_memory_ops memory_ops = {.chunk = memory_chunk,
+							       .presence = memory_presence};
+	static const struct hf_transport_ops transport_ops = {.send = transport_send};
+	static const struct hf_vm_ops vm_ops = {.request = vm_request};
+	uint8_t shape = fuzz_u8(world->input), present = fuzz_u8(world->input);
+	world->now_ns = 1000000000;
+	world->vm_runs = true;
+	for (uint32_t page = 0; page < PAGES; page++)
+		world->present[page] = present >> page & 1;
+	hf_ramblocks_init(&world->blocks);
+	hf_ramblocks_add(&world->blocks, "ram", RAM_PAGES * RAM_PAGE_BYTES, RAM_PAGE_BYTES, NULL);
+	hf_ramblocks_add(&world->blocks, "rom", ROM_PAGES * CHUNK_BYTES, CHUNK_BYTES, NULL);
+	struct hf_source_config config = {
+	    .vm_name = "here",
+	    .blocks = &world->blocks,
+	    .clock = {.now_ns = clock_now, .self = world},
+	    .memory = {.ops = &memory_ops, .self = world},
+	    .transport = {.ops = &transport_ops, .self = world},
+	    .vm = {.ops = &vm_ops, .self = world},
+	    .wish_placement = shape & 1,
+	    .placement = shape & 2 ? HF_PLACEMENT_CONTINUE : HF_PLACEMENT_COPY,
+	    .hold_background = shape & 4,
+	};
+	fuzz_check(hf_source_create(&world->source, &config, NULL) == 0);
+}
+
+/* The VMM ends what it was asked for, and the link goes. */
+static void settle(struct world *world)
+{
+	world->kind = true;
+	for (int i = 0; i < 8 && world->vm_busy; i++)
+		on_vm_done(world);
+	fuzz_check(!world->vm_busy);
+	on_link_down(world);
+	for (int i = 0; i < 8 && world->vm_busy; i++)
+		on_vm_done(world);
+}
+
+static void check_settled(struct world *world)
+{
+	struct hf_source_snapshot now = snapshot_of(world);
+	bool given_up = now.owner == HF_VM_OWNER_DESTINATION;
+	fuzz_check(given_up == world->loaded_heard || now.status == HF_STATUS_FAILED ||
+		   now.status == HF_STATUS_CANCELLED);
+	fuzz_check(!given_up || !world->vm_runs);
+	if (now.status == HF_STATUS_FAILED || now.status == HF_STATUS_CANCELLED) {
+		fuzz_check(!given_up && now.err.text[0]);
+		fuzz_check(now.owner == HF_VM_OWNER_SOURCE || now.owner == HF_VM_OWNER_STUCK);
+		fuzz_check((now.owner == HF_VM_OWNER_STUCK) == world->resume_failed);
+		fuzz_check(world->vm_runs || world->stopped_by_others || world->resume_failed);
+	}
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
+{
+	static struct world world;
+	struct fuzz_input input = {.at = data, .left = bytes};
+	world = (struct world){.input = &input};
+	for (uint32_t i = 0; i < MEMORY_BYTES; i += CHUNK_BYTES)
+		memory[i] = (uint8_t)(i / CHUNK_BYTES % 3); // every third chunk is zeros
+	memset(state, 0xd5, sizeof(state));
+	create(&world);
+	for (uint32_t i = 0; i < EVENTS_MAX && input.left; i++)
+		event(&world);
+	settle(&world);
+	check_settled(&world);
+	hf_source_destroy(world.source);
+	hf_ramblocks_destroy(&world.blocks);
+	return 0;
+}
