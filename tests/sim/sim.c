@@ -17,6 +17,7 @@
 #define NESTED_DEPTH_MAX  3u
 #define NESTED_EVENTS_MAX 4u
 #define EVENTS_MAX	  2000000u
+#define SEEDS_ALONE	  100u /* so many are run again, each by itself */
 #define SEEDS_COVER_ALL	  2000u
 
 /* ---- randomness, log, failure ---- */
@@ -391,7 +392,7 @@ static void note_end(struct sim *sim)
 	sim->covered[SIM_FAILED_EARLY] += destination.status == HF_STATUS_FAILED;
 }
 
-static void run_seed(uint64_t seed, bool verbose, struct sim *totals)
+static struct sim *open_seed(uint64_t seed, bool verbose)
 {
 	struct sim *sim = calloc(1, sizeof(*sim));
 	if (!sim)
@@ -415,12 +416,20 @@ static void run_seed(uint64_t seed, bool verbose, struct sim *totals)
 	if (sim->plan.background_held_first || sim->plan.source_holds)
 		sim_at(sim, 5000000, release_background, 0, NULL);
 	sim_storm_start(sim);
-	do {
-		check_always(sim);
-		operate(sim);
-	} while (run_next(sim));
-	check_end(sim);
+	return sim;
+}
 
+/* False: nothing happens any more. */
+static bool step(struct sim *sim)
+{
+	check_always(sim);
+	operate(sim);
+	return run_next(sim);
+}
+
+static void close_seed(struct sim *sim, struct sim *totals)
+{
+	check_end(sim);
 	note_end(sim);
 	totals->events_run += sim->events_run;
 	for (int i = 0; i < SIM_COVERED_COUNT; i++)
@@ -432,6 +441,39 @@ static void run_seed(uint64_t seed, bool verbose, struct sim *totals)
 	sim_memory_destroy(sim);
 	free(sim->queue);
 	free(sim);
+}
+
+/* Two migrations in one process, one event of each in turn; other_seed 0: one alone. */
+static void run_seeds(uint64_t seed, uint64_t other_seed, bool verbose, struct sim *totals)
+{
+	struct sim *sim = open_seed(seed, verbose);
+	struct sim *other = other_seed ? open_seed(other_seed, verbose) : NULL;
+	bool runs = true, other_runs = other != NULL;
+
+	while (runs || other_runs) {
+		runs = runs && step(sim);
+		other_runs = other_runs && step(other);
+	}
+	close_seed(sim, totals);
+	if (other)
+		close_seed(other, totals);
+}
+
+/* Beside another, a seed's migration goes as it goes alone: engines share nothing. */
+static bool goes_as_alone(uint64_t seed)
+{
+	static struct sim together, alone;
+	memset(&together, 0, sizeof(together));
+	memset(&alone, 0, sizeof(alone));
+	run_seeds(seed, seed + 1, false, &together);
+	run_seeds(seed, 0, false, &alone);
+	run_seeds(seed + 1, 0, false, &alone);
+	if (together.events_run == alone.events_run)
+		return true;
+	fprintf(stderr,
+		"seeds %" PRIu64 " and %" PRIu64 ": %" PRIu64 " events together, %" PRIu64 " one by one\n",
+		seed, seed + 1, together.events_run, alone.events_run);
+	return false;
 }
 
 int main(int argc, char **argv)
@@ -462,8 +504,11 @@ int main(int argc, char **argv)
 	mallopt(M_MMAP_THRESHOLD, 1 << 30);
 	mallopt(M_TRIM_THRESHOLD, 1 << 30);
 	static struct sim totals;
-	for (uint64_t seed = first; seed < first + seeds; seed++)
-		run_seed(seed, verbose, &totals);
+	for (uint64_t seed = first; seed < first + seeds; seed += 2)
+		run_seeds(seed, seed + 1 < first + seeds ? seed + 1 : 0, verbose, &totals);
+	for (uint64_t seed = first; seeds >= SEEDS_COVER_ALL && seed < first + SEEDS_ALONE; seed += 2)
+		if (!goes_as_alone(seed))
+			return 1;
 	sim_rules_print(&totals);
 	printf("%" PRIu64 " seeds, %" PRIu64 " completed, %" PRIu64 " events: all rules kept\n", seeds,
 	       totals.covered[SIM_COMPLETED], totals.events_run);
