@@ -35,6 +35,7 @@
 #include "hugemem/attach_wire.h"
 #include "hugemem/hugepool.h"
 #include "hugemem/kernel_compat.h"
+#include "hugemem/numa.h"
 #include "hugemem/residency.h"
 
 #define POPULATE_STEP_BYTES (64ull << 20)
@@ -70,7 +71,15 @@ static int check_mapping(const struct hf_incoming_memory *memory, const struct h
 			 const struct hf_vmm_mapping *mapping, struct hf_err *err)
 {
 	struct stat file;
+	char found[HF_SIZE_TEXT_BYTES], named[HF_SIZE_TEXT_BYTES];
 
+	if (mapping->page_size_bytes != region->page_size_bytes)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
+				  "block '%s': what the VMM has mapped at 0x%" PRIx64
+				  " has pages of %s, not of %s; give the VM memory on hugetlbfs",
+				  region->idstr, mapping->start,
+				  hf_size_text(mapping->page_size_bytes, found),
+				  hf_size_text(region->page_size_bytes, named));
 	if (region->fd < 0 && !mapping->shared)
 		return check_private_mapping(memory, region, mapping, err);
 	if (region->fd >= 0 && mapping->shared && fstat(region->fd, &file) == 0 &&
@@ -208,6 +217,69 @@ static int register_ranges(struct hf_incoming_memory *memory, struct hf_err *err
 	return 0;
 }
 
+/* ---- NUMA nodes ---- */
+
+static struct hf_numa_policy policy_of(const struct hf_incoming_memory *memory, uint32_t block)
+{
+	return hf_numa_policy_of(hf_attach_client_pid(memory->config.attach),
+				 memory->regions[block].vmm_address);
+}
+
+/* Pages of this size that blocks may take from these nodes only. */
+static uint64_t pages_bound_within(const struct hf_incoming_memory *memory, uint64_t page_size_bytes,
+				   uint64_t nodes)
+{
+	uint64_t pages = 0;
+
+	for (uint32_t block = 0; block < memory->blocks.count; block++) {
+		struct hf_numa_policy policy = policy_of(memory, block);
+		if (policy.mode == HF_NUMA_BIND && (policy.nodes & ~nodes) == 0 &&
+		    memory->blocks.blocks[block].page_size_bytes == page_size_bytes)
+			pages += memory->blocks.blocks[block].pages;
+	}
+	return pages;
+}
+
+/*
+ * The kernel reserves pages of the host. Whether those of a node suffice shows only when they are allocated:
+ * late here, and too late for `copy`. Other VMs' reservations belong to no node, so this is a lower bound.
+ */
+static int check_nodes(const struct hf_incoming_memory *memory, uint32_t block, struct hf_err *err)
+{
+	const struct hf_ramblock *ramblock = &memory->blocks.blocks[block];
+	struct hf_numa_policy policy = policy_of(memory, block);
+	struct hf_hugepage_counts counts = {0};
+	char size[HF_SIZE_TEXT_BYTES];
+
+	if (policy.mode != HF_NUMA_BIND)
+		return 0;
+	int result = hf_hugepage_counts(ramblock->page_size_bytes, &counts, err);
+	if (result)
+		return result;
+	uint64_t needed = pages_bound_within(memory, ramblock->page_size_bytes, policy.nodes);
+	uint64_t there = hf_numa_free(&counts, policy.nodes);
+	if (there >= needed)
+		return 0;
+	int node = __builtin_ctzll(policy.nodes);
+	return hf_err_set(err, HF_ERR_LOCAL, ENOMEM,
+			  "block '%s': the VMM binds it to NUMA node %d%s, where %" PRIu64
+			  " huge pages of %s are missing (%" PRIu64 " needed, %" PRIu64
+			  " free); add them in /sys/devices/system/node/node%d/hugepages/hugepages-%" PRIu64
+			  "kB/nr_hugepages",
+			  ramblock->idstr, node, policy.nodes & (policy.nodes - 1) ? " and others" : "",
+			  needed - there, hf_size_text(ramblock->page_size_bytes, size), needed, there, node,
+			  ramblock->page_size_bytes / 1024);
+}
+
+static int check_all_nodes(const struct hf_incoming_memory *memory, struct hf_err *err)
+{
+	int result = 0;
+
+	for (uint32_t block = 0; block < memory->blocks.count && result == 0; block++)
+		result = check_nodes(memory, block, err);
+	return result;
+}
+
 /* ---- landings ---- */
 
 /* The kernel reserves a mapping's pages as a whole or refuses the mapping. `pages`: of the refused ones. */
@@ -237,6 +309,14 @@ static int map_alias(struct hf_incoming_memory *memory, uint32_t block, struct h
 		return hf_err_set(err, HF_ERR_LOCAL, errno, "block '%s': cannot map its RAM file: %s",
 				  region->idstr, strerror(errno));
 	memory->alias[block] = address;
+	/* The alias allocates the pages: where the VMM wants them, not where this program happens to run. */
+	struct hf_numa_policy policy = policy_of(memory, block);
+	int applied = hf_numa_apply(&policy, address, region->length_bytes);
+	if (applied)
+		return hf_err_set(err, HF_ERR_LOCAL, -applied,
+				  "block '%s': this program may not use the NUMA nodes the VMM binds it to: "
+				  "%s; look at its cpuset",
+				  region->idstr, strerror(-applied));
 	if (madvise(address, region->length_bytes, MADV_DONTFORK))
 		return hf_err_set(err, HF_ERR_LOCAL, errno, "block '%s': MADV_DONTFORK: %s", region->idstr,
 				  strerror(errno));
@@ -359,6 +439,8 @@ static int take_resources(struct hf_incoming_memory *memory, struct hf_err *err)
 {
 	int result = memory->config.prepare_program ? memory->config.prepare_program(memory->engine, err) : 0;
 
+	if (result == 0)
+		result = check_all_nodes(memory, err);
 	if (result == 0)
 		result = make_zeros(memory, err);
 	if (result == 0)

@@ -84,6 +84,16 @@ static bool waits_for_pages(const char *line)
 	return strncmp(line, "VmFlags:", 8) == 0 && (strstr(line, " um") || strstr(line, " ui"));
 }
 
+static void take_property(const char *line, struct hf_vmm_mapping *mapping)
+{
+	uint64_t kib;
+
+	if (waits_for_pages(line))
+		mapping->waits_for_pages = true;
+	if (sscanf(line, "KernelPageSize: %" SCNu64 " kB", &kib) == 1)
+		mapping->page_size_bytes = kib * 1024;
+}
+
 static int read_mappings(FILE *file, struct hf_vmm_mappings *mappings)
 {
 	char *line = NULL;
@@ -93,8 +103,8 @@ static int read_mappings(FILE *file, struct hf_vmm_mappings *mappings)
 	while (result == 0 && getline(&line, &line_bytes, file) > 0) {
 		struct hf_vmm_mapping mapping = {0};
 		if (is_property(line)) {
-			if (mappings->count > 0 && waits_for_pages(line))
-				mappings->list[mappings->count - 1].waits_for_pages = true;
+			if (mappings->count > 0)
+				take_property(line, &mappings->list[mappings->count - 1]);
 			continue;
 		}
 		result = parse_mapping(line, &mapping);

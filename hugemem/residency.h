@@ -28,6 +28,7 @@ struct hf_vmm_mapping {
 	uint64_t offset_bytes;
 	dev_t device;
 	ino_t inode;
+	uint64_t page_size_bytes; /* of the memory behind it */
 	bool shared;
 	bool waits_for_pages; /* registered with a userfaultfd for missing or minor faults */
 };

@@ -5,12 +5,15 @@ import os
 import resource
 import stat
 
-from host import CLONE_NEWNS, LIBC, M, MS_PRIVATE_REC, Vmm
+from host import CLONE_NEWNS, LIBC, M, MS_PRIVATE_REC, Skip, Vmm
 from refusals import moves, refused_by_both, two_vmms
 
 CAP_IPC_LOCK = 14
 CAP_SYS_PTRACE = 19
 PR_CAPBSET_DROP = 24
+MS_BIND = 0x1000
+MPOL_BIND = 2
+SYS_SET_MEMPOLICY = 238
 
 
 def must(result):
@@ -51,7 +54,40 @@ def a_vmm_without_kernel_faults_is_refused(host):
     refused_by_both(host, source, destination, "CAP_SYS_PTRACE", "/dev/userfaultfd", "KVM needs them")
 
 
+def bound_to_node_0():
+    nodes = ctypes.c_ulong(1)
+    if LIBC.syscall(SYS_SET_MEMPOLICY, MPOL_BIND, ctypes.byref(nodes), 64):
+        raise OSError(ctypes.get_errno(), "set_mempolicy")
+
+
+def on_a_host_with_a_full_node_0(host):
+    """The pages are on the host, but, the kernel says, on another node."""
+    path = host.name("free_hugepages")
+    with open(path, "w", encoding="ascii") as file:
+        file.write("7\n")
+
+    def before_exec():
+        must(LIBC.unshare(CLONE_NEWNS))
+        must(LIBC.mount(None, b"/", None, MS_PRIVATE_REC, None))
+        counter = "/sys/devices/system/node/node0/hugepages/hugepages-2048kB/free_hugepages"
+        must(LIBC.mount(path.encode(), counter.encode(), None, MS_BIND, None))
+    return before_exec
+
+
+def pages_of_other_numa_nodes_do_not_count(host):
+    host.need(2 * M, 2048)
+    if not os.path.exists("/proc/self/numa_maps"):
+        raise Skip("this kernel has no NUMA")
+    source, destination = Vmm(host), Vmm(host, incoming=True, before_exec=bound_to_node_0)
+    for placement in ("copy", "continue"):
+        refused_by_both(host, source, destination, "'ram0'", "NUMA node 0", "121 huge pages of 2 MiB are missing",
+                        "128 needed, 7 free", options=("--placement", placement),
+                        before_exec=on_a_host_with_a_full_node_0(host))
+    moves(host, source, destination)
+
+
 CASES = [
+    pages_of_other_numa_nodes_do_not_count,
     a_memory_lock_limit_too_low_is_refused,
     a_vmm_without_kernel_faults_is_refused,
 ]

@@ -13,6 +13,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "hugemem/numa.h"
 #include "hugemem/probe.h"
 #include "hugemem/userfault.h"
 
@@ -156,6 +157,40 @@ static void what_the_program_lacks_is_refused_before_the_vmm_is_touched(void **s
 	assert_string_equal(d->engine.ready_err.text, "no lock to be had");
 	assert_false(hf_incoming_memory_touched(d->memory));
 	assert_false(hf_attach_armed(d->attach));
+}
+
+static void the_alias_takes_its_pages_where_the_vmm_wants_them(void **state)
+{
+	struct destination *d = *state;
+	const struct hf_numa_policy bound = {.mode = HF_NUMA_BIND, .nodes = 1};
+
+	make_guest_memory(d);
+	assert_int_equal(hf_numa_apply(&bound, d->vmm[1], PAGES * HUGE_BYTES), 0);
+	attach_vmm(d);
+	assert_int_equal(create_port(d), 0);
+	assert_int_equal(prepare(d), 0);
+	struct hf_numa_policy found = hf_numa_policy_of(getpid(), (uintptr_t)d->memory->alias[1]);
+	assert_int_equal(found.mode, HF_NUMA_BIND);
+	assert_int_equal(found.nodes, 1);
+	found = hf_numa_policy_of(getpid(), (uintptr_t)d->memory->alias[0]);
+	assert_int_equal(found.mode, HF_NUMA_ANY);
+}
+
+static void small_pages_in_private_memory_are_refused(void **state)
+{
+	struct destination *d = *state;
+
+	d->private_memory = true;
+	make_guest_memory(d);
+	attach_vmm(d);
+	void *address = mmap(d->vmm[1] + HUGE_BYTES, HUGE_BYTES, PROT_READ | PROT_WRITE,
+			     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+	assert_ptr_equal(address, d->vmm[1] + HUGE_BYTES);
+	assert_int_equal(create_port(d), 0);
+	assert_int_equal(prepare(d), -EINVAL);
+	assert_non_null(strstr(d->engine.ready_err.text, "'ram1'"));
+	assert_non_null(strstr(d->engine.ready_err.text, "pages of 4 KiB, not of 2 MiB"));
+	assert_false(hf_incoming_memory_touched(d->memory));
 }
 
 static void registered_memory_counts_as_touched(void **state)
@@ -378,6 +413,8 @@ int main(void)
 	    BOTH(a_page_that_comes_just_before_the_registration_is_refused),
 	    BOTH(other_memory_than_was_lent_is_refused),
 	    BOTH(what_the_program_lacks_is_refused_before_the_vmm_is_touched),
+	    WITH(with_continue, the_alias_takes_its_pages_where_the_vmm_wants_them),
+	    ANY(small_pages_in_private_memory_are_refused),
 	    BOTH(registered_memory_counts_as_touched),
 	    BOTH(the_page_of_zeros_needs_no_fault_to_be_read),
 	    WITH(with_continue, every_page_of_the_alias_is_allocated_when_memory_is_ready),
