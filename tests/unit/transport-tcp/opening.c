@@ -566,6 +566,41 @@ static void terms_that_were_not_offered_are_refused(void **state)
 	}
 }
 
+static void a_feature_that_was_not_offered_is_refused(void **state)
+{
+	struct hf_wire_hello_reply reply = {
+	    .version = HF_WIRE_VERSION_MAX, .features = HF_WIRE_FEATURES, .channels = {1, 1}};
+	uint8_t bytes[HF_WIRE_HELLO_REPLY_BYTES];
+	struct hf_err err;
+	(void)state;
+	hf_wire_encode_hello_reply(&reply, "", bytes, sizeof(bytes));
+	assert_int_equal(connect_to(bytes, sizeof(bytes), &err), -EPROTO);
+	assert_mentions(err.text, "features");
+}
+
+static void only_a_checker_offers_to_be_one(void **state)
+{
+	(void)state;
+	for (int check = 0; check < 2; check++) {
+		struct hf_tcp_options options = source_options(1, 1);
+		struct connecting connecting;
+		struct hf_wire_hello hello;
+		uint8_t bytes[HF_WIRE_HELLO_BYTES];
+		char uri[64];
+		options.check = check;
+		int listener = raw_listen(uri);
+		connecting_start(&connecting, uri, &options);
+		int fd = raw_accept(listener);
+		raw_recv(fd, bytes, sizeof(bytes));
+		close(fd);
+		assert_true(connecting_join(&connecting) < 0);
+		assert_int_equal(hf_wire_decode_hello(bytes, sizeof(bytes), &hello, NULL), 0);
+		assert_true(hello.features & HF_WIRE_FEATURE_LINK);
+		assert_int_equal(!!(hello.features & HF_WIRE_FEATURE_CHECK), check);
+		close(listener);
+	}
+}
+
 static void the_reason_of_a_refusal_reaches_the_source(void **state)
 {
 	static const struct {
@@ -666,6 +701,8 @@ int main(void)
 	    cmocka_unit_test(a_silent_listener_times_out),
 	    cmocka_unit_test(a_listener_that_is_not_hugeferry_is_named_so),
 	    cmocka_unit_test(terms_that_were_not_offered_are_refused),
+	    cmocka_unit_test(a_feature_that_was_not_offered_is_refused),
+	    cmocka_unit_test(only_a_checker_offers_to_be_one),
 	    cmocka_unit_test(the_reason_of_a_refusal_reaches_the_source),
 	    cmocka_unit_test(a_destination_that_refuses_a_page_channel_fails_the_connection),
 	    cmocka_unit_test(a_page_channel_answered_with_other_terms_fails_the_connection),
