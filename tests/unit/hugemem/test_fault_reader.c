@@ -76,15 +76,15 @@ static int set_up(void **state)
 {
 	struct fixture *fixture = calloc(1, sizeof(*fixture));
 	int fds[2];
-	if (!fixture || pipe2(fds, O_CLOEXEC | O_NONBLOCK))
-		return -1;
+	assert_non_null(fixture);
+	*state = fixture;
+	assert_int_equal(pipe2(fds, O_CLOEXEC | O_NONBLOCK), 0);
 	fixture->read_fd = fds[0];
 	fixture->write_fd = fds[1];
 	fixture->heard.faults_fd = eventfd(0, EFD_SEMAPHORE);
 	fixture->heard.failures_fd = eventfd(0, EFD_SEMAPHORE);
 	fixture->region = (struct hf_attached_region){.vmm_address = ADDRESS};
 	hf_ramblocks_init(&fixture->blocks);
-	*state = fixture;
 	return hf_ramblocks_add(&fixture->blocks, "ram0", (uint64_t)PAGES * PAGE_BYTES, PAGE_BYTES, NULL);
 }
 
