@@ -255,7 +255,8 @@ static int take_copy(struct hf_incoming_memory *memory, const char *why)
 	return 0;
 }
 
-/* One registration covers all regions, and only shared ones can have minor faults. */
+/* One registration covers all regions, and CONTINUE is for shared ones: in private memory it costs a second
+ * page. */
 static int check_mixture(const struct hf_incoming_memory *memory, struct hf_err *err)
 {
 	const struct hf_attached_region *shared = find_region(memory, false);
