@@ -100,9 +100,9 @@ static void check_meaning(const uint8_t *data, size_t bytes)
 		fuzz_check(ready.placement <= 1 && ready.chunk_bytes >= 4096 &&
 			   ready.chunk_bytes <= 1u << 26 && !(ready.chunk_bytes & (ready.chunk_bytes - 1)));
 	if (hf_wire_decode_request(data, bytes, &request, NULL) == 0)
-		fuzz_check(request.block < 256 && request.offset_bytes % 4096 == 0 &&
-			   request.length_bytes % 4096 == 0 && request.length_bytes > 0 &&
-			   request.length_bytes <= 1u << 26 &&
+		fuzz_check((request.block < 256 || request.block == HF_WIRE_PROBE_BLOCK) &&
+			   request.offset_bytes % 4096 == 0 && request.length_bytes % 4096 == 0 &&
+			   request.length_bytes > 0 && request.length_bytes <= 1u << 26 &&
 			   request.offset_bytes + request.length_bytes > request.offset_bytes);
 }
 
