@@ -117,6 +117,9 @@ def attach_client():
     yield "overlap", b"\2\0\0" + HELLO % (one + b", " + (REGION % (1, 1 << 41, b"true")), 2)
     yield "small", b"\1\2" + HELLO % (one, 1)
     yield "read-only", b"\1\4" + HELLO % (one, 1)
+    for offset in (4 << 20, 6 << 20):  # the file has 8 MiB, the region 4
+        moved = one.replace(b'"offset": 0', b'"offset": %d' % offset)
+        yield f"offset-{offset >> 20}", b"\1\0" + HELLO % (moved, 1) + userfault
     for kind in (b"busy", b"refused", b"new"):
         yield "error-" + kind.decode(), b'\0{"error": {"class": "%s", "desc": "go away"}}\n' % kind
 
