@@ -126,6 +126,7 @@ enum sim_covered {
 	SIM_DONE_AFTER_LINK_DOWN,
 	SIM_DONE_MADE_UP,
 	SIM_FAULT_REPEATED,
+	SIM_FAULT_AMID_PLACING,
 	SIM_FAULT_BEFORE_MAP,
 	SIM_FAULT_AFTER_RELEASE,
 	SIM_HOSTILE_BEFORE_HAND_OVER,
@@ -194,6 +195,8 @@ struct sim {
 	uint32_t cursor_page;			/* where its scan must go on */
 	bool faulted;				/* since it last went on */
 	bool hostile;				/* a peer has broken the protocol */
+	bool refused[HF_FETCH_CLASSES];		/* since the last done */
+	bool fetch_failed;			/* on this link */
 };
 
 /* sim.c */

@@ -93,7 +93,9 @@ static void finish_fetch(struct sim *sim, uint64_t index, enum hf_fetch_status s
 		sim->pages[f->page].fetches--;
 		sim->fetches_busy[f->fetch.class]--;
 	}
+	sim->refused[HF_FETCH_URGENT] = sim->refused[HF_FETCH_BACKGROUND] = false;
 	hf_destination_events.fetch_done(sim->destination, &done);
+	sim->fetch_failed |= status == HF_FETCH_FAILED;
 	sim_storm_done(sim, &done);
 }
 
@@ -183,8 +185,12 @@ static void carry_fetch(struct sim *sim, const struct hf_fetch *fetch, uint32_t 
 static int destination_fetch(void *self, const struct hf_fetch *fetch)
 {
 	struct sim *sim = self;
-	if (!sim->link_up || sim->link_cut)
+	SIM_CHECK(sim, !sim->fetch_failed || sim->plan.nested_percent > 0,
+		  "a fetch after one that has failed with the link");
+	if (!sim->link_up || sim->link_cut) {
+		sim->fetch_failed = true;
 		return -ENOTCONN;
+	}
 	SIM_CHECK(sim, sim->fetches_busy[fetch->class] < sim->plan.capacity[fetch->class],
 		  "more fetches of a class than the link holds");
 	if (fetch->block == HF_WIRE_PROBE_BLOCK) {

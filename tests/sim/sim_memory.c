@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/lock.h"
 #include "core/zero.h"
 #include "tests/sim/sim.h"
 
@@ -209,6 +210,26 @@ static void make_visible(struct sim *sim, uint32_t page)
 	wake(sim, page);
 }
 
+/* The VMM discards the page as soon as it has it, and a thread faults on it before the engine has heard. */
+static void discard_at_once(struct sim *sim, uint32_t page)
+{
+	uint32_t thread = (uint32_t)sim_random(sim, sim->thread_count);
+	bool may_run = thread >= sim->plan.vcpus || sim->destination_runs;
+	if (!sim_chance(sim, sim->plan.discard_percent) || !may_run ||
+	    sim->threads[thread].state != SIM_IDLE || sim->threads[thread].accesses_left == 0)
+		return;
+	sim->covered[SIM_FAULT_AMID_PLACING]++;
+	discard(sim, page);
+	sim->threads[thread].accesses_left--;
+	sim->threads[thread].state = SIM_BLOCKED;
+	sim->threads[thread].page = page;
+	sim->threads[thread].message_sent = false;
+	struct hf_lock_thread saved;
+	hf_lock_other_thread_begin(&saved);
+	read_message(sim, thread, (void *)(uintptr_t)page);
+	hf_lock_other_thread_end(&saved);
+}
+
 static int no_huge_page(struct hf_err *err)
 {
 	return hf_err_set(err, HF_ERR_LOCAL, EAGAIN, "no huge page to be had");
@@ -239,6 +260,7 @@ static int port_place(void *self, uint32_t block, uint64_t page_in_block, uint32
 		       sim->pages[page].size_bytes);
 	sim_log(sim, "page %u is placed", page);
 	make_visible(sim, page);
+	discard_at_once(sim, page);
 	sim_others(sim);
 	return 0;
 }

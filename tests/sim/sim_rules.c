@@ -144,9 +144,10 @@ static bool posting(const struct hf_destination *d)
 	return hf_destination_serving(d) && d->epoch != 0 && !d->fetch_broken && d->transfers;
 }
 
-static bool class_full(const struct hf_destination *d, enum hf_fetch_class class)
+static bool class_full(const struct sim *sim, enum hf_fetch_class class)
 {
-	return d->refused[class] || d->outstanding[class] >= d->link.capacity_chunks[class];
+	bool refused = in_order(sim) ? sim->refused[class] : sim->destination->refused[class];
+	return refused || sim->fetches_busy[class] >= sim->plan.capacity[class];
 }
 
 static bool background_has_pages(const struct hf_destination *d)
@@ -155,9 +156,10 @@ static bool background_has_pages(const struct hf_destination *d)
 }
 
 /* Has it a chunk it could post, were it allowed to? */
-static bool background_ready(const struct hf_destination *d)
+static bool background_ready(const struct sim *sim)
 {
-	if (!hf_destination_background_runs(d) || class_full(d, HF_FETCH_BACKGROUND))
+	const struct hf_destination *d = sim->destination;
+	if (!hf_destination_background_runs(d) || class_full(sim, HF_FETCH_BACKGROUND))
 		return false;
 	return d->active[HF_FETCH_BACKGROUND].head != HF_TRANSFER_NONE ||
 	       (background_has_pages(d) && d->transfers_free != HF_TRANSFER_NONE &&
@@ -174,7 +176,7 @@ void sim_rules_posted(struct sim *sim, const struct hf_fetch *fetch)
 	}
 	sim->behind_parts += (int64_t)fetch->length_bytes * sim->plan.share_percent;
 	hf_lock(&d->lock);
-	if (!background_ready(d) || !hf_schedule_background_room(&d->schedule))
+	if (!background_ready(sim) || !hf_schedule_background_room(&d->schedule))
 		sim->behind_min_parts = sim->behind_parts; /* it could not have gone first */
 	hf_unlock(&d->lock);
 }
@@ -182,7 +184,7 @@ void sim_rules_posted(struct sim *sim, const struct hf_fetch *fetch)
 static void check_urgent_goes(struct sim *sim)
 {
 	const struct hf_destination *d = sim->destination;
-	if (class_full(d, HF_FETCH_URGENT)) {
+	if (class_full(sim, HF_FETCH_URGENT)) {
 		sim->covered[SIM_ALL_URGENT_ROOM_USED] += d->active[HF_FETCH_URGENT].head != HF_TRANSFER_NONE;
 		return;
 	}
@@ -200,7 +202,7 @@ static void check_urgent_goes(struct sim *sim)
 static void check_background_goes(struct sim *sim)
 {
 	const struct hf_destination *d = sim->destination;
-	bool ready = background_ready(d), room = hf_schedule_background_room(&d->schedule);
+	bool ready = background_ready(sim), room = hf_schedule_background_room(&d->schedule);
 	if (d->schedule.urgent_pages == 0) {
 		SIM_CHECK(sim, !ready || !room, "nobody waits, and the background stands still");
 		return;
@@ -271,9 +273,27 @@ static void check_page_state(struct sim *sim, uint32_t page)
 	}
 }
 
+/* A thread whose fault was heard waits for a page that is on its way to it, ahead of the background. */
+static void check_thread(struct sim *sim, uint32_t thread)
+{
+	const struct sim_thread *t = &sim->threads[thread];
+	if (t->state != SIM_BLOCKED || !t->message_sent || sim->destination->releasing)
+		return;
+	const struct page_entry *entry = &sim->destination->pages[t->page];
+	bool on_the_link = entry->state == PAGE_FETCHING || entry->state == PAGE_URGENT_WAIT;
+	SIM_CHECK(sim, entry->state != PAGE_MISSING && (!on_the_link || entry->awaited),
+		  "thread %u waits for page %u, and it comes as if nobody did", thread, t->page);
+	SIM_CHECK(sim,
+		  entry->state != PAGE_FETCHING ||
+		      sim->destination->transfers[entry->transfer].class == HF_FETCH_URGENT,
+		  "thread %u waits for page %u, and the rest of it is the background's", thread, t->page);
+}
+
 static void sweep(struct sim *sim)
 {
 	const struct hf_destination *d = sim->destination;
+	for (uint32_t i = 0; i < sim->thread_count; i++)
+		check_thread(sim, i);
 	uint32_t awaited = 0, with_transfer = 0;
 	uint64_t outstanding[HF_FETCH_CLASSES] = {0};
 	for (uint32_t page = 0; page < sim->page_count; page++) {
@@ -338,6 +358,7 @@ static const char *const covered_names[SIM_COVERED_COUNT] = {
     [SIM_DONE_AFTER_LINK_DOWN] = "a done after the link went down",
     [SIM_DONE_MADE_UP] = "a done of a fetch there never was",
     [SIM_FAULT_REPEATED] = "a fault told twice",
+    [SIM_FAULT_AMID_PLACING] = "a fault on a page that is being placed, discarded already",
     [SIM_FAULT_BEFORE_MAP] = "a fault before the presence map was whole",
     [SIM_FAULT_AFTER_RELEASE] = "a fault after the release",
     [SIM_HOSTILE_BEFORE_HAND_OVER] = "garbage before LOADED",

@@ -51,6 +51,7 @@ bool sim_storm_refuses(struct sim *sim, enum hf_fetch_class class)
 	if (sim->fetches_busy[class] == 0 || !sim_chance(sim, sim->plan.refuse_percent))
 		return false;
 	sim_log(sim, "the link has no room");
+	sim->refused[class] = true;
 	sim->covered[class == HF_FETCH_URGENT ? SIM_REFUSED_URGENT : SIM_REFUSED_BACKGROUND]++;
 	return true;
 }
