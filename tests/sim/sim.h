@@ -197,6 +197,7 @@ struct sim {
 	bool hostile;				/* a peer has broken the protocol */
 	bool refused[HF_FETCH_CLASSES];		/* since the last done */
 	bool fetch_failed;			/* on this link */
+	uint32_t fetches_in_vain;		/* after the link was cut */
 };
 
 /* sim.c */

@@ -11,6 +11,9 @@
 #include "core/wire.h"
 #include "tests/sim/sim.h"
 
+/* As many threads may have decided on a fetch before they heard. */
+#define FETCHES_IN_VAIN_MAX 100u
+
 struct sim_message {
 	bool to_source;
 	uint64_t epoch;
@@ -188,6 +191,8 @@ static int destination_fetch(void *self, const struct hf_fetch *fetch)
 	SIM_CHECK(sim, !sim->fetch_failed || sim->plan.nested_percent > 0,
 		  "a fetch after one that has failed with the link");
 	if (!sim->link_up || sim->link_cut) {
+		SIM_CHECK(sim, ++sim->fetches_in_vain < FETCHES_IN_VAIN_MAX,
+			  "no end of fetches on a link that is gone");
 		sim->fetch_failed = true;
 		return -ENOTCONN;
 	}
