@@ -17,8 +17,9 @@
 #define NESTED_DEPTH_MAX  3u
 #define NESTED_EVENTS_MAX 4u
 #define EVENTS_MAX	  2000000u
+#define MEASURED_DELAY_NS 16000u
 #define SEEDS_ALONE	  100u /* so many are run again, each by itself */
-#define SEEDS_COVER_ALL	  2000u
+#define SEEDS_COVER_ALL	  20000u
 
 /* ---- randomness, log, failure ---- */
 
@@ -172,6 +173,9 @@ static void draw_plan(struct sim *sim)
 	    .nested_percent = sim_chance(sim, 70) ? 30 : 0,
 	    .delay_max_ns = 1000u << sim_random(sim, 8),
 	};
+	/* What is measured lasts some time, however fast the link is: that many chunks come meanwhile. */
+	if (plan->measure && plan->delay_max_ns < MEASURED_DELAY_NS)
+		plan->delay_max_ns = MEASURED_DELAY_NS;
 	for (int class = 0; class < HF_FETCH_CLASSES; class ++) {
 		plan->channels[class] = 1 + (uint32_t)sim_random(sim, 3);
 		plan->capacity[class] = plan->channels[class] * (1 + (uint32_t)sim_random(sim, 16));

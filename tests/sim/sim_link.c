@@ -199,8 +199,9 @@ static int destination_fetch(void *self, const struct hf_fetch *fetch)
 	SIM_CHECK(sim, sim->fetches_busy[fetch->class] < sim->plan.capacity[fetch->class],
 		  "more fetches of a class than the link holds");
 	if (fetch->block == HF_WIRE_PROBE_BLOCK) {
-		SIM_CHECK(sim, sim->probes_busy++ < sim->plan.capacity[fetch->class],
-			  "too many probes at once");
+		if (sim->probes_busy == sim->plan.capacity[fetch->class])
+			return -EAGAIN;
+		sim->probes_busy++;
 		carry_fetch(sim, fetch, HF_PAGE_NONE);
 		return 0;
 	}
