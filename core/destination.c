@@ -136,8 +136,10 @@ static unsigned unexpected(struct hf_destination *d, uint32_t type)
 {
 	struct hf_err err;
 	hf_err_set(&err, HF_ERR_PEER, EPROTO,
-		   "VM '%s': the source sent %s, which is not expected in state %s/%s", d->vm_name,
-		   hf_wire_type_name(type), hf_status_name(d->status), hf_incoming_name(d->incoming));
+		   "VM '%s': the source sent %s, which is not expected in state %s/%s; check that both hosts "
+		   "run the same release",
+		   d->vm_name, hf_wire_type_name(type), hf_status_name(d->status),
+		   hf_incoming_name(d->incoming));
 	return hf_destination_fail_locked(d, &err);
 }
 

@@ -127,8 +127,9 @@ static unsigned unexpected(struct hf_source *s, uint32_t type)
 {
 	struct hf_err err;
 	hf_err_set(&err, HF_ERR_PEER, EPROTO,
-		   "VM '%s': the destination sent %s, which is not expected in state %s", s->vm_name,
-		   hf_wire_type_name(type), hf_status_name(s->status));
+		   "VM '%s': the destination sent %s, which is not expected in state %s; check that both "
+		   "hosts run the same release",
+		   s->vm_name, hf_wire_type_name(type), hf_status_name(s->status));
 	return fail_locked(s, &err);
 }
 

@@ -196,7 +196,8 @@ static int receive_reply(struct page_channel *channel)
 	if (hf_wire_decode_reply(header, sizeof(header), &reply, &err))
 		return violation(channel, &err);
 	if (!peek_head(channel, &fetch)) {
-		hf_err_set(&err, HF_ERR_PEER, EPROTO, "the source sent a page nobody asked for");
+		hf_err_set(&err, HF_ERR_PEER, EPROTO,
+			   "the source sent a page nobody asked for; one of the two programs is broken");
 		return violation(channel, &err);
 	}
 	if (check_reply(&reply, &fetch, &err))
