@@ -26,12 +26,6 @@ static void expect_none(void)
 			 counted.first_call, counted.first_thread, counted.first_caller);
 }
 
-static void touch_and_check(struct move *move, uint32_t vcpu, uint32_t page)
-{
-	move_touch(move, vcpu, page);
-	move_touched(move, vcpu, page);
-}
-
 /* The VMM lets go of a page it has: the next touch is a fault on a page already received. */
 static void discard(struct move *move, uint32_t page)
 {
@@ -48,19 +42,19 @@ static void nothing_is_allocated_while_pages_come(const char *uri, enum hf_place
 	move_wait_runs(&move);
 
 	allocations_count(true);
-	touch_and_check(&move, 0, 0); /* bytes */
-	touch_and_check(&move, 1, 3); /* zeros that exist */
-	touch_and_check(&move, 0, 4); /* a hole */
+	move_touch_and_check(&move, 0, 0); /* bytes */
+	move_touch_and_check(&move, 1, 3); /* zeros that exist */
+	move_touch_and_check(&move, 0, 4); /* a hole */
 	for (uint32_t vcpu = 0; vcpu < MOVE_VCPUS; vcpu++)
 		move_touch(&move, vcpu, 5); /* two wait for one page */
 	for (uint32_t vcpu = 0; vcpu < MOVE_VCPUS; vcpu++)
 		move_touched(&move, vcpu, 5);
 	discard(&move, 0);
-	touch_and_check(&move, 1, 0);
+	move_touch_and_check(&move, 1, 0);
 	ram_punch(move.destination_fd, 4 * HUGE_BYTES, HUGE_BYTES);
-	touch_and_check(&move, 0, 4);
+	move_touch_and_check(&move, 0, 4);
 	hf_destination_hold_background(move.destination, false);
-	touch_and_check(&move, 1, MOVE_PAGES - 1);
+	move_touch_and_check(&move, 1, MOVE_PAGES - 1);
 	move_wait_received(&move, MOVE_PAGES);
 	allocations_count(false);
 	expect_none();
@@ -115,12 +109,6 @@ static int reserve(void **state)
 	return make_directory(state) || host_pages_reserve(HUGE_BYTES, MOVE_HOST_PAGES) ? -1 : 0;
 }
 
-static int give_back(void **state)
-{
-	host_pages_give_back();
-	return remove_directory(state);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -128,5 +116,5 @@ int main(void)
 	    cmocka_unit_test(over_unix_by_continue),	    cmocka_unit_test(over_unix_by_copy),
 	    cmocka_unit_test(what_is_allocated_is_counted),
 	};
-	return cmocka_run_group_tests(tests, reserve, give_back);
+	return cmocka_run_group_tests(tests, reserve, move_give_back);
 }

@@ -154,6 +154,12 @@ void move_touched(struct move *move, uint32_t vcpu, uint32_t page)
 	assert_int_equal(move->vcpus[vcpu].seen, wanted);
 }
 
+void move_touch_and_check(struct move *move, uint32_t vcpu, uint32_t page)
+{
+	move_touch(move, vcpu, page);
+	move_touched(move, vcpu, page);
+}
+
 /* One that still waits has been let go by the end of the userfaultfd. */
 static void end_vcpu(struct move_vcpu *vcpu)
 {
@@ -492,4 +498,10 @@ void move_close(struct move *moves, uint32_t count)
 		end_engines(&moves[i]);
 	for (uint32_t i = 0; i < count; i++)
 		free_memory(&moves[i]);
+}
+
+int move_give_back(void **state)
+{
+	host_pages_give_back();
+	return remove_directory(state);
 }

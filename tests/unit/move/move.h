@@ -105,9 +105,12 @@ void move_touch(struct move *move, uint32_t vcpu, uint32_t page);
 bool move_is_touching(struct move *move, uint32_t vcpu);
 /* Waits until it has the page; checks what it read. */
 void move_touched(struct move *move, uint32_t vcpu, uint32_t page);
+void move_touch_and_check(struct move *move, uint32_t vcpu, uint32_t page);
 
 /* Every page of the destination is what the source had, and every page was counted once. */
 void move_check(struct move *move);
 void move_close(struct move *moves, uint32_t count);
+/* Teardown of a group: huge pages, and the folder of unix sockets. */
+int move_give_back(void **state);
 
 #endif

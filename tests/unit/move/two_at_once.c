@@ -33,12 +33,6 @@ static void open_two(struct move moves[2], size_t kind)
 		move_wait_runs(&moves[i]);
 }
 
-static void touch_and_check(struct move *move, uint32_t vcpu, uint32_t page)
-{
-	move_touch(move, vcpu, page);
-	move_touched(move, vcpu, page);
-}
-
 static void let_go(struct move *move)
 {
 	hf_destination_hold_background(move->destination, false);
@@ -52,8 +46,7 @@ static void two_moves_at_once_arrive_whole(void **state)
 		open_two(moves, kind);
 		for (uint32_t page = 0; page < 4; page++)
 			for (int i = 0; i < 2; i++)
-				move_touch(&moves[i], page % MOVE_VCPUS, page),
-				    move_touched(&moves[i], page % MOVE_VCPUS, page);
+				move_touch_and_check(&moves[i], page % MOVE_VCPUS, page);
 		for (int i = 0; i < 2; i++)
 			let_go(&moves[i]);
 		for (int i = 0; i < 2; i++)
@@ -71,19 +64,19 @@ static void a_link_that_is_cut_costs_the_other_move_nothing(void **state)
 		struct move moves[2];
 		struct move *cut = &moves[0], *other = &moves[1];
 		open_two(moves, kind);
-		touch_and_check(cut, 0, 0);
-		touch_and_check(other, 0, 0);
+		move_touch_and_check(cut, 0, 0);
+		move_touch_and_check(other, 0, 0);
 
 		hf_tcp_shutdown(cut->source_link, NULL);
 		move_wait_paused(cut);
 		move_touch(cut, 0, 7); /* waits: nobody brings it */
 		move_touch(cut, 1, 4); /* a hole needs nobody */
-		touch_and_check(other, 1, 7);
+		move_touch_and_check(other, 1, 7);
 		let_go(other);
 		move_wait_completed(other);
 		move_check(other);
 		move_touched(cut, 1, 4);
-		touch_and_check(cut, 1, 0); /* what has come stays */
+		move_touch_and_check(cut, 1, 0); /* what has come stays */
 
 		assert_true(move_is_touching(cut, 0));
 		assert_false(page_is_mapped(cut->destination_ram + 7 * HUGE_BYTES));
@@ -120,12 +113,6 @@ static int reserve(void **state)
 	return make_directory(state) || host_pages_reserve(HUGE_BYTES, 2 * MOVE_HOST_PAGES) ? -1 : 0;
 }
 
-static int give_back(void **state)
-{
-	host_pages_give_back();
-	return remove_directory(state);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -133,5 +120,5 @@ int main(void)
 	    cmocka_unit_test(a_link_that_is_cut_costs_the_other_move_nothing),
 	    cmocka_unit_test(a_cancelled_move_costs_the_other_nothing),
 	};
-	return cmocka_run_group_tests(tests, reserve, give_back);
+	return cmocka_run_group_tests(tests, reserve, move_give_back);
 }
