@@ -5,7 +5,7 @@ import os
 import resource
 import stat
 
-from host import CLONE_NEWNS, LIBC, M, MS_PRIVATE_REC, Skip, Vmm
+from host import CLONE_NEWNS, LIBC, M, MS_PRIVATE_REC, Skip, Vmm, finish, one_line, out_of, receive
 from refusals import moves, refused_by_both, two_vmms
 
 CAP_IPC_LOCK = 14
@@ -54,6 +54,17 @@ def a_vmm_without_kernel_faults_is_refused(host):
     refused_by_both(host, source, destination, "CAP_SYS_PTRACE", "/dev/userfaultfd", "KVM needs them")
 
 
+def a_receiver_without_kernel_faults_does_not_even_listen(host):
+    host.need(2 * M, 2048)
+    destination = Vmm(host, incoming=True)
+    taker = receive(host, destination, before_exec=no_kernel_faults)
+    code, said = finish(taker)
+    assert code == 1 and out_of(taker) == "", (code, out_of(taker))
+    one_line(said, "user-mode faults", "CAP_SYS_PTRACE", "/dev/userfaultfd")
+    assert destination.status() == "inmigrate"
+    moves(host, Vmm(host), destination)
+
+
 def bound_to_node_0():
     nodes = ctypes.c_ulong(1)
     if LIBC.syscall(SYS_SET_MEMPOLICY, MPOL_BIND, ctypes.byref(nodes), 64):
@@ -90,4 +101,5 @@ CASES = [
     pages_of_other_numa_nodes_do_not_count,
     a_memory_lock_limit_too_low_is_refused,
     a_vmm_without_kernel_faults_is_refused,
+    a_receiver_without_kernel_faults_does_not_even_listen,
 ]
