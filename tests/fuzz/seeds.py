@@ -22,10 +22,10 @@ def big(value, size):
 
 def wire():
     kinds = ["hello_control", "hello_reply_accepted", "frame_header", "advise", "ready", "wish", "presence",
-             "device_end", "finish", "fail", "request", "reply"]
+             "device_end", "finish", "fail", "request", "reply", "link"]
     for number, kind in enumerate(kinds):
         yield kind, bytes([number]) + golden(kind)
-    for number, other in [(0, "hello_background"), (1, "hello_reply_refused"), (11, "reply_zero")]:
+    for number, other in [(0, "hello_background"), (1, "hello_reply_refused"), (11, "reply_zero"), (10, "request_probe"), (2, "frame_check")]:
         yield other, bytes([number]) + golden(other)
 
 
@@ -63,6 +63,8 @@ def source():
     start = b"\2" + 12 * ZERO + said(READY) + done + done
     for shape in (0, 5, 7):
         yield f"whole-{shape}", bytes([shape, 0x5b]) + start + requests + said(LOADED) + said(RESUMED) + requests + said(COMPLETE)
+    measured = b"\2" + 12 * ZERO + bytes([4, 3, 0, 2]) + bytes([1, 13, 9]) + 6 * ZERO + start[13:]
+    yield "measured", bytes([8, 0x5b]) + measured + said(LOADED)
     yield "cut", bytes([0, 0x5b]) + start + said(LOADED) + b"\6\1" + requests
     yield "fails", bytes([0, 0x5b]) + start + said(FAIL) + done
     yield "cancelled", bytes([0, 0x5b]) + start[:30] + b"\5\x40" + done

@@ -41,10 +41,10 @@ struct world {
 	bool kind;	  /* ports refuse nothing: the end of a run */
 
 	/* What was said and heard. */
-	uint32_t sent[HF_WIRE_WISH + 1];
+	uint32_t sent[HF_WIRE_LINK + 1];
 	uint32_t presence_block, presence_page;
 	size_t device_bytes;
-	bool ready_heard, loaded_heard, resumed_heard, complete_heard, fail_heard;
+	bool measures, link_heard, ready_heard, loaded_heard, resumed_heard, complete_heard, fail_heard;
 
 	/* The VM. */
 	bool vm_runs, vm_busy, stopped, stopped_by_others, saved, resume_failed;
@@ -194,7 +194,7 @@ static void check_message(struct world *world, uint32_t type, const void *payloa
 static int transport_send(void *self, uint64_t epoch, uint32_t type, const void *payload, size_t bytes)
 {
 	struct world *world = self;
-	fuzz_check(type >= HF_WIRE_ADVISE && type <= HF_WIRE_WISH);
+	fuzz_check(type >= HF_WIRE_ADVISE && type <= HF_WIRE_LINK);
 	if (epoch != world->epoch)
 		return -ENOTCONN;
 	world->sent[type]++;
@@ -232,10 +232,14 @@ static void note_message(struct world *world, uint32_t type, const uint8_t *payl
 {
 	struct hf_source_snapshot now = snapshot_of(world);
 	struct hf_wire_ready ready;
+	struct hf_wire_link link;
 	struct hf_err why;
 	if (hf_status_is_final(now.status))
 		return;
-	if (type == HF_WIRE_READY && hf_wire_decode_ready(payload, bytes, &ready, NULL) == 0)
+	if (type == HF_WIRE_LINK && hf_wire_decode_link(payload, bytes, &link, NULL) == 0)
+		world->link_heard = true;
+	else if (type == HF_WIRE_READY && (!world->measures || world->link_heard) &&
+		 hf_wire_decode_ready(payload, bytes, &ready, NULL) == 0)
 		world->ready_heard = true;
 	else if (type == HF_WIRE_LOADED && world->sent[HF_WIRE_DEVICE_END])
 		world->loaded_heard = true;
@@ -258,8 +262,12 @@ static void hear(struct world *world, uint32_t type, const uint8_t *payload, siz
 static ssize_t make_message(uint32_t type, uint8_t detail, uint8_t *payload)
 {
 	struct hf_wire_ready ready = {.placement = detail & 1, .chunk_bytes = CHUNK_BYTES << detail % 4};
+	struct hf_wire_link link = {.round_trip_ns = 1000u * detail,
+				    .rate_bytes_per_s = (uint64_t)detail << 22};
 	struct hf_err why;
 	switch (type) {
+	case HF_WIRE_LINK:
+		return hf_wire_encode_link(&link, payload, PAYLOAD_MAX);
 	case HF_WIRE_READY:
 		return hf_wire_encode_ready(&ready, payload, PAYLOAD_MAX);
 	case HF_WIRE_FAIL:
@@ -279,7 +287,7 @@ static void on_time(struct world *world)
 
 static void on_message(struct world *world)
 {
-	uint32_t type = 1 + fuzz_below(world->input, HF_WIRE_WISH);
+	uint32_t type = 1 + fuzz_below(world->input, HF_WIRE_LINK);
 	uint8_t payload[PAYLOAD_MAX];
 	ssize_t bytes = make_message(type, fuzz_u8(world->input), payload);
 	if (bytes >= 0)
@@ -307,6 +315,7 @@ static void on_link_up(struct world *world)
 		return;
 	struct hf_link_info info = {.epoch = 1 + (snapshot_of(world).status != HF_STATUS_NONE),
 				    .version = 1,
+				    .features = world->measures ? HF_WIRE_FEATURE_LINK : 0,
 				    .channels = {1, 1},
 				    .capacity_chunks = {4, 4},
 				    .name = "fuzz"};
@@ -333,13 +342,21 @@ static void on_request(struct world *world)
 	struct hf_serve_request request = {.epoch = world->epoch};
 	struct hf_serve_reply reply = {0};
 	struct hf_err err = HF_ERR_INIT;
-	request.block = fuzz_below(world->input, BLOCKS + 1);
+	request.block = fuzz_below(world->input, BLOCKS + 2);
+	bool probe = request.block == BLOCKS + 1;
+	if (probe)
+		request.block = HF_WIRE_PROBE_BLOCK;
 	request.offset_bytes = (uint64_t)fuzz_u8(world->input) << 11;
 	request.length_bytes = (uint32_t)fuzz_u8(world->input) << 11;
 	if (!world->epoch)
 		return;
 	if (hf_source_events.serve(world->source, &request, &reply, &err)) {
 		fuzz_check(err.class == HF_ERR_PEER || err.class == HF_ERR_LOCAL);
+		return;
+	}
+	if (probe) { // bytes without a meaning, while the link is measured
+		fuzz_check(world->measures && !world->ready_heard && request.length_bytes > 0);
+		fuzz_check(!hf_is_zero(reply.bytes, request.length_bytes));
 		return;
 	}
 	const struct hf_ramblock *block = &world->blocks.blocks[request.block];
@@ -447,6 +464,7 @@ static void create(struct world *world)
 	static const struct hf_vm_ops vm_ops = {.request = vm_request};
 	uint8_t shape = fuzz_u8(world->input), present = fuzz_u8(world->input);
 	world->now_ns = 1000000000;
+	world->measures = shape & 8;
 	world->vm_runs = true;
 	for (uint32_t page = 0; page < PAGES; page++)
 		world->present[page] = present >> page & 1;

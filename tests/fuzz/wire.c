@@ -21,12 +21,19 @@ struct kind {
 };
 
 static const struct kind kinds[] = {
-    {"hello_control", 64, 72}, {"hello_reply_accepted", 36, 40, 32, HF_WIRE_HELLO_REPLY_BYTES},
-    {"frame_header", 0, 0},    {"advise", 0, 0},
-    {"ready", 0, 0},	       {"wish", 0, 0},
-    {"presence", 0, 0},	       {"device_end", 0, 0},
-    {"finish", 0, 0},	       {"fail", 0, 0, 8, 12},
-    {"request", 28, 32},       {"reply", 0, 0},
+    {"hello_control", 64, 72},
+    {"hello_reply_accepted", 36, 40, 32, HF_WIRE_HELLO_REPLY_BYTES},
+    {"frame_header", 0, 0},
+    {"advise", 0, 0},
+    {"ready", 0, 0},
+    {"wish", 0, 0},
+    {"presence", 0, 0},
+    {"device_end", 0, 0},
+    {"finish", 0, 0},
+    {"fail", 0, 0, 8, 12},
+    {"request", 28, 32},
+    {"reply", 0, 0},
+    {"link", 0, 0},
 };
 
 static void check_same(const struct kind *kind, const uint8_t *in, const uint8_t *out, size_t bytes)
