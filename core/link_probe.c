@@ -9,7 +9,7 @@
  * longer is not the link.
  *   2. Chunks of the migration's own size: DEPTH_FIRST at once, one more for each that has come, up to what
  * the urgent channels hold and DEPTH_MAX_BYTES, so that a slow link is not filled for seconds. It lasts
- *      RATE_TIME_NS, or RATE_ROUND_TRIPS where those take longer, less when RATE_BYTES have come in the part
+ *      RATE_TIME_NS, or RATE_ROUND_TRIPS where those take longer, less when RATE_BYTES have come in each part
  * that counts. The first part does not count: a stream's congestion window, and first touches of memory, need
  * a while.
  *
@@ -37,7 +37,6 @@
 #define ROUND_TRIPS	 16u
 #define RATE_TIME_NS	 200000000ull
 #define RATE_ROUND_TRIPS 12u
-#define RATE_TIME_MIN_NS 20000000ull
 #define RATE_BYTES	 (64ull << 20)
 #define DEPTH_MAX_BYTES	 (16u << 20)
 #define DEPTH_FIRST	 2u
@@ -253,20 +252,16 @@ static void count_rate(struct hf_link_probe *p, uint32_t length_bytes, uint64_t 
 	uint64_t phase_ns = now_ns - p->phase_ns;
 	if (p->depth < p->depth_max)
 		p->depth++;
+	p->counted_bytes += length_bytes;
 	if (p->count_from_ns == 0) {
-		p->counted_bytes += length_bytes;
-		bool warm = phase_ns >= p->phase_most_ns / 2 ||
-			    (phase_ns >= RATE_TIME_MIN_NS / 2 && p->counted_bytes >= RATE_BYTES);
-		if (warm) {
+		if (phase_ns >= p->phase_most_ns / 2 || p->counted_bytes >= RATE_BYTES) {
 			p->count_from_ns = now_ns;
 			p->counted_bytes = 0;
 		}
 		return;
 	}
-	p->counted_bytes += length_bytes;
 	uint64_t counted_ns = now_ns - p->count_from_ns;
-	bool enough = phase_ns >= p->phase_most_ns ||
-		      (counted_ns >= RATE_TIME_MIN_NS / 2 && p->counted_bytes >= RATE_BYTES);
+	bool enough = phase_ns >= p->phase_most_ns || p->counted_bytes >= RATE_BYTES;
 	if (!enough || counted_ns == 0)
 		return;
 	/* Less than 2^40 bytes: times 10^6 fits. The result is no less than 1. */
@@ -348,12 +343,10 @@ int hf_link_probe_create(struct hf_link_probe **out, const struct hf_clock *cloc
 	p->transport = *transport;
 	p->epoch = link->epoch;
 	p->chunk_bytes = chunk_bytes < HF_LINK_PROBE_BYTES ? chunk_bytes : HF_LINK_PROBE_BYTES;
-	p->depth = DEPTH_FIRST;
 	p->depth_max = DEPTH_MAX_BYTES / p->chunk_bytes;
 	if (p->depth_max > link->capacity_chunks[HF_FETCH_URGENT])
 		p->depth_max = link->capacity_chunks[HF_FETCH_URGENT];
-	if (p->depth_max < DEPTH_FIRST)
-		p->depth_max = DEPTH_FIRST;
+	p->depth = p->depth_max < DEPTH_FIRST ? p->depth_max : DEPTH_FIRST;
 	p->slots_count = p->depth_max;
 	hf_lock_init(&p->lock, "hf_link_probe.lock", HF_RANK_LINK_PROBE);
 	p->landings = malloc((size_t)p->slots_count * p->chunk_bytes);
