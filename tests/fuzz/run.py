@@ -23,6 +23,7 @@ ENVIRONMENT = dict(
     UBSAN_OPTIONS="halt_on_error=1:print_stacktrace=1",
     AFL_NO_UI="1", AFL_NO_AFFINITY="1", AFL_SKIP_CPUFREQ="1", AFL_I_DONT_CARE_ABOUT_MISSING_CRASHES="1",
 )
+ENVIRONMENT.pop("ASAN_OPTIONS", None)  # AFL++ refuses to start with those of the other suites
 
 
 def dictionary(target):
