@@ -208,6 +208,8 @@ static enum hf_link_probe_end end_of(struct hf_link_probe *p, struct hf_err *err
 	if (p->outstanding > 0 || p->phase == PHASE_END || (!p->failed && p->phase != PHASE_DRAIN))
 		return HF_LINK_PROBE_RUNS;
 	p->phase = PHASE_END;
+	free(p->landings); /* none is on its way: all of this is the migration's again */
+	p->landings = NULL;
 	if (!p->failed)
 		return HF_LINK_PROBE_FINISHED;
 	if (err)
