@@ -27,7 +27,7 @@
 
 enum { REGION_BYTES = 4 << 20, PAGE_BYTES = 2 << 20, ANSWERS_MAX_BYTES = 1 << 20 };
 
-static char socket_path[64];
+static char socket_path[FUZZ_DIRECTORY_BYTES + 8];
 static int memory_fd = -1;
 static void *memory;
 
@@ -40,10 +40,10 @@ static void remove_directory(void)
 /* Address space only: without reservation and never touched it takes no huge page. */
 static void make_memory(void)
 {
-	char directory[] = "/tmp/hf-fuzz-XXXXXX";
+	char directory[FUZZ_DIRECTORY_BYTES];
 	if (memory)
 		return;
-	fuzz_check(mkdtemp(directory));
+	fuzz_make_directory(directory);
 	snprintf(socket_path, sizeof(socket_path), "%s/attach", directory);
 	atexit(remove_directory);
 	memory_fd = memfd_create("fuzz", MFD_CLOEXEC | MFD_HUGETLB | MFD_HUGE_2MB);

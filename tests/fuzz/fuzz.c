@@ -17,6 +17,13 @@ void fuzz_broken(const char *file, int line, const char *condition)
 	abort();
 }
 
+void fuzz_make_directory(char path[static FUZZ_DIRECTORY_BYTES])
+{
+	const char *base = getenv("TMPDIR");
+	snprintf(path, FUZZ_DIRECTORY_BYTES, "%s/hf-fuzz-XXXXXX", base ? base : "/tmp");
+	fuzz_check(mkdtemp(path));
+}
+
 bool fuzz_same(const void *a, const void *b, size_t bytes)
 {
 	return memcmp(a, b, bytes) == 0;

@@ -23,6 +23,11 @@ void fuzz_broken(const char *file, int line, const char *condition) __attribute_
 /* Compares objects as bytes, padding too. */
 bool fuzz_same(const void *a, const void *b, size_t bytes);
 
+/* A fresh directory, under TMPDIR: a fuzzer's end gives nobody the time to remove it, but run.py removes
+ * that. */
+#define FUZZ_DIRECTORY_BYTES 64
+void fuzz_make_directory(char path[static FUZZ_DIRECTORY_BYTES]);
+
 /* The input as a series of decisions; at its end every decision is 0. */
 struct fuzz_input {
 	const uint8_t *at;

@@ -21,7 +21,7 @@
 enum { INPUT_MAX = 4096, ANSWERS_MAX = 4 << 20 };
 
 static struct hf_qmp_server *server;
-static char socket_path[64];
+static char socket_path[FUZZ_DIRECTORY_BYTES + 8];
 
 /* ---- commands ---------------------------------------------------------------------------------- */
 
@@ -56,10 +56,10 @@ static void stop_server(void)
 
 static void start_server(void)
 {
-	char directory[] = "/tmp/hf-fuzz-XXXXXX";
+	char directory[FUZZ_DIRECTORY_BYTES];
 	if (server)
 		return;
-	fuzz_check(mkdtemp(directory));
+	fuzz_make_directory(directory);
 	snprintf(socket_path, sizeof(socket_path), "%s/qmp", directory);
 	struct hf_qmp_server_config config = {
 	    .socket_path = socket_path, .commands = commands, .package = "fuzz"};

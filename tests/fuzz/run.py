@@ -122,6 +122,7 @@ def main():
     print(f"1..{len(targets)}", flush=True)
     with tempfile.TemporaryDirectory(prefix="hf-fuzz-") as scratch, \
             concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
+        ENVIRONMENT["TMPDIR"] = scratch
         results = pool.map(lambda target: kind(build, target, seconds, scratch).run(), targets)
         for number, (target, (passed, lines)) in enumerate(zip(targets, results), 1):
             passed_all &= passed
