@@ -42,17 +42,21 @@ static void install(void)
 		sigaction(SIGBUS, &action, NULL);
 }
 
-static void make_ready(void)
+static void unblock(void)
 {
 	sigset_t set;
 
-	install();
-	if (unblocked)
-		return;
 	sigemptyset(&set);
 	sigaddset(&set, SIGBUS);
 	pthread_sigmask(SIG_UNBLOCK, &set, NULL);
 	unblocked = true;
+}
+
+static void make_ready(void)
+{
+	install();
+	if (!unblocked)
+		unblock();
 }
 
 /* The compiler must not move an access out of the guarded stretch. */
@@ -75,6 +79,8 @@ int hf_guarded_is_zero(const void *bytes, size_t length_bytes, bool *zero)
 	make_ready();
 	if (sigsetjmp(back, 0)) {
 		end();
+		unblock(); /* a tool under which the program runs may deliver signals with all others blocked
+			    */
 		return -EIO;
 	}
 	begin(&back);
@@ -90,6 +96,8 @@ int hf_guarded_clear(void *bytes, size_t length_bytes)
 	make_ready();
 	if (sigsetjmp(back, 0)) {
 		end();
+		unblock(); /* a tool under which the program runs may deliver signals with all others blocked
+			    */
 		return -EIO;
 	}
 	begin(&back);

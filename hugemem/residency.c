@@ -43,7 +43,7 @@ static int parse_mapping(const char *line, struct hf_vmm_mapping *out)
 	char permissions[5];
 	unsigned major_number, minor_number;
 	uint64_t inode;
-	struct hf_vmm_mapping mapping;
+	struct hf_vmm_mapping mapping = {0};
 
 	if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64, &mapping.start,
 		   &mapping.end, permissions, &mapping.offset_bytes, &major_number, &minor_number,
@@ -52,7 +52,6 @@ static int parse_mapping(const char *line, struct hf_vmm_mapping *out)
 	mapping.device = makedev(major_number, minor_number);
 	mapping.inode = inode;
 	mapping.shared = permissions[3] == 's';
-	mapping.waits_for_pages = false;
 	*out = mapping;
 	return 0;
 }

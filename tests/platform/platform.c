@@ -18,32 +18,36 @@
 #include "tests/unit/hugemem/host_pages.h"
 
 #define EXIT_SKIPPED 77
+#define TEXT_BYTES   512
 /* What ends by itself ends long before; this ends a fact that keeps somebody waiting for ever. */
 #define LIMIT_S 120
 
-__attribute__((noreturn)) static void end(int code, const char *before, const char *format, va_list arguments)
+__attribute__((noreturn)) static void end(int code, const char *before, const char *text)
 {
-	char text[512];
-
-	vsnprintf(text, sizeof(text), format, arguments);
 	fprintf(stderr, "# %s: %s\n", before, text);
 	_exit(code);
 }
 
 void platform_changed(const char *format, ...)
 {
+	char text[TEXT_BYTES];
 	va_list arguments;
 
 	va_start(arguments, format);
-	end(1, "the kernel changed its mind", format, arguments);
+	vsnprintf(text, sizeof(text), format, arguments);
+	va_end(arguments);
+	end(1, "the kernel changed its mind", text);
 }
 
 void platform_lacks(const char *format, ...)
 {
+	char text[TEXT_BYTES];
 	va_list arguments;
 
 	va_start(arguments, format);
-	end(EXIT_SKIPPED, "this kernel lacks", format, arguments);
+	vsnprintf(text, sizeof(text), format, arguments);
+	va_end(arguments);
+	end(EXIT_SKIPPED, "this kernel lacks", text);
 }
 
 void platform_broken(const char *file, int line, const char *what)

@@ -226,7 +226,7 @@ int uffd_protect(int uffd, const void *address, uint64_t length_bytes)
 
 uint64_t written_pages(pid_t pid, const struct ram *ram, bool protect_again)
 {
-	struct page_region regions[64];
+	struct page_region regions[64] = {{0}};
 	struct pm_scan_arg scan = {
 	    .size = sizeof(scan),
 	    .flags = protect_again ? PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC : 0,

@@ -279,13 +279,14 @@ static void check_thread(struct sim *sim, uint32_t thread)
 	const struct sim_thread *t = &sim->threads[thread];
 	if (t->state != SIM_BLOCKED || !t->message_sent || sim->destination->releasing)
 		return;
-	const struct page_entry *entry = &sim->destination->pages[t->page];
+	const struct hf_destination *d = sim->destination;
+	const struct page_entry *entry = &d->pages[t->page];
 	bool on_the_link = entry->state == PAGE_FETCHING || entry->state == PAGE_URGENT_WAIT;
 	SIM_CHECK(sim, entry->state != PAGE_MISSING && (!on_the_link || entry->awaited),
 		  "thread %u waits for page %u, and it comes as if nobody did", thread, t->page);
 	SIM_CHECK(sim,
 		  entry->state != PAGE_FETCHING ||
-		      sim->destination->transfers[entry->transfer].class == HF_FETCH_URGENT,
+		      (d->transfers && d->transfers[entry->transfer].class == HF_FETCH_URGENT),
 		  "thread %u waits for page %u, and the rest of it is the background's", thread, t->page);
 }
 
