@@ -127,7 +127,7 @@ uint8_t *hf_link_probe_block_create(void)
 int hf_link_probe_serve(const uint8_t *bytes, const struct hf_serve_request *request,
 			struct hf_serve_reply *reply, struct hf_err *err)
 {
-	if (request->length_bytes > HF_LINK_PROBE_BYTES ||
+	if (request->length_bytes == 0 || request->length_bytes > HF_LINK_PROBE_BYTES ||
 	    request->offset_bytes > HF_LINK_PROBE_BYTES - request->length_bytes)
 		return hf_err_set(err, HF_ERR_PEER, EPROTO,
 				  "the destination asked for bytes outside the probe block: offset %" PRIu64

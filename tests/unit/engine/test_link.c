@@ -327,6 +327,7 @@ static void the_probe_block_is_served_from_link_up_to_ready(void **state)
 	assert_int_equal(serve_probe(rig, 0, HF_LINK_PROBE_BYTES), 0);
 	assert_int_equal(serve_probe(rig, HF_LINK_PROBE_BYTES - 4096, 4096), 0);
 	assert_int_equal(serve_probe(rig, HF_LINK_PROBE_BYTES, 4096), -EPROTO);
+	assert_int_equal(serve_probe(rig, 4096, 0), -EPROTO);
 	assert_int_equal(serve_probe(rig, 4096, HF_LINK_PROBE_BYTES), -EPROTO);
 	assert_int_equal(serve_probe(rig, UINT64_MAX - 4095, 4096), -EPROTO);
 	rig_hear(rig, HF_WIRE_LINK);
