@@ -188,6 +188,7 @@ struct sim {
 	struct sim_thread threads[SIM_THREADS_MAX];
 	uint32_t thread_count;
 	uint64_t events_run;
+	uint64_t trace; /* of the pages made visible, in order */
 	uint64_t covered[SIM_COVERED_COUNT];
 
 	/* The rules' own. */

@@ -204,6 +204,7 @@ static void check_landing(struct sim *sim, uint32_t page, uint32_t slot)
 
 static void make_visible(struct sim *sim, uint32_t page)
 {
+	sim->trace = (sim->trace ^ (page + sim->now_ns)) * 0x100000001b3;
 	sim_rules_made_visible(sim, page);
 	sim->pages[page].visible = true;
 	sim->pages[page].was_visible = true;
