@@ -82,7 +82,8 @@ static bool background_wants_transfers(const struct hf_destination *d)
 
 /*
  * Is a transfer free that this class may have? The background leaves some for pages that somebody waits for;
- * those leave it what it needs for its share.
+ * those leave it what it needs for its share and has not. But one page that somebody waits for may always be
+ * on its way: landed ones may keep their landings for long, for want of a huge page.
  */
 static bool transfer_to_have(const struct hf_destination *d, enum hf_fetch_class class)
 {
@@ -91,8 +92,9 @@ static bool transfer_to_have(const struct hf_destination *d, enum hf_fetch_class
 		return false;
 	if (class == HF_FETCH_BACKGROUND)
 		return d->transfers_background < d->background_transfers_max;
-	return d->transfers_of[HF_FETCH_URGENT] + d->background_transfers_kept < d->transfers_count ||
-	       !background_wants_transfers(d);
+	uint32_t used = d->transfers_of[HF_FETCH_URGENT] + d->transfers_of[HF_FETCH_BACKGROUND];
+	return d->transfers_count - used + d->transfers_background > d->background_transfers_kept ||
+	       d->urgent_fetching == 0 || !background_wants_transfers(d);
 }
 
 static bool take_transfer(struct hf_destination *d, uint32_t page, enum hf_fetch_class class)
@@ -114,6 +116,7 @@ static bool take_transfer(struct hf_destination *d, uint32_t page, enum hf_fetch
 	};
 	d->transfers_background += background;
 	d->transfers_of[class]++;
+	d->urgent_fetching += !background;
 	d->pages[page].state = PAGE_FETCHING;
 	d->pages[page].transfer = index;
 	list_push(d, &d->active[class], index);
@@ -126,6 +129,8 @@ void hf_destination_free_transfer(struct hf_destination *d, uint16_t index)
 	struct transfer *transfer = &d->transfers[index];
 	d->transfers_background -= transfer->background_slot;
 	d->transfers_of[transfer->class]--;
+	if (d->pages[transfer->page].state == PAGE_FETCHING)
+		d->urgent_fetching -= transfer->class == HF_FETCH_URGENT;
 	d->pages[transfer->page].transfer = HF_TRANSFER_NONE;
 	transfer->next = d->transfers_free;
 	d->transfers_free = index;
@@ -142,6 +147,7 @@ void hf_destination_promote(struct hf_destination *d, uint32_t page)
 	transfer->class = HF_FETCH_URGENT;
 	d->transfers_of[HF_FETCH_BACKGROUND]--;
 	d->transfers_of[HF_FETCH_URGENT]++;
+	d->urgent_fetching++;
 	if (transfer->chunks_posted < transfer->chunks && !transfer->failed) {
 		list_remove(d, &d->active[HF_FETCH_BACKGROUND], index);
 		list_push(d, &d->active[HF_FETCH_URGENT], index);
@@ -476,6 +482,7 @@ void hf_destination_event_fetch_done(void *engine, const struct hf_fetch_done *d
 	if (index != HF_TRANSFER_NONE) {
 		page = d->transfers[index].page;
 		d->pages[page].state = PAGE_PLACING;
+		d->urgent_fetching -= d->transfers[index].class == HF_FETCH_URGENT;
 		hf_destination_end_await(
 		    d, page); /* off the link: the background may go on while the page is placed */
 	}

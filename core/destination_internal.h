@@ -149,6 +149,7 @@ struct hf_destination {
 	bool fetch_broken;		/* a fetch failed: none is posted until the next link_up */
 	uint16_t transfers_free, transfers_background;
 	uint32_t transfers_of[HF_FETCH_CLASSES]; /* in use; a promoted one is urgent */
+	uint32_t urgent_fetching;		 /* of the urgent ones those with bytes to come */
 	struct hf_schedule schedule;
 	struct hf_blocktime *blocktime;
 	struct hf_latency fault_latency;

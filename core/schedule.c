@@ -131,12 +131,15 @@ bool hf_schedule_background_room(const struct hf_schedule *schedule)
 	       outstanding + schedule->chunk_bytes <= schedule->window_bytes + urgent_share;
 }
 
-static void owe(struct hf_schedule *schedule, uint64_t parts)
+/* Adds to what is owed; returns how much that was. */
+static uint64_t owe(struct hf_schedule *schedule, uint64_t parts)
 {
 	uint64_t most = OWED_MAX_CHUNKS * schedule->chunk_bytes * parts_per_byte(schedule);
+	uint64_t room = most > schedule->owed_parts ? most - schedule->owed_parts : 0;
+	if (parts > room)
+		parts = room;
 	schedule->owed_parts += parts;
-	if (schedule->owed_parts > most)
-		schedule->owed_parts = most;
+	return parts;
 }
 
 /* Takes off what is owed; returns how much that was. */
@@ -167,7 +170,7 @@ void hf_schedule_posted(struct hf_schedule *schedule, enum hf_fetch_class class,
 	};
 	outstanding[class] += length_bytes;
 	if (class == HF_FETCH_URGENT)
-		owe(schedule, (uint64_t)length_bytes * schedule->share_percent);
+		chunk->earned_parts = owe(schedule, (uint64_t)length_bytes * schedule->share_percent);
 	else
 		chunk->paid_parts = pay(schedule, length_bytes * parts_per_byte(schedule));
 }
@@ -177,7 +180,7 @@ void hf_schedule_refused(struct hf_schedule *schedule, const struct hf_schedule_
 	assert(schedule->outstanding_bytes[chunk->class] >= chunk->length_bytes);
 	schedule->outstanding_bytes[chunk->class] -= chunk->length_bytes;
 	if (chunk->class == HF_FETCH_URGENT)
-		pay(schedule, (uint64_t)chunk->length_bytes * schedule->share_percent);
+		pay(schedule, chunk->earned_parts);
 	else
 		owe(schedule, chunk->paid_parts);
 }

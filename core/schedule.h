@@ -48,7 +48,8 @@ struct hf_schedule {
 /* One chunk between its post and its end; the caller keeps it meanwhile. */
 struct hf_schedule_chunk {
 	uint64_t posted_ns;
-	uint64_t paid_parts; /* what it took off owed_parts */
+	uint64_t paid_parts;   /* what it took off owed_parts */
+	uint64_t earned_parts; /* what it added to them */
 	/* As they were when it was posted. */
 	uint64_t landed_bytes, landed_ns, landed_posted_ns;
 	uint32_t length_bytes;

@@ -146,7 +146,8 @@ void hf_source_fail(struct hf_source *s, const struct hf_err *why)
 {
 	hf_lock_assert_entry(__func__);
 	hf_lock(&s->lock);
-	unlock_act(s, fail_locked(s, why));
+	/* After the hand-over nothing on this host is a reason to stop: the pages are served from here. */
+	unlock_act(s, s->owner == HF_VM_OWNER_DESTINATION ? 0 : fail_locked(s, why));
 }
 
 int hf_source_cancel(struct hf_source *s, struct hf_err *err)

@@ -55,6 +55,10 @@ void hf_source_vm_done(struct hf_source *source, const struct hf_vm_result *resu
 /* Asks the destination to hold the background, or to let it go on. */
 void hf_source_hold_background(struct hf_source *source, bool hold);
 int hf_source_cancel(struct hf_source *source, struct hf_err *err);
+/*
+ * A failure of this host outside the ports. After the hand-over it changes nothing: the pages are mapped here
+ * too and go on being served.
+ */
 void hf_source_fail(struct hf_source *source, const struct hf_err *why);
 
 /* Who runs, or may run, the VM. The program's last word to the operator depends on it. */

@@ -2,6 +2,7 @@
 #include "deploy/link_session.h"
 
 #include <errno.h>
+#include <signal.h>
 
 #include "deploy/monotonic.h"
 #include "deploy/program.h"
@@ -29,6 +30,11 @@ static int start(struct hf_link_session *session, struct hf_link_check **check, 
 				      *check, err);
 }
 
+static bool is_more_urgent(const struct hf_woken *woken)
+{
+	return woken->vmm_ended || woken->signal == SIGINT || woken->signal == SIGTERM;
+}
+
 /* Leaves early for a signal or the end of the VMM, which are the caller's to deal with. */
 static int wait_for_end(struct hf_link_session *session, struct hf_link_check *check,
 			struct hf_link_check_snapshot *out, struct hf_err *err)
@@ -38,7 +44,7 @@ static int wait_for_end(struct hf_link_session *session, struct hf_link_check *c
 		hf_link_check_snapshot(check, out);
 		if (out->ended)
 			break;
-		if (session->woken.signal || session->woken.vmm_ended)
+		if (is_more_urgent(&session->woken))
 			return hf_err_set(err, HF_ERR_CANCELLED, ECANCELED, "%s: the check was cut short",
 					  session->name);
 		uint64_t now_ns = hf_monotonic_ns(NULL);
@@ -48,8 +54,11 @@ static int wait_for_end(struct hf_link_session *session, struct hf_link_check *c
 			    "%s: the link could not be measured within %llu s; look at the peer "
 			    "and the network",
 			    session->name, SESSION_TIMEOUT_NS / 1000000000ull);
-		session->woken =
+		struct hf_woken woken =
 		    hf_waiter_wait(session->waiter, -1, (int)((deadline_ns - now_ns) / 1000000 + 1));
+		/* What does not end the check is kept for the caller. */
+		if (woken.signal || woken.vmm_ended)
+			session->woken = woken;
 	}
 	if (out->err.class == HF_ERR_NONE)
 		return 0;

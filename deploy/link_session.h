@@ -29,7 +29,7 @@ struct hf_link_session {
 	uint32_t chunk_bytes;
 	uint64_t max_page_stall_ns;
 	struct hf_waiter *waiter;
-	struct hf_woken woken; /* out: a signal, or the end of the VMM, that cut the check short */
+	struct hf_woken woken; /* out: a signal, or the end of the VMM; it may have cut the check short */
 };
 
 int hf_link_session_run(struct hf_link_session *session, struct hf_link_check_snapshot *out,

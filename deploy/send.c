@@ -167,8 +167,6 @@ static void cancel(struct send *send)
 static void vmm_ended(struct send *send)
 {
 	send->vmm_ended = true;
-	if (send->snapshot.owner == HF_VM_OWNER_DESTINATION)
-		return; // the pages are mapped here too: go on serving them
 	struct hf_err why = HF_ERR_INIT;
 	hf_err_set(&why, HF_ERR_LOCAL, ESRCH, "the source's VMM at %s has ended", send->options.vm);
 	hf_source_fail(send->engine, &why);

@@ -25,20 +25,26 @@
 static _Thread_local sigjmp_buf *volatile way_back;
 static _Thread_local bool unblocked;
 
-static void on_sigbus(int number)
+static void on_sigbus(int number, siginfo_t *info, void *context)
 {
-	(void)number;
-	if (way_back)
+	(void)context;
+	bool touched = info->si_code > 0 && info->si_code != BUS_MCEERR_AO;
+	if (touched && way_back)
 		siglongjmp(*way_back, 1);
-	/* Not ours: the instruction is tried again, the signal comes again and kills, as it would have. */
+	/* A page nobody here has touched: whoever touches it will hear of it. */
+	if (info->si_code == BUS_MCEERR_AO)
+		return;
+	/* Not ours: it kills, as it would have; an instruction is tried again and raises the signal again. */
 	signal(SIGBUS, SIG_DFL);
+	if (!touched)
+		raise(number);
 }
 
 static void install(void)
 {
-	struct sigaction action = {.sa_handler = on_sigbus, .sa_flags = SA_NODEFER}, now;
+	struct sigaction action = {.sa_sigaction = on_sigbus, .sa_flags = SA_NODEFER | SA_SIGINFO}, now;
 
-	if (sigaction(SIGBUS, NULL, &now) || now.sa_handler != on_sigbus)
+	if (sigaction(SIGBUS, NULL, &now) || !(now.sa_flags & SA_SIGINFO) || now.sa_sigaction != on_sigbus)
 		sigaction(SIGBUS, &action, NULL);
 }
 

@@ -158,6 +158,7 @@ static ssize_t frame_bytes(struct hf_tcp *tcp, const uint8_t *bytes, size_t have
 		return 0;
 	if (hf_wire_decode_frame_header(bytes, HF_WIRE_FRAME_HEADER_BYTES, header, &err)) {
 		hf_err_prefix(&err, "%s, %s", tcp->name, control_name);
+		tcp->control_broken = true;
 		tcp_fail(tcp, &err);
 		return -1;
 	}
@@ -165,12 +166,14 @@ static ssize_t frame_bytes(struct hf_tcp *tcp, const uint8_t *bytes, size_t have
 	return have_bytes < whole_bytes ? 0 : (ssize_t)whole_bytes;
 }
 
-/* This side ended the link, or the peer broke the rules: nothing it says matters any more. */
+/*
+ * This side ended the link, or what comes can not be told from garbage. A page channel that failed, for
+ * whatever reason, is none: a RUN that has arrived decides who has the VM.
+ */
 static bool deaf(struct hf_tcp *tcp)
 {
 	hf_lock(&tcp->lock);
-	bool is_deaf = atomic_load(&tcp->state) == TCP_STATE_DOWN &&
-		       (tcp->told_to_stop || tcp->why.class != HF_ERR_LINK);
+	bool is_deaf = tcp->control_broken || (tcp_is_down(tcp) && tcp->told_to_stop);
 	hf_unlock(&tcp->lock);
 	return is_deaf;
 }

@@ -126,8 +126,9 @@ struct hf_tcp {
 	struct hf_cond changed; /* gate, state, queue ran empty */
 	enum tcp_gate gate;
 	_Atomic enum tcp_state state;
-	struct hf_err why; /* the first reason; set once, with TCP_STATE_DOWN */
-	bool told_to_stop; /* by this side, not by a failure */
+	struct hf_err why;   /* the first reason; set once, with TCP_STATE_DOWN */
+	bool told_to_stop;   /* by this side, not by a failure */
+	bool control_broken; /* the control thread's own: no frame can be told any more */
 	struct control_message *queue_first, *queue_last;
 	size_t queue_bytes, queue_max_bytes;
 	/* The control thread's own. */

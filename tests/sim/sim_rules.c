@@ -193,9 +193,14 @@ static void check_urgent_goes(struct sim *sim)
 		  d->transfers[d->active[HF_FETCH_URGENT].head].page);
 	if (d->urgent_wait.head == HF_PAGE_NONE || d->transfers_free == HF_TRANSFER_NONE)
 		return;
-	uint32_t kept =
-	    hf_destination_background_runs(d) && background_has_pages(d) ? d->background_transfers_kept : 0;
-	SIM_CHECK(sim, d->transfers_of[HF_FETCH_URGENT] + kept >= d->transfers_count,
+	uint32_t fetching = 0, free = d->transfers_count - d->transfers_of[0] - d->transfers_of[1];
+	for (uint32_t page = 0; page < sim->page_count; page++)
+		fetching += d->pages[page].state == PAGE_FETCHING &&
+			    d->transfers[d->pages[page].transfer].class == HF_FETCH_URGENT;
+	bool wanted = hf_destination_background_runs(d) && background_has_pages(d);
+	uint32_t kept = d->background_transfers_kept;
+	uint32_t lacking = kept > d->transfers_background ? kept - d->transfers_background : 0;
+	SIM_CHECK(sim, wanted && free <= lacking && fetching > 0,
 		  "page %u is waited for, and a landing for it is free", d->urgent_wait.head);
 }
 

@@ -289,6 +289,23 @@ static void the_background_leaves_landings_for_faults(void **state)
 	rig_expect(rig, "place rom 3", "fetch urgent rom 2.0");
 }
 
+static void a_page_kept_for_want_of_a_huge_page_does_not_cost_the_next_its_landing(void **state)
+{
+	struct rig *rig = *state;
+	rig->destination_config.memory.placement = HF_PLACEMENT_COPY;
+	rig->destination_config.memory.slots = 2;
+	rig->ram_present = 0;
+	rig_destination_at(rig, AT_RUNNING);
+	rig_fault(rig, RIG_ROM, 3);
+	rig->place_result = -EAGAIN;
+	rig_landed(rig, "rom 3.0");
+	rig->place_result = 0;
+	rig_fault(rig, RIG_ROM, 2);
+	rig_forget(rig);
+	rig_landed(rig, "rom 0.0");
+	assert_true(rig_called(rig, "fetch urgent rom 2.0"));
+}
+
 /* So many threads fault on one missing page after the other, from the last one down. */
 static uint32_t keep_faulting(struct rig *rig, uint32_t waiting, uint32_t next_page)
 {
@@ -746,6 +763,7 @@ int main(void)
 	    RIG_TEST(the_background_is_held_until_told_otherwise),
 	    RIG_TEST(the_background_does_not_begin_before_resumed),
 	    RIG_TEST(the_background_leaves_landings_for_faults),
+	    RIG_TEST(a_page_kept_for_want_of_a_huge_page_does_not_cost_the_next_its_landing),
 	    RIG_TEST(under_endless_faults_the_background_gets_its_share),
 	    RIG_TEST(the_received_bit_is_set_before_place_under_continue_and_after_it_under_copy),
 	    RIG_TEST(zero_chunks_are_cleared_before_the_page_is_placed),

@@ -365,7 +365,8 @@ static void pause_by_trouble(struct rig *rig)
 	struct hf_err why;
 	hf_err_set(&why, HF_ERR_LOCAL, EIO, "a thread died");
 	if (rig->source)
-		hf_source_fail(rig->source, &why);
+		rig_hear(rig,
+			 HF_WIRE_READY); /* a violation; trouble of its own does not stop a source then */
 	else
 		hf_destination_fail(rig->destination, &why);
 	rig_expect_nothing(rig);

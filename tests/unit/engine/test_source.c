@@ -362,12 +362,13 @@ static void after_loaded_nothing_resumes_the_vm(void **state)
 			int result = end_migration(rig, ending, &err);
 			struct hf_source_snapshot snapshot = rig_source_snapshot(rig);
 			assert_int_equal(result, ending == END_CANCEL ? -EPERM : 0);
-			assert_int_equal(snapshot.status, ending == END_CANCEL ? HF_STATUS_POSTCOPY_ACTIVE
-									       : HF_STATUS_POSTCOPY_PAUSED);
+			/* Trouble of this host is no reason to stop: the pages are served from here. */
+			bool goes_on = ending == END_CANCEL || ending == END_FAIL;
+			assert_int_equal(snapshot.status,
+					 goes_on ? HF_STATUS_POSTCOPY_ACTIVE : HF_STATUS_POSTCOPY_PAUSED);
+			assert_int_equal(snapshot.err.class, goes_on ? HF_ERR_NONE : ending_class[ending]);
 			if (ending == END_CANCEL)
 				assert_non_null(strstr(err.text, "too late"));
-			else
-				assert_int_equal(snapshot.err.class, ending_class[ending]);
 			check_it_is_over(rig);
 			assert_int_equal(rig_source_snapshot(rig).owner, HF_VM_OWNER_DESTINATION);
 			rig_destroy(rig);

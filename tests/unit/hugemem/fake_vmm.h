@@ -16,7 +16,7 @@
 #include <stddef.h>
 
 #define FAKE_ANSWERS_MAX 4
-#define FAKE_FDS_MAX	 4
+#define FAKE_FDS_MAX	 8
 
 struct fake_answer {
 	const char *bytes; /* NULL: says nothing until the client goes */

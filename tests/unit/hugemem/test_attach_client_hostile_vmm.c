@@ -307,8 +307,8 @@ static void too_few_free_descriptors_name_the_limit_to_raise(void **state)
 	int fd = ram_file(2);
 	struct fake_vmm vmm = {
 	    .answers = {{.bytes = HELLO(SHARED_OK "," REGION("b", 20971520, 4194304, 0, 2097152, true), 2),
-			 .fds = {fd, fd, fd},
-			 .fd_count = 3}},
+			 .fds = {fd, fd, fd, fd, fd, fd, fd, fd},
+			 .fd_count = 8}},
 	    .answer_count = 1};
 	struct hf_attach_client *client;
 	struct hf_err err = HF_ERR_INIT;
