@@ -263,7 +263,8 @@ static void count_rate(struct hf_link_probe *p, uint32_t length_bytes, uint64_t 
 		return;
 	}
 	uint64_t counted_ns = now_ns - p->count_from_ns;
-	bool enough = phase_ns >= p->phase_most_ns || p->counted_bytes >= RATE_BYTES;
+	/* A whole half: bytes that waited for a thread without a processor must not pass for a fast link. */
+	bool enough = counted_ns >= p->phase_most_ns / 2 || p->counted_bytes >= RATE_BYTES;
 	if (!enough || counted_ns == 0)
 		return;
 	/* Less than 2^40 bytes: times 10^6 fits. The result is no less than 1. */

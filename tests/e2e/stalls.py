@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 
-from host import G, M, Vmm, assert_runs, err_of, finish, listening_uri, one_line, receive, send, wait_until
+from host import M, Vmm, assert_runs, err_of, finish, listening_uri, one_line, receive, send, wait_until
 
 
 def check(host, uri, *extra):
@@ -57,22 +57,6 @@ def nobody_there_fails_the_check(host):
     assert named(findings, "link")[0]["result"] == "FAIL"
 
 
-def a_page_that_takes_too_long_is_refused_by_either_operator(host):
-    host.need(G, 4)
-    source = Vmm(host, mem=2 * G, page_size=G)
-    destination = Vmm(host, incoming=True, mem=2 * G, page_size=G)
-    for here, there in ((["--max-page-stall", 20], []), ([], ["--max-page-stall", 20])):
-        taker = receive(host, destination, *there)
-        giver = send(host, source, listening_uri(taker), *here)
-        for process in (giver, taker):
-            code, said = finish(process)
-            assert code == 1, (code, said)
-            refusal = [line for line in said.splitlines() if "warning:" not in line]
-            one_line("\n".join(refusal), "ram0", "1 GiB", "the limit is 20.0 ms", "--max-page-stall")
-        assert destination.status() == "inmigrate"
-        assert_runs(source)
-
-
 class SlowLink:
     """Passes bytes on, so many a second in all."""
 
@@ -117,11 +101,28 @@ class SlowLink:
                 end.shutdown(socket.SHUT_RDWR)
 
 
+def a_page_that_takes_too_long_is_refused_by_either_operator(host):
+    host.need(2 * M, 300)
+    source, destination = Vmm(host), Vmm(host, incoming=True)
+    for here, there in ((["--max-page-stall", 20], []), ([], ["--max-page-stall", 20])):
+        taker = receive(host, destination, *there)
+        link = SlowLink(listening_uri(taker), 16 << 20)
+        giver = send(host, source, link.uri, *here)
+        for process in (giver, taker):
+            code, said = finish(process)
+            assert code == 1, (code, said)
+            refusal = [line for line in said.splitlines() if "warning:" not in line]
+            one_line("\n".join(refusal), "ram0", "2 MiB", "the limit is 20.0 ms", "--max-page-stall")
+        link.close()
+        assert destination.status() == "inmigrate"
+        assert_runs(source)
+
+
 def a_slow_link_is_warned_of_on_both_sides(host):
     host.need(2 * M, 300)
     source, destination = Vmm(host), Vmm(host, incoming=True)
     taker = receive(host, destination, "--chunk-size", "64K")
-    link = SlowLink(listening_uri(taker), 2 << 20)
+    link = SlowLink(listening_uri(taker), 1 << 20)
     try:
         giver = send(host, source, link.uri)
         for process in (giver, taker):
