@@ -12,22 +12,26 @@
  *               <------------------------------  READY                                   active
  *       VM stops, device state saved
  *       PRESENCE.. DEVICE.. DEVICE_END  ------>  faults are served, device state loads   device  listen
- *               <------------------------------  LOADED
- *       gives the VM up
- *       RUN  --------------------------------->  VM runs                        postcopy-active  running
+ *               <------------------------------  LOADED, on record
+ *       gives the VM up, on record
+ *       RUN  --------------------------------->  RUNNING on record, VM runs     postcopy-active  running
  *               <------------------------------  RESUMED
  *               <~~~~~~ fetches, all along from DEVICE_END ~~~~~~>
  *               <------------------------------  COMPLETE (every page placed, ranges unregistered)
  *       FINISH  ------------------------------>                                          completed  end
  *
- * Who may run the VM: until LOADED a failure ends the migration here and the source goes on. After LOADED
- * the source may have given the VM up even if RUN has not been heard, so nothing is abandoned any more: a
- * lost link pauses. A paused destination VM runs on the pages it has; threads that need others wait. Nothing
- * reads as zeros, since the ranges stay registered.
+ * Who may run the VM is decided by the tables of handover.c. Until LOADED a failure ends the migration here
+ * and the source goes on. After LOADED the source may have given the VM up even if RUN has not been heard, so
+ * nothing is abandoned any more: a lost link pauses. A paused destination VM runs on the pages it has;
+ * threads that need others wait. Nothing reads as zeros, since the ranges stay registered.
+ *
+ * A new link goes on where the last one was lost: the source says ADVISE, and then RUN or FAIL. RUN is
+ * answered with what became of the VM, and from it on pages are asked for again. Nothing else is repeated:
+ * which pages are here is known here alone.
  *
  * COMPLETE may be said only when RESUMED has left, so that the source hears them in order, and after
- * release(), so that the source is let go only when nothing can need it. A link lost after COMPLETE is no
- * loss: every page is here.
+ * release(), so that the source is let go only when nothing can need it. A link lost after COMPLETE costs
+ * no page; where there can be another, it is said again there, since the source may not have heard.
  *
  * The way of a page is in destination_pages.c.
  */
@@ -92,29 +96,103 @@ static void send_fail(struct hf_destination *d)
 		hf_destination_send(d, HF_WIRE_FAIL, buffer, (size_t)bytes);
 }
 
+static void send_refused(struct hf_destination *d)
+{
+	uint8_t buffer[HF_ERR_TEXT_BYTES + 64];
+	hf_lock(&d->lock);
+	struct hf_err why = d->refusal;
+	hf_unlock(&d->lock);
+	ssize_t bytes = hf_wire_encode_fail(&why, buffer, sizeof(buffer));
+	if (bytes > 0)
+		hf_destination_send(d, HF_WIRE_REFUSED, buffer, (size_t)bytes);
+}
+
 /* ---- failing ----------------------------------------------------------------------------------- */
+
+bool hf_destination_committed(const struct hf_destination *d)
+{
+	hf_lock_assert_held(&d->lock);
+	return d->handover != HF_DESTINATION_LOADING && d->handover != HF_DESTINATION_RECORDING_LOADED &&
+	       d->handover != HF_DESTINATION_ABORTED;
+}
+
+/* Locked. The migration has failed and the VM is the source's. */
+static unsigned end_failed(struct hf_destination *d, const struct hf_err *why)
+{
+	hf_lock_assert_held(&d->lock);
+	d->err = *why;
+	move(d, why->class == HF_ERR_CANCELLED ? HF_STATUS_CANCELLED : HF_STATUS_FAILED, HF_INCOMING_END);
+	d->end_ns = hf_clock_now_ns(&d->clock);
+	return ACTION_NOTIFY;
+}
+
+static unsigned pause_locked(struct hf_destination *d, const struct hf_err *why)
+{
+	hf_lock_assert_held(&d->lock);
+	if (d->status != HF_STATUS_POSTCOPY_PAUSED)
+		d->err = *why;
+	move(d, HF_STATUS_POSTCOPY_PAUSED, d->incoming);
+	return ACTION_NOTIFY;
+}
+
+/* Locked. What a step of the hand-over makes this engine do. */
+static unsigned actions_of(struct hf_destination *d, const struct hf_handover_destination_step *step,
+			   const struct hf_err *why)
+{
+	hf_lock_assert_held(&d->lock);
+	unsigned act = 0;
+	if (step->actions & HF_ACT_RECORD) {
+		d->recording = step->record;
+		d->record_ns = hf_clock_now_ns(&d->clock);
+		act |= ACTION_RECORD;
+	}
+	act |= step->actions & HF_ACT_RUN ? ACTION_RUN : 0;
+	act |= step->actions & HF_ACT_KILL ? ACTION_KILL : 0;
+	act |= step->actions & HF_ACT_SAY_LOADED ? ACTION_SEND_LOADED : 0;
+	act |= step->actions & HF_ACT_SAY_RESUMED ? ACTION_SEND_RESUMED : 0;
+	act |= step->actions & HF_ACT_SAY_REFUSED ? ACTION_SEND_REFUSED : 0;
+	act |= step->actions & HF_ACT_SAY_FAIL ? ACTION_SEND_FAIL : 0;
+	if (step->actions & HF_ACT_FAIL)
+		act |= end_failed(d, why);
+	if (step->actions & HF_ACT_ALARM)
+		act |= pause_locked(d, why);
+	return act;
+}
+
+/* Locked. why: of a failure; *actions untouched for an event not expected. */
+static int take_step(struct hf_destination *d, enum hf_handover_destination_event event,
+		     const struct hf_err *why, unsigned *actions)
+{
+	hf_lock_assert_held(&d->lock);
+	struct hf_handover_destination_step step;
+	int result = hf_handover_destination_step(d->handover, event, &step);
+	if (result < 0)
+		return result;
+	d->handover = step.next;
+	*actions = actions_of(d, &step, why);
+	return 0;
+}
+
+/* Locked. The source may not have heard COMPLETE, and can be told over another link. */
+static bool source_waits(const struct hf_destination *d)
+{
+	return d->complete_said && d->recoverable;
+}
 
 unsigned hf_destination_fail_locked(struct hf_destination *d, const struct hf_err *why)
 {
 	hf_lock_assert_held(&d->lock);
+	unsigned actions = 0;
 	if (hf_status_is_final(d->status))
 		return 0;
 	/* Every page is here: what goes wrong now can only cost the source's figures. */
-	if (d->complete_said) {
+	if (d->complete_said && !source_waits(d)) {
 		complete(d);
 		return ACTION_NOTIFY;
 	}
-
-	if (d->loaded || d->status == HF_STATUS_POSTCOPY_ACTIVE) {
-		if (d->status != HF_STATUS_POSTCOPY_PAUSED)
-			d->err = *why;
-		move(d, HF_STATUS_POSTCOPY_PAUSED, d->incoming);
-		return ACTION_NOTIFY;
-	}
-	d->err = *why;
-	move(d, why->class == HF_ERR_CANCELLED ? HF_STATUS_CANCELLED : HF_STATUS_FAILED, HF_INCOMING_END);
-	d->end_ns = hf_clock_now_ns(&d->clock);
-	return ACTION_SEND_FAIL | ACTION_NOTIFY;
+	if (take_step(d, HF_DESTINATION_BROKEN, why, &actions) < 0 || actions == 0)
+		actions = pause_locked(d, why);
+	return actions;
 }
 
 void hf_destination_fail(struct hf_destination *d, const struct hf_err *why)
@@ -155,7 +233,7 @@ int hf_destination_cancel(struct hf_destination *d, struct hf_err *err)
 	if (hf_status_is_final(d->status))
 		result = hf_err_set(err, HF_ERR_LOCAL, EPERM, "VM '%s': the migration has ended already (%s)",
 				    d->vm_name, hf_status_name(d->status));
-	else if (d->loaded)
+	else if (hf_destination_committed(d))
 		result = hf_err_set(err, HF_ERR_LOCAL, EPERM,
 				    "VM '%s': too late to cancel: the source has been told that this side is "
 				    "ready and may have given the VM up",
@@ -164,6 +242,46 @@ int hf_destination_cancel(struct hf_destination *d, struct hf_err *err)
 		actions = hf_destination_fail_locked(d, &why);
 	hf_destination_unlock_act(d, actions);
 	return result;
+}
+
+int hf_destination_pause(struct hf_destination *d, struct hf_err *err)
+{
+	hf_lock_assert_entry(__func__);
+	struct hf_err why;
+	int result = 0;
+	unsigned actions = 0;
+	hf_err_set(&why, HF_ERR_LINK, ECANCELED, "VM '%s': paused by the operator of the destination",
+		   d->vm_name);
+
+	hf_lock(&d->lock);
+	if (hf_destination_committed(d) && !hf_status_is_final(d->status))
+		actions = hf_destination_fail_locked(d, &why);
+	else
+		result = hf_err_set(err, HF_ERR_LOCAL, EPERM,
+				    "VM '%s': only a migration in postcopy can be paused; this one is '%s'",
+				    d->vm_name, hf_status_name(d->status));
+	hf_destination_unlock_act(d, actions);
+	return result;
+}
+
+void hf_destination_recover_setup(struct hf_destination *d, bool looking)
+{
+	hf_lock_assert_entry(__func__);
+	hf_lock(&d->lock);
+	if (d->status == HF_STATUS_POSTCOPY_PAUSED && looking)
+		move(d, HF_STATUS_POSTCOPY_RECOVER_SETUP, d->incoming);
+	else if (d->status == HF_STATUS_POSTCOPY_RECOVER_SETUP && !looking)
+		move(d, HF_STATUS_POSTCOPY_PAUSED, d->incoming);
+	hf_destination_unlock_act(d, ACTION_NOTIFY);
+}
+
+void hf_destination_let_go(struct hf_destination *d)
+{
+	hf_lock_assert_entry(__func__);
+	hf_lock(&d->lock);
+	if (d->complete_said)
+		complete(d);
+	hf_destination_unlock_act(d, ACTION_NOTIFY);
 }
 
 /* ---- end --------------------------------------------------------------------------------------- */
@@ -191,9 +309,10 @@ static void release(struct hf_destination *d)
 		d->complete_said = true;
 		d->end_ns = hf_clock_now_ns(&d->clock);
 		move(d, d->status, HF_INCOMING_END);
-		actions = ACTION_NOTIFY | ACTION_SEND_COMPLETE;
+		/* Over a link that has come up meanwhile it follows RESUMED. */
+		actions = ACTION_NOTIFY | (d->resumed_said ? ACTION_SEND_COMPLETE : 0);
 		/* With the link gone there is no FINISH to wait for. */
-		if (d->epoch == 0)
+		if (d->epoch == 0 && !d->recoverable)
 			complete(d);
 	}
 	hf_destination_unlock_act(d, actions);
@@ -207,9 +326,41 @@ static void request_vm(struct hf_destination *d, enum hf_vm_op op, const void *d
 	if (result == 0)
 		return;
 	struct hf_err err;
-	hf_err_set(&err, HF_ERR_LOCAL, -result, "VM '%s': could not ask the VMM to %s", d->vm_name,
-		   hf_vm_op_name(op));
-	hf_destination_fail(d, &err);
+	hf_err_set(&err, HF_ERR_LOCAL, -result, "could not ask the VMM to %s", hf_vm_op_name(op));
+	struct hf_vm_result end = {.op = op, .result = result, .err = &err};
+	hf_destination_vm_done(d, &end);
+}
+
+static void request_record(struct hf_destination *d)
+{
+	hf_lock(&d->lock);
+	enum hf_record record = d->recording;
+	hf_unlock(&d->lock);
+	if (!d->recorder.ops) {
+		hf_destination_recorded(d, record, 0, NULL);
+		return;
+	}
+	int result = hf_recorder_request(&d->recorder, record);
+	if (result == 0)
+		return;
+	struct hf_err err;
+	hf_err_set(&err, HF_ERR_LOCAL, -result, "it could not be asked for");
+	hf_destination_recorded(d, record, result, &err);
+}
+
+/* A restarted engine: what it has of pages is settled, the port registers nothing anew. */
+static void take_over(struct hf_destination *d)
+{
+	struct hf_err err;
+	hf_lock(&d->lock);
+	int result = hf_destination_fetch_prepare(d);
+	hf_unlock(&d->lock);
+	if (result == 0)
+		result = hf_memory_prepare(&d->memory);
+	if (result == 0)
+		return;
+	hf_err_set(&err, HF_ERR_LOCAL, -result, "it could not start to be taken over");
+	hf_destination_memory_ready(d, result, &err);
 }
 
 /* Takes the placement the source's operator wishes. The wish is settled: ADVISE has been heard. */
@@ -253,8 +404,10 @@ static void said_resumed(struct hf_destination *d)
 {
 	hf_destination_send(d, HF_WIRE_RESUMED, NULL, 0);
 	hf_lock(&d->lock);
-	d->resumed = true;
+	d->resumed = d->resumed_said = true;
 	unsigned actions = ACTION_PUMP | ACTION_KICK_BACKGROUND | hf_destination_check_end(d);
+	if (d->complete_said) /* over an earlier link, or while there was none */
+		actions |= ACTION_SEND_COMPLETE;
 	hf_destination_unlock_act(d, actions);
 }
 
@@ -272,10 +425,18 @@ void hf_destination_unlock_act(struct hf_destination *d, unsigned actions)
 		send_ready(d);
 	if (actions & ACTION_LOAD)
 		request_vm(d, HF_VM_LOAD, d->device_state, d->device_state_bytes);
+	if (actions & ACTION_TAKE_OVER)
+		take_over(d);
+	if (actions & ACTION_RECORD)
+		request_record(d);
 	if (actions & ACTION_SEND_LOADED)
 		hf_destination_send(d, HF_WIRE_LOADED, NULL, 0);
 	if (actions & ACTION_RUN)
 		request_vm(d, HF_VM_RUN, NULL, 0);
+	if (actions & ACTION_KILL)
+		request_vm(d, HF_VM_KILL, NULL, 0);
+	if (actions & ACTION_SEND_REFUSED)
+		send_refused(d);
 	if (actions & ACTION_KICK_URGENT)
 		hf_memory_kick(&d->memory, HF_WORK_URGENT);
 	if (actions & ACTION_KICK_BACKGROUND)
@@ -296,6 +457,25 @@ void hf_destination_unlock_act(struct hf_destination *d, unsigned actions)
 
 /* ---- link -------------------------------------------------------------------------------------- */
 
+/* Locked. Is this the link on which a paused migration goes on? */
+static bool goes_on(const struct hf_destination *d, const struct hf_link_info *info)
+{
+	hf_lock_assert_held(&d->lock);
+	return (d->status == HF_STATUS_POSTCOPY_PAUSED || d->status == HF_STATUS_POSTCOPY_RECOVER_SETUP) &&
+	       d->epoch == 0 && info->epoch > d->epoch_last && (info->features & HF_WIRE_FEATURE_RECOVER);
+}
+
+static void take_link(struct hf_destination *d, const struct hf_link_info *info)
+{
+	hf_lock_assert_held(&d->lock);
+	d->epoch = d->epoch_last = info->epoch;
+	d->link = *info;
+	d->recoverable = (info->features & HF_WIRE_FEATURE_RECOVER) != 0;
+	d->advised = d->run_heard = d->resumed_said = d->fetching = false;
+	if (d->link_up_ns == 0)
+		d->link_up_ns = hf_clock_now_ns(&d->clock);
+}
+
 static void event_link_up(void *engine, const struct hf_link_info *info)
 {
 	hf_lock_assert_entry(__func__);
@@ -304,20 +484,19 @@ static void event_link_up(void *engine, const struct hf_link_info *info)
 	struct hf_err err;
 
 	hf_lock(&d->lock);
-	if (d->status != HF_STATUS_NONE) {
+	bool again = goes_on(d, info);
+	if (d->status != HF_STATUS_NONE && !again) {
 		hf_err_set(&err, HF_ERR_LOCAL, EISCONN, "VM '%s': a second link came up", d->vm_name);
 		actions = hf_destination_fail_locked(d, &err);
-	} else if (hf_destination_fetch_link_up(d, info) < 0) {
-		hf_err_set(&err, HF_ERR_LOCAL, ENOMEM, "VM '%s': no memory for the link's fetches",
-			   d->vm_name);
-		d->epoch = info->epoch;
-		move(d, HF_STATUS_SETUP, d->incoming);
-		actions = hf_destination_fail_locked(d, &err);
 	} else {
-		d->epoch = info->epoch;
-		d->link = *info;
-		d->link_up_ns = hf_clock_now_ns(&d->clock);
-		move(d, HF_STATUS_SETUP, d->incoming);
+		int result = hf_destination_fetch_link_up(d, info);
+		take_link(d, info);
+		move(d, again ? HF_STATUS_POSTCOPY_RECOVER : HF_STATUS_SETUP, d->incoming);
+		if (result < 0) {
+			hf_err_set(&err, HF_ERR_LOCAL, ENOMEM, "VM '%s': no memory for the link's fetches",
+				   d->vm_name);
+			actions = hf_destination_fail_locked(d, &err);
+		}
 	}
 	hf_destination_unlock_act(d, actions);
 }
@@ -342,6 +521,19 @@ static void event_link_down(void *engine, uint64_t epoch, const struct hf_err *w
 
 /* ---- messages ---------------------------------------------------------------------------------- */
 
+/* The second ADVISE of a session must be the first again. Frees the new maps. */
+static int compare_blocks(const struct hf_destination *d, uint32_t *block_of_source,
+			  uint32_t *source_of_block, struct hf_err *err)
+{
+	bool same =
+	    memcmp(block_of_source, d->block_of_source, d->blocks.count * sizeof(*block_of_source)) == 0;
+	free(block_of_source);
+	free(source_of_block);
+	return same ? 0
+		    : hf_err_set(err, HF_ERR_PEER, EPROTO,
+				 "the source names its blocks in another order than before");
+}
+
 static int take_source_blocks(struct hf_destination *d, const struct hf_ramblocks *source, struct hf_err *err)
 {
 	hf_lock_assert_held(&d->lock);
@@ -359,6 +551,8 @@ static int take_source_blocks(struct hf_destination *d, const struct hf_ramblock
 	}
 	for (uint32_t i = 0; i < source->count; i++)
 		source_of_block[block_of_source[i]] = i;
+	if (d->block_of_source)
+		return compare_blocks(d, block_of_source, source_of_block, err);
 	d->block_of_source = block_of_source;
 	d->source_of_block = source_of_block;
 	return 0;
@@ -384,7 +578,8 @@ static unsigned on_wish(struct hf_destination *d, const uint8_t *payload, size_t
 
 static unsigned on_advise(struct hf_destination *d, const uint8_t *payload, size_t bytes)
 {
-	if (d->status != HF_STATUS_SETUP || d->incoming != HF_INCOMING_NONE)
+	bool again = d->status == HF_STATUS_POSTCOPY_RECOVER && !d->advised;
+	if (!again && (d->status != HF_STATUS_SETUP || d->incoming != HF_INCOMING_NONE))
 		return unexpected(d, HF_WIRE_ADVISE);
 
 	struct hf_ramblocks source;
@@ -398,9 +593,25 @@ static unsigned on_advise(struct hf_destination *d, const uint8_t *payload, size
 		hf_err_prefix(&err, "VM '%s'", d->vm_name);
 		return hf_destination_fail_locked(d, &err);
 	}
+	d->advised = true;
+	if (again)
+		return 0;
 	d->advise_ns = hf_clock_now_ns(&d->clock);
 	move(d, d->status, HF_INCOMING_ADVISE);
 	return hf_destination_probe_begin(d) | ACTION_NOTIFY;
+}
+
+/* Locked. A restarted engine has the memory of the one before it, or has not. */
+static unsigned taken_over(struct hf_destination *d, int result, const struct hf_err *why)
+{
+	hf_lock_assert_held(&d->lock);
+	d->taking_over = false;
+	if (result == 0)
+		return d->restart_actions | ACTION_KICK_URGENT | ACTION_PUMP | ACTION_NOTIFY;
+	d->takeover_failed = true;
+	hf_err_set(&d->err, HF_ERR_LOCAL, -result, "VM '%s': its memory could not be taken over: %s",
+		   d->vm_name, why ? why->text : "no reason given");
+	return ACTION_NOTIFY;
 }
 
 void hf_destination_memory_ready(struct hf_destination *d, int result, const struct hf_err *why)
@@ -408,7 +619,9 @@ void hf_destination_memory_ready(struct hf_destination *d, int result, const str
 	hf_lock_assert_entry(__func__);
 	hf_lock(&d->lock);
 	unsigned actions = 0;
-	if (d->status == HF_STATUS_SETUP && result == 0) {
+	if (d->taking_over)
+		actions = taken_over(d, result, why);
+	else if (d->status == HF_STATUS_SETUP && result == 0) {
 		move(d, HF_STATUS_ACTIVE, d->incoming);
 		d->setup_time_ns = hf_clock_now_ns(&d->clock) - d->advise_ns;
 		actions = ACTION_SEND_READY | ACTION_NOTIFY;
@@ -516,6 +729,7 @@ static unsigned on_device_end(struct hf_destination *d, const uint8_t *payload, 
 			   (unsigned long long)end.total_bytes);
 		return hf_destination_fail_locked(d, &err);
 	}
+	d->fetching = true;
 	d->device_end_ns = hf_clock_now_ns(&d->clock);
 	move(d, HF_STATUS_DEVICE, HF_INCOMING_LISTEN);
 	return ACTION_LOAD | ACTION_NOTIFY | ACTION_PUMP | ACTION_KICK_URGENT;
@@ -523,13 +737,19 @@ static unsigned on_device_end(struct hf_destination *d, const uint8_t *payload, 
 
 static unsigned on_run(struct hf_destination *d)
 {
-	if (!d->loaded || d->incoming != HF_INCOMING_LISTEN)
+	unsigned actions = 0;
+	if (!d->advised || d->run_heard || take_step(d, HF_DESTINATION_HEARD_RUN, &d->refusal, &actions) < 0)
 		return unexpected(d, HF_WIRE_RUN);
-	d->run_ns = hf_clock_now_ns(&d->clock);
+	d->run_heard = d->fetching = true;
+	if (d->run_ns == 0)
+		d->run_ns = hf_clock_now_ns(&d->clock);
 	/* A pause since LOADED changes nothing: the VM is this side's now, and nowhere else can it run. */
 	bool paused = d->status == HF_STATUS_POSTCOPY_PAUSED;
-	move(d, paused ? d->status : HF_STATUS_POSTCOPY_ACTIVE, HF_INCOMING_RUNNING);
-	return ACTION_RUN | ACTION_NOTIFY;
+	bool listens = d->incoming == HF_INCOMING_LISTEN;
+	if (d->status == HF_STATUS_POSTCOPY_RECOVER && d->handover != HF_DESTINATION_LOST)
+		d->err = HF_ERR_INIT;
+	move(d, paused ? d->status : HF_STATUS_POSTCOPY_ACTIVE, listens ? HF_INCOMING_RUNNING : d->incoming);
+	return actions | ACTION_PUMP | ACTION_NOTIFY;
 }
 
 static unsigned on_finish(struct hf_destination *d, const uint8_t *payload, size_t bytes)
@@ -549,19 +769,17 @@ static unsigned on_fail(struct hf_destination *d, const uint8_t *payload, size_t
 	struct hf_err why, err = HF_ERR_INIT;
 	if (hf_wire_decode_fail(payload, bytes, &why, &err) < 0)
 		return violation(d, &err);
-	/* The source saying so before RUN means that it keeps the VM, even if LOADED has been said. */
-	if (d->status == HF_STATUS_DEVICE)
-		d->loaded = false;
 	hf_err_prefix(&why, "the source says");
-	if (d->status == HF_STATUS_POSTCOPY_PAUSED && d->incoming == HF_INCOMING_LISTEN) {
-		/* Paused since LOADED: the doubt is over, and RUN would be obeyed no more. */
-		hf_err_prefix(&why, "VM '%s' stays with the source; end the VMM on this side", d->vm_name);
-		d->err = why;
-		move(d, d->status, HF_INCOMING_END);
-		return ACTION_NOTIFY;
-	}
-	unsigned actions = hf_destination_fail_locked(d, &why);
-	return actions & ~(unsigned)ACTION_SEND_FAIL;
+	bool handed_back = d->handover == HF_DESTINATION_REFUSED;
+	if (handed_back)
+		why = d->refusal;
+	if (handed_back || d->status == HF_STATUS_POSTCOPY_PAUSED || d->status == HF_STATUS_POSTCOPY_RECOVER)
+		hf_err_prefix(&why, "VM '%s' stays with the source", d->vm_name);
+	/* The source saying so before RUN means that it keeps the VM, even if LOADED has been said. */
+	unsigned actions = 0;
+	if (take_step(d, HF_DESTINATION_HEARD_FAIL, &why, &actions) == 0)
+		return actions;
+	return hf_destination_fail_locked(d, &why) & ~(unsigned)ACTION_SEND_FAIL;
 }
 
 static void event_message(void *engine, uint64_t epoch, uint32_t type, const void *payload, size_t bytes)
@@ -616,14 +834,43 @@ const struct hf_transport_events hf_destination_events = {
 
 /* ---- VM ---------------------------------------------------------------------------------------- */
 
-static unsigned on_loaded(struct hf_destination *d)
+static unsigned load_done(struct hf_destination *d, int result, const struct hf_err *why)
 {
 	hf_lock_assert_held(&d->lock);
-	if (d->status != HF_STATUS_DEVICE || d->loaded)
-		return 0; /* the migration failed while the VMM was loading */
-	d->loaded = true;
-	d->load_time_ns = hf_clock_now_ns(&d->clock) - d->device_end_ns;
-	return ACTION_SEND_LOADED | ACTION_NOTIFY;
+	unsigned actions = 0;
+	if (result < 0)
+		return hf_destination_fail_locked(d, why);
+	if (d->status == HF_STATUS_DEVICE)
+		d->load_time_ns = hf_clock_now_ns(&d->clock) - d->device_end_ns;
+	take_step(d, HF_DESTINATION_VM_LOADED, NULL, &actions);
+	return actions | ACTION_NOTIFY;
+}
+
+/* Locked. Only what surely has not run may be handed back. */
+static unsigned run_done(struct hf_destination *d, int result, const struct hf_err *why)
+{
+	hf_lock_assert_held(&d->lock);
+	unsigned actions = 0;
+	if (result == 0) {
+		take_step(d, HF_DESTINATION_VM_RAN, NULL, &actions);
+	} else if (!d->recoverable) {
+		/* A source that does not know REFUSED: the operator may still get the VM to run. */
+		actions = pause_locked(d, why);
+	} else if (result == -EOWNERDEAD) {
+		take_step(d, HF_DESTINATION_VM_UNKNOWN, why, &actions);
+	} else {
+		d->refusal = *why;
+		take_step(d, HF_DESTINATION_VM_REFUSED, why, &actions);
+	}
+	return actions | ACTION_NOTIFY;
+}
+
+static unsigned kill_done(struct hf_destination *d, int result, const struct hf_err *why)
+{
+	hf_lock_assert_held(&d->lock);
+	unsigned actions = 0;
+	take_step(d, result == 0 ? HF_DESTINATION_VM_KILLED : HF_DESTINATION_KILL_FAILED, why, &actions);
+	return actions | ACTION_NOTIFY;
 }
 
 void hf_destination_vm_done(struct hf_destination *d, const struct hf_vm_result *result)
@@ -631,16 +878,98 @@ void hf_destination_vm_done(struct hf_destination *d, const struct hf_vm_result 
 	hf_lock_assert_entry(__func__);
 	hf_lock(&d->lock);
 	unsigned actions = 0;
-	if (result->result < 0) {
-		struct hf_err err;
+	struct hf_err err = HF_ERR_INIT;
+	if (result->result < 0)
 		hf_err_set(&err, HF_ERR_LOCAL, -result->result, "VM '%s': %s failed on the destination: %s",
 			   d->vm_name, hf_vm_op_name(result->op),
 			   result->err ? result->err->text : "no reason given");
-		actions = hf_destination_fail_locked(d, &err);
-	} else if (result->op == HF_VM_LOAD) {
-		actions = on_loaded(d);
-	} else if (result->op == HF_VM_RUN) {
-		actions = ACTION_SEND_RESUMED | ACTION_NOTIFY;
+	if (result->op == HF_VM_LOAD)
+		actions = load_done(d, result->result, &err);
+	else if (result->op == HF_VM_RUN)
+		actions = run_done(d, result->result, &err);
+	else if (result->op == HF_VM_KILL)
+		actions = kill_done(d, result->result, &err);
+	hf_destination_unlock_act(d, actions);
+}
+
+void hf_destination_vm_ended(struct hf_destination *d, const struct hf_err *why)
+{
+	hf_lock_assert_entry(__func__);
+	hf_lock(&d->lock);
+	unsigned actions = 0;
+	if (d->handover == HF_DESTINATION_LOADED)
+		d->refusal = *why;
+	if (!hf_status_is_final(d->status) && !d->complete_said)
+		take_step(d, HF_DESTINATION_VM_ENDED, why, &actions);
+	hf_destination_unlock_act(d, actions | ACTION_NOTIFY);
+}
+
+static unsigned recorded_locked(struct hf_destination *d, enum hf_record record, int result,
+				const struct hf_err *why)
+{
+	hf_lock_assert_held(&d->lock);
+	struct hf_err err = HF_ERR_INIT;
+	unsigned actions = 0;
+	if (record != d->recording || record == HF_RECORD_NONE)
+		return 0;
+	d->recording = HF_RECORD_NONE;
+	if (record != HF_RECORD_REFUSED)
+		d->record_time_ns += hf_clock_now_ns(&d->clock) - d->record_ns;
+	if (result < 0) {
+		hf_err_set(&err, HF_ERR_LOCAL, -result, "VM '%s': the record '%s' cannot be written: %s",
+			   d->vm_name, hf_record_name(record), why ? why->text : "no reason given");
+		if (record == HF_RECORD_RUNNING && !d->recoverable)
+			return pause_locked(d, &err);
+		if (record == HF_RECORD_RUNNING)
+			d->refusal = err;
+	}
+	take_step(d, result < 0 ? HF_DESTINATION_RECORD_FAILED : HF_DESTINATION_RECORDED, &err, &actions);
+	return actions | ACTION_NOTIFY;
+}
+
+void hf_destination_recorded(struct hf_destination *d, enum hf_record record, int result,
+			     const struct hf_err *err)
+{
+	hf_lock_assert_entry(__func__);
+	hf_lock(&d->lock);
+	hf_destination_unlock_act(d, recorded_locked(d, record, result, err));
+}
+
+/* ---- a process that was started again ---------------------------------------------------------- */
+
+/* Locked, or before anybody else knows the engine. */
+static void begin_again(struct hf_destination *d, enum hf_record record, bool vmm_lives)
+{
+	struct hf_handover_destination_step step = hf_handover_destination_restart(record, vmm_lives);
+	struct hf_err why;
+	d->handover = step.next;
+	d->recoverable = true;
+	d->status = HF_STATUS_POSTCOPY_PAUSED;
+	d->incoming = record == HF_RECORD_LOADED ? HF_INCOMING_LISTEN : HF_INCOMING_RUNNING;
+	hf_err_set(&why, HF_ERR_LOCAL, vmm_lives ? EINTR : ESRCH, "VM '%s': %s", d->vm_name,
+		   vmm_lives ? "the program that was receiving it was started again"
+			     : "its VMM has ended while no program was receiving it");
+	d->err = d->refusal = why;
+	hf_destination_pages_restart(d);
+	d->restart_actions = actions_of(d, &step, &why);
+}
+
+void hf_destination_restart(struct hf_destination *d)
+{
+	hf_lock_assert_entry(__func__);
+	hf_lock(&d->lock);
+	unsigned actions = ACTION_NOTIFY;
+	bool has_memory = d->handover == HF_DESTINATION_LOADED || d->handover == HF_DESTINATION_STARTING;
+	if (has_memory && d->pages_received == d->blocks.pages_total &&
+	    d->handover == HF_DESTINATION_STARTING) {
+		/* Every page is here: what may be registered still is let go before the VM is told to run. */
+		d->releasing = true;
+		actions |= ACTION_RELEASE | d->restart_actions;
+	} else if (has_memory) {
+		d->taking_over = true;
+		actions |= ACTION_TAKE_OVER;
+	} else {
+		actions |= d->restart_actions;
 	}
 	hf_destination_unlock_act(d, actions);
 }
@@ -686,6 +1015,7 @@ int hf_destination_create(struct hf_destination **out, const struct hf_destinati
 	d->memory = config->memory;
 	d->transport = config->transport;
 	d->vm = config->vm;
+	d->recorder = config->recorder;
 	d->notify = config->notify;
 	d->opaque = config->opaque;
 	d->chunk_bytes = config->chunk_bytes ? config->chunk_bytes : HF_CHUNK_DEFAULT_BYTES;
@@ -701,6 +1031,11 @@ int hf_destination_create(struct hf_destination **out, const struct hf_destinati
 	if (result < 0) {
 		hf_destination_destroy(d);
 		return result;
+	}
+	if (config->restarted) {
+		hf_lock(&d->lock);
+		begin_again(d, config->record, config->vmm_lives);
+		hf_unlock(&d->lock);
 	}
 	*out = d;
 	return 0;

@@ -27,6 +27,7 @@
 #include "core/link_probe.h"
 #include "core/memory.h"
 #include "core/ramblock.h"
+#include "core/record.h"
 #include "core/state.h"
 #include "core/stats.h"
 #include "core/table.h"
@@ -44,6 +45,19 @@ struct hf_destination_config {
 	struct hf_memory memory;
 	struct hf_transport transport;
 	struct hf_vm vm;
+	struct hf_recorder recorder;
+	/*
+	 * Where the maps of received and present pages are kept so that they outlive this process: each
+	 * hf_pagemap_bytes(all pages) long, zeroed for a new migration. NULL: in memory of the engine's own.
+	 */
+	uint8_t *kept_received, *kept_present;
+	/*
+	 * A process that was started again goes on from its record and its kept maps; the placement is the
+	 * one it had. hf_destination_restart() begins.
+	 */
+	bool restarted;
+	enum hf_record record;
+	bool vmm_lives;			   /* the VMM that had loaded the VM is there still */
 	uint32_t chunk_bytes;		   /* 0 = default; power of two */
 	uint32_t background_share_percent; /* least share of bytes the background gets under endless faults; 0
 					      = default */
@@ -81,19 +95,36 @@ enum hf_work_next {
 /* One piece of work that needs no transfer; called by the memory port's worker of that class. */
 enum hf_work_next hf_destination_work(struct hf_destination *destination, enum hf_work_class class);
 
-/* Event of the VM adapter. */
+/* Events of the VM adapter. */
 void hf_destination_vm_done(struct hf_destination *destination, const struct hf_vm_result *result);
+/* The VMM has ended, whoever ended it. */
+void hf_destination_vm_ended(struct hf_destination *destination, const struct hf_err *why);
+/* Event of the recorder: the record that was asked for is on storage, or could not be written. */
+void hf_destination_recorded(struct hf_destination *destination, enum hf_record record, int result,
+			     const struct hf_err *err);
+/* Of a restarted engine, once, when the ports have started: takes the memory over and goes on. */
+void hf_destination_restart(struct hf_destination *destination);
 
 /* Operator. */
 void hf_destination_hold_background(struct hf_destination *destination, bool hold);
 /* Before the hand-over: cancels and returns 0. After it: -EPERM with the reason. */
 int hf_destination_cancel(struct hf_destination *destination, struct hf_err *err);
-/* A failure of this host outside the ports (a thread died, the VMM went away). */
+/* A failure of this host outside the ports (a thread died). */
 void hf_destination_fail(struct hf_destination *destination, const struct hf_err *why);
+/* After the hand-over: the link is given up on purpose, as if it had been lost. -EPERM before it. */
+int hf_destination_pause(struct hf_destination *destination, struct hf_err *err);
+/* While paused: somebody waits for a new link, or has given up waiting. */
+void hf_destination_recover_setup(struct hf_destination *destination, bool looking);
+/* Every page is here and the source, which has not heard so, cannot be reached: ends as completed. */
+void hf_destination_let_go(struct hf_destination *destination);
 
 struct hf_destination_snapshot {
 	enum hf_status status;
 	enum hf_incoming incoming;
+	enum hf_handover_destination handover;
+	bool recoverable;     /* the source can go on over another link */
+	bool pages_complete;  /* every page is here; only the source may not have heard */
+	bool takeover_failed; /* a restarted engine could not have the memory: nothing goes on */
 	struct hf_err
 	    err; /* of failed, cancelled and postcopy-paused; else a page that could not be placed yet */
 	char source_vm_name[256];
@@ -106,6 +137,7 @@ struct hf_destination_snapshot {
 	uint64_t transferred_bytes; /* page payload */
 	uint64_t pages_stalled;	    /* times a page could not be placed for want of a huge page */
 	uint64_t setup_time_ns, load_time_ns;
+	uint64_t record_time_ns;     /* of LOADED and of RUNNING together: part of the downtime */
 	uint64_t postcopy_time_ns;   /* RUN heard .. last page placed */
 	uint64_t total_time_ns;	     /* link up .. end */
 	uint64_t downtime_ns;	     /* the source's figure; 0 until it is known */

@@ -260,7 +260,7 @@ struct decided_fetch {
 static bool next_fetch(struct hf_destination *d, struct decided_fetch *decided)
 {
 	hf_lock_assert_held(&d->lock);
-	if (!hf_destination_serving(d) || d->epoch == 0 || d->fetch_broken)
+	if (!hf_destination_serving(d) || d->epoch == 0 || d->fetch_broken || !d->fetching || !d->transfers)
 		return false;
 	uint16_t index = choose_transfer(d);
 	if (index == HF_TRANSFER_NONE)

@@ -89,6 +89,10 @@ enum {
 	ACTION_SEND_FAIL = 1 << 12,
 	ACTION_PROBE = 1 << 13,
 	ACTION_SEND_LINK = 1 << 14,
+	ACTION_RECORD = 1 << 15,
+	ACTION_KILL = 1 << 16,
+	ACTION_SEND_REFUSED = 1 << 17,
+	ACTION_TAKE_OVER = 1 << 18,
 };
 
 struct hf_destination {
@@ -97,6 +101,7 @@ struct hf_destination {
 	struct hf_memory memory;
 	struct hf_transport transport;
 	struct hf_vm vm;
+	struct hf_recorder recorder;
 	struct hf_ramblocks blocks;
 	char vm_name[256];
 	uint32_t chunk_bytes;
@@ -110,8 +115,20 @@ struct hf_destination {
 	/* Under the lock: life. */
 	enum hf_status status;
 	enum hf_incoming incoming;
+	enum hf_handover_destination handover;
+	enum hf_record recording; /* being written */
 	struct hf_err err;
-	uint64_t epoch; /* of the link that is up; 0 = none */
+	struct hf_err refusal; /* why the VM does not run here */
+	uint64_t epoch;	       /* of the link that is up; 0 = none */
+	uint64_t epoch_last;
+	bool recoverable; /* the session has the feature */
+	/* Of the link that is up: */
+	bool advised;		  /* ADVISE was heard */
+	bool run_heard;		  /* RUN was */
+	bool resumed_said; /* RESUMED has left over it */
+	bool fetching;		  /* pages may be asked for */
+	unsigned restart_actions; /* of a restarted engine, once its memory is taken over */
+	bool taking_over, takeover_failed;
 	struct hf_link_info link;
 	struct hf_link_probe *probe; /* made at ADVISE, stays until destruction */
 	struct hf_link_figures link_figures;
@@ -122,7 +139,6 @@ struct hf_destination {
 	bool presence_complete;
 	uint8_t *device_state;
 	uint64_t device_state_bytes, device_state_room_bytes;
-	bool loaded;	/* LOADED was said: nothing is abandoned from here on without the source */
 	bool resumed;	/* RESUMED has left: the end may be said */
 	bool releasing; /* every page is placed, ranges are being unregistered */
 	bool complete_said;
@@ -130,6 +146,7 @@ struct hf_destination {
 	uint32_t placement_wish; /* enum hf_wire_placement_wish */
 	uint64_t link_up_ns, advise_ns, device_end_ns, run_ns, placed_last_ns, end_ns;
 	uint64_t setup_time_ns, load_time_ns, downtime_ns;
+	uint64_t record_ns, record_time_ns;
 
 	/* Under the lock: pages. Allocated at creation; nothing is allocated per page. */
 	struct page_entry *pages;
@@ -166,6 +183,8 @@ void hf_destination_send(struct hf_destination *destination, uint32_t type, cons
 void hf_destination_unlock_act(struct hf_destination *destination, unsigned actions);
 /* Locked. Ends the migration (or pauses it, after the hand-over); why's text is kept. Returns actions. */
 unsigned hf_destination_fail_locked(struct hf_destination *destination, const struct hf_err *why);
+/* Locked. LOADED may have been said: nothing is abandoned from here on without the source. */
+bool hf_destination_committed(const struct hf_destination *destination);
 /* Locked. If every page is placed and the VM runs: the actions that end the migration. */
 unsigned hf_destination_check_end(struct hf_destination *destination);
 
@@ -222,6 +241,8 @@ void hf_destination_pages_destroy(struct hf_destination *destination);
 void hf_destination_pages_tables(const struct hf_destination *destination, struct hf_tables *tables);
 /* Locked. The presence map is whole: sorts the pages into those to fetch and those that are zeros. */
 void hf_destination_pages_presence(struct hf_destination *destination);
+/* Locked. Sorts the pages by what the kept maps say. */
+void hf_destination_pages_restart(struct hf_destination *destination);
 /* Locked. Faults are served from LISTEN on. */
 bool hf_destination_serving(const struct hf_destination *destination);
 bool hf_destination_background_runs(const struct hf_destination *destination);

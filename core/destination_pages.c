@@ -224,7 +224,7 @@ static unsigned place_failed(struct hf_destination *d, uint32_t page, int result
 	keep_landed(d, page);
 	if (d->releasing)
 		return ACTION_KICK_URGENT;
-	if (result != -EAGAIN && !d->loaded)
+	if (result != -EAGAIN && !hf_destination_committed(d))
 		return hf_destination_fail_locked(d, err);
 	/* After the hand-over one page must not cost the others: report it, go on, try it again. */
 	if (d->err.class == HF_ERR_NONE)
@@ -346,11 +346,43 @@ void hf_destination_pages_presence(struct hf_destination *d)
 	}
 }
 
-static int create_maps(struct hf_destination *d, uint32_t pages)
+/*
+ * What an engine before this one had received is here, visible or not: a fault on it is placed again. The
+ * rest is missing, and its landings under `continue` may be dirty.
+ */
+void hf_destination_pages_restart(struct hf_destination *d)
 {
-	int result = hf_pagemap_create(&d->received, pages);
+	hf_lock_assert_held(&d->lock);
+	for (uint32_t page = 0; page < d->blocks.pages_total; page++) {
+		struct page_entry *entry = &d->pages[page];
+		bool present = hf_pagemap_test(&d->present, page);
+		if (!hf_pagemap_test(&d->received, page)) {
+			entry->landed = true;
+			hf_pagemap_set(present ? &d->todo_fetch : &d->todo_zero, page);
+			continue;
+		}
+		entry->state = PAGE_RECEIVED;
+		entry->counted = true;
+		d->pages_received++;
+		d->pages_fetched += present;
+		d->pages_zero += !present;
+	}
+	d->presence_complete = true;
+}
+
+static int create_map(struct hf_pagemap *map, uint8_t *kept, uint32_t pages)
+{
+	if (!kept)
+		return hf_pagemap_create(map, pages);
+	hf_pagemap_wrap(map, kept, pages);
+	return 0;
+}
+
+static int create_maps(struct hf_destination *d, const struct hf_destination_config *config, uint32_t pages)
+{
+	int result = create_map(&d->received, config->kept_received, pages);
 	if (result == 0)
-		result = hf_pagemap_create(&d->present, pages);
+		result = create_map(&d->present, config->kept_present, pages);
 	if (result == 0)
 		result = hf_pagemap_create(&d->todo_fetch, pages);
 	if (result == 0)
@@ -370,7 +402,7 @@ int hf_destination_pages_create(struct hf_destination *d, const struct hf_destin
 	hf_schedule_init(&d->schedule, d->chunk_bytes, share ? share : HF_SCHEDULE_SHARE_DEFAULT_PERCENT);
 
 	d->pages = calloc(pages, sizeof(*d->pages));
-	int result = d->pages ? create_maps(d, pages) : -ENOMEM;
+	int result = d->pages ? create_maps(d, config, pages) : -ENOMEM;
 	if (result == 0)
 		result = hf_blocktime_create(&d->blocktime, config->vcpu_thread_ids, config->vcpus);
 	if (result == -EINVAL)

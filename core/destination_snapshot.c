@@ -17,6 +17,10 @@ void hf_destination_snapshot(struct hf_destination *d, struct hf_destination_sna
 	*out = (struct hf_destination_snapshot){
 	    .status = d->status,
 	    .incoming = d->incoming,
+	    .handover = d->handover,
+	    .recoverable = d->recoverable,
+	    .pages_complete = d->complete_said,
+	    .takeover_failed = d->takeover_failed,
 	    .err = d->err,
 	    .placement = d->memory.placement,
 	    .chunk_bytes = d->chunk_bytes,
@@ -28,6 +32,7 @@ void hf_destination_snapshot(struct hf_destination *d, struct hf_destination_sna
 	    .pages_stalled = d->pages_stalled,
 	    .setup_time_ns = d->setup_time_ns,
 	    .load_time_ns = d->load_time_ns,
+	    .record_time_ns = d->record_time_ns,
 	    .postcopy_time_ns =
 		since(d->run_ns, d->pages_received == d->blocks.pages_total ? d->placed_last_ns : now_ns),
 	    .total_time_ns = since(d->link_up_ns, now_ns),

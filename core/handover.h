@@ -33,18 +33,18 @@ const char *hf_record_name(enum hf_record record); /* "given-up" */
 
 /* Done in this order, those that a step does not have left out. */
 enum hf_handover_action {
-	HF_ACT_FENCE = 1 << 0,	/* source: freeze the VMM, so that no other client can revive the VM */
-	HF_ACT_RECORD = 1 << 1, /* write the step's record durably; RECORDED or RECORD_FAILED follows */
-	HF_ACT_RUN = 1 << 2,	/* destination: run the VM */
-	HF_ACT_KILL = 1 << 3,	/* destination: end the VMM, so that the VM surely does not run here */
-	HF_ACT_RESUME = 1 << 4, /* source: thaw the VMM and run the VM, if this side has stopped it */
-	HF_ACT_SAY_LOADED = 1 << 5,
-	HF_ACT_SAY_RUN = 1 << 6,
-	HF_ACT_SAY_RESUMED = 1 << 7,
-	HF_ACT_SAY_REFUSED = 1 << 8,
-	HF_ACT_SAY_FAIL = 1 << 9, /* the VM is the source's */
-	HF_ACT_FAIL = 1 << 10,	  /* this side's migration has failed */
-	HF_ACT_ALARM = 1 << 11,	  /* only a person can decide what happens to the VM now */
+	HF_ACT_FENCE = 1 << 0,	  /* source: freeze the VMM, so that no other client can revive the VM */
+	HF_ACT_RECORD = 1 << 1,	  /* write the step's record durably; RECORDED or RECORD_FAILED follows */
+	HF_ACT_RUN = 1 << 2,	  /* destination: run the VM */
+	HF_ACT_KILL = 1 << 3,	  /* destination: end the VMM, so that the VM surely does not run here */
+	HF_ACT_SAY_FAIL = 1 << 4, /* the VM is the source's */
+	HF_ACT_RESUME = 1 << 5,	  /* source: thaw the VMM and run the VM, if this side has stopped it */
+	HF_ACT_SAY_LOADED = 1 << 6,
+	HF_ACT_SAY_RUN = 1 << 7,
+	HF_ACT_SAY_RESUMED = 1 << 8,
+	HF_ACT_SAY_REFUSED = 1 << 9,
+	HF_ACT_FAIL = 1 << 10,	/* this side's migration has failed */
+	HF_ACT_ALARM = 1 << 11, /* only a person can decide what happens to the VM now */
 };
 
 /* ---- source ---- */

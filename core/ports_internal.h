@@ -12,6 +12,7 @@
 
 #include "core/lock.h"
 #include "core/memory.h"
+#include "core/record.h"
 #include "core/transport.h"
 #include "core/vm.h"
 
@@ -35,6 +36,11 @@ static inline int hf_transport_send(const struct hf_transport *port, uint64_t ep
 				    const void *payload, size_t length_bytes)
 {
 	HF_CALL_OUT("transport.send()", int, port->ops->send(port->self, epoch, type, payload, length_bytes));
+}
+
+static inline int hf_recorder_request(const struct hf_recorder *port, enum hf_record record)
+{
+	HF_CALL_OUT("recorder.request()", int, port->ops->request(port->self, record));
 }
 
 /* `changed` may be the caller's copy of *port. */

@@ -5,6 +5,7 @@
  * Purpose: the engines ask for one record at a time; the adapter writes it in a thread of its own and reports
  * the end with hf_source_recorded() or hf_destination_recorded(). What a record means stands in
  * core/handover.h.
+ * A port without operations stands for "nothing outlives this process": benchmarks, tests of other things.
  * Ownership: none passes.
  * Threads: request() never blocks and never calls the engine (rule a).
  * Units: none.

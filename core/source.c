@@ -7,21 +7,26 @@
  * lock: the blocks are fixed at creation, and the presence map is complete before `serving` is set and does
  * not change after it. A hole is answered as zeros and never touched, since touching would allocate it.
  *
- * Who owns the VM:
+ * Who owns the VM is decided by the tables of handover.c; each event is one step there, taken under the lock:
  *
- *     SOURCE ---- LOADED heard, status postcopy-active under the lock, then RUN sent ----> DESTINATION
+ *     SOURCE ---- LOADED heard, VMM frozen, GIVEN_UP on record, then RUN sent ----> DESTINATION
+ *        |                                                                              |
+ *        |  any failure before: FAIL to the peer, then HF_VM_RESUME                     |  REFUSED heard
+ *        v  if the VM was stopped                                                       |
+ *     RESUMING <------------------------------------------------------------------------+
  *        |
- *        |  any failure before: FAIL to the peer, then HF_VM_RESUME if the VM was stopped
- *        v
- *     RESUMING --> SOURCE (runs again), or STUCK (the VMM would not; the operator must look)
+ *        +--> SOURCE (runs again), or STUCK (the VMM would not; the operator must look)
  *
- * The decision to give the VM up is one transition under the lock: a failure that comes first finds the state
- * before it and resumes the VM, and LOADED is then ignored; one that comes later finds the state after it and
- * pauses. There is no way back from DESTINATION, even if RUN could not be sent: a VM that stands still can
- * be helped, a VM that runs twice can not.
+ * A failure that comes before the record is being written resumes the VM, and LOADED is then ignored; one
+ * that comes later pauses. There is no way back from DESTINATION but REFUSED, even if RUN could not be sent:
+ * a VM that stands still can be helped, a VM that runs twice can not.
  *
- * A failure may come while the VMM is busy with STOP or SAVE. The VM is then resumed when that operation
- * ends, so that the VMM never has two at once.
+ * A failure may come while the VMM is busy with STOP, SAVE or FENCE. The VM is then resumed when that
+ * operation ends, so that the VMM never has two at once.
+ *
+ * A lost link is no end: on the next one (a higher epoch) ADVISE goes ahead and then RUN, or FAIL if the VM
+ * stayed here. What was said on an older link need not have been heard, so nothing of it is remembered but
+ * RESUMED.
  */
 #include "core/source.h"
 
@@ -45,6 +50,9 @@ enum {
 	ACTION_SEND_FINISH = 1 << 5,
 	ACTION_SEND_FAIL = 1 << 6,
 	ACTION_RESUME = 1 << 7,
+	ACTION_FENCE = 1 << 8,
+	ACTION_RECORD = 1 << 9,
+	ACTION_PRESENT = 1 << 10, /* ADVISE of a link that is not the first */
 };
 
 struct hf_source {
@@ -55,6 +63,7 @@ struct hf_source {
 	struct hf_source_memory memory;
 	struct hf_transport transport;
 	struct hf_vm vm;
+	struct hf_recorder recorder;
 	uint32_t placement_wish; /* enum hf_wire_placement_wish */
 	uint64_t max_page_stall_ns;
 	uint8_t *probe_block; /* what is served while the destination measures the link */
@@ -74,17 +83,24 @@ struct hf_source {
 	/* Under the lock. */
 	enum hf_status status;
 	enum hf_vm_owner owner;
+	enum hf_handover_source handover;
+	enum hf_record recording; /* being written */
 	struct hf_err err;
-	uint64_t epoch;
+	struct hf_err broken;  /* came while the record was being written */
+	struct hf_err refusal; /* why the destination hands the VM back */
+	uint64_t epoch, epoch_last;
+	bool recoverable; /* the session has the feature */
+	bool in_doubt;	  /* see the snapshot */
 	bool vm_stopping, vm_busy;
 	bool device_whole; /* DEVICE_END is on its way: LOADED may be heard */
-	bool resumed;	   /* RESUMED was heard */
+	bool resumed;	   /* RESUMED was heard on the link that is up */
 	bool hold_background;
 	uint32_t pages_present;
 	struct hf_wire_ready ready;
 	struct hf_link_figures link_figures;
 	uint64_t link_up_ns, stop_ns, saving_ns, run_ns, end_ns;
 	uint64_t device_state_bytes, stop_time_ns, save_time_ns, downtime_ns;
+	uint64_t fence_ns, record_ns, fence_time_ns, record_time_ns;
 };
 
 /* Locked, with the caller having checked that the table has the transition. */
@@ -97,30 +113,87 @@ static void move(struct hf_source *s, enum hf_status status)
 
 /* ---- failing ----------------------------------------------------------------------------------- */
 
+/* Locked. The migration has failed and the VM is this side's. */
+static unsigned end_failed(struct hf_source *s, const struct hf_err *why)
+{
+	hf_lock_assert_held(&s->lock);
+	s->err = *why;
+	move(s, why->class == HF_ERR_CANCELLED ? HF_STATUS_CANCELLED : HF_STATUS_FAILED);
+	s->end_ns = hf_clock_now_ns(&s->clock);
+	s->in_doubt = s->device_whole && s->recoverable && s->epoch == 0;
+	/* Serving goes on until the link is down: a refusal now would tear it down before FAIL has left. */
+	if (s->vm_stopping)
+		s->owner = HF_VM_OWNER_RESUMING;
+	return ACTION_NOTIFY;
+}
+
+/* Locked. One step of the hand-over. why: of a failure; *actions untouched for an event not expected. */
+static int take_step(struct hf_source *s, enum hf_handover_source_event event, const struct hf_err *why,
+		     unsigned *actions)
+{
+	hf_lock_assert_held(&s->lock);
+	struct hf_handover_source_step step;
+	int result = hf_handover_source_step(s->handover, event, &step);
+	if (result < 0)
+		return result;
+	s->handover = step.next;
+	uint64_t now_ns = hf_clock_now_ns(&s->clock);
+	unsigned act = 0;
+	if (step.actions & HF_ACT_FENCE) {
+		s->vm_busy = true;
+		s->fence_ns = now_ns;
+		act |= ACTION_FENCE;
+	}
+	if (step.actions & HF_ACT_RECORD) {
+		s->recording = step.record;
+		s->record_ns = now_ns;
+		act |= ACTION_RECORD;
+	}
+	if (step.actions & HF_ACT_FAIL)
+		act |= end_failed(s, why);
+	if (step.actions & HF_ACT_SAY_FAIL)
+		act |= ACTION_SEND_FAIL;
+	if ((step.actions & HF_ACT_RESUME) && s->vm_stopping && !s->vm_busy)
+		act |= ACTION_RESUME;
+	if (step.actions & HF_ACT_SAY_RUN)
+		act |= ACTION_SEND_RUN;
+	if (step.actions & HF_ACT_ALARM) {
+		s->err = *why;
+		act |= ACTION_NOTIFY;
+	}
+	*actions = act;
+	return 0;
+}
+
+static unsigned pause_locked(struct hf_source *s, const struct hf_err *why)
+{
+	hf_lock_assert_held(&s->lock);
+	if (s->status != HF_STATUS_POSTCOPY_PAUSED)
+		s->err = *why;
+	move(s, HF_STATUS_POSTCOPY_PAUSED);
+	return ACTION_NOTIFY;
+}
+
 /* Locked. */
 static unsigned fail_locked(struct hf_source *s, const struct hf_err *why)
 {
 	hf_lock_assert_held(&s->lock);
-	if (hf_status_is_final(s->status))
+	unsigned actions = 0;
+	if (hf_status_is_final(s->status) || take_step(s, HF_SOURCE_BROKEN, why, &actions) < 0)
 		return 0;
-	if (s->owner == HF_VM_OWNER_DESTINATION) {
-		if (s->status != HF_STATUS_POSTCOPY_PAUSED)
-			s->err = *why;
-		move(s, HF_STATUS_POSTCOPY_PAUSED);
-		return ACTION_NOTIFY;
-	}
-
-	s->err = *why;
-	move(s, why->class == HF_ERR_CANCELLED ? HF_STATUS_CANCELLED : HF_STATUS_FAILED);
-	s->end_ns = hf_clock_now_ns(&s->clock);
-	/* Serving goes on until the link is down: a refusal now would tear it down before FAIL has left. */
-	unsigned actions = ACTION_SEND_FAIL | ACTION_NOTIFY;
-	if (s->vm_stopping) {
-		s->owner = HF_VM_OWNER_RESUMING;
-		if (!s->vm_busy)
-			actions |= ACTION_RESUME;
-	}
+	if (s->owner == HF_VM_OWNER_DESTINATION)
+		return actions | pause_locked(s, why);
+	/* The end of the write decides whose the VM is. */
+	if (s->handover == HF_SOURCE_RECORDING && s->broken.class == HF_ERR_NONE)
+		s->broken = *why;
 	return actions;
+}
+
+/* Locked. From here on nothing but the destination decides about the VM. */
+static bool decided(const struct hf_source *s)
+{
+	hf_lock_assert_held(&s->lock);
+	return s->handover == HF_SOURCE_RECORDING || s->owner == HF_VM_OWNER_DESTINATION;
 }
 
 static unsigned unexpected(struct hf_source *s, uint32_t type)
@@ -147,7 +220,7 @@ void hf_source_fail(struct hf_source *s, const struct hf_err *why)
 	hf_lock_assert_entry(__func__);
 	hf_lock(&s->lock);
 	/* After the hand-over nothing on this host is a reason to stop: the pages are served from here. */
-	unlock_act(s, s->owner == HF_VM_OWNER_DESTINATION ? 0 : fail_locked(s, why));
+	unlock_act(s, decided(s) ? 0 : fail_locked(s, why));
 }
 
 int hf_source_cancel(struct hf_source *s, struct hf_err *err)
@@ -162,16 +235,46 @@ int hf_source_cancel(struct hf_source *s, struct hf_err *err)
 	if (hf_status_is_final(s->status))
 		result = hf_err_set(err, HF_ERR_LOCAL, EPERM, "VM '%s': the migration has ended already (%s)",
 				    s->vm_name, hf_status_name(s->status));
-	else if (s->owner == HF_VM_OWNER_DESTINATION)
-		result =
-		    hf_err_set(err, HF_ERR_LOCAL, EPERM,
-			       "VM '%s': too late to cancel: the destination runs the VM, and its memory is "
-			       "still here",
-			       s->vm_name);
+	else if (decided(s))
+		result = hf_err_set(
+		    err, HF_ERR_LOCAL, EPERM,
+		    "VM '%s': too late to cancel: the VM has been given to the destination, and its "
+		    "memory is still here",
+		    s->vm_name);
 	else
 		actions = fail_locked(s, &why);
 	unlock_act(s, actions);
 	return result;
+}
+
+int hf_source_pause(struct hf_source *s, struct hf_err *err)
+{
+	hf_lock_assert_entry(__func__);
+	struct hf_err why;
+	int result = 0;
+	unsigned actions = 0;
+	hf_err_set(&why, HF_ERR_LINK, ECANCELED, "VM '%s': paused by the operator of the source", s->vm_name);
+
+	hf_lock(&s->lock);
+	if (s->owner == HF_VM_OWNER_DESTINATION && !hf_status_is_final(s->status))
+		actions = fail_locked(s, &why);
+	else
+		result = hf_err_set(err, HF_ERR_LOCAL, EPERM,
+				    "VM '%s': only a migration in postcopy can be paused; this one is '%s'",
+				    s->vm_name, hf_status_name(s->status));
+	unlock_act(s, actions);
+	return result;
+}
+
+void hf_source_recover_setup(struct hf_source *s, bool looking)
+{
+	hf_lock_assert_entry(__func__);
+	hf_lock(&s->lock);
+	if (s->status == HF_STATUS_POSTCOPY_PAUSED && looking)
+		move(s, HF_STATUS_POSTCOPY_RECOVER_SETUP);
+	else if (s->status == HF_STATUS_POSTCOPY_RECOVER_SETUP && !looking)
+		move(s, HF_STATUS_POSTCOPY_PAUSED);
+	unlock_act(s, ACTION_NOTIFY);
 }
 
 /* ---- sending ----------------------------------------------------------------------------------- */
@@ -195,13 +298,14 @@ static void send_wish(struct hf_source *s, uint32_t placement, bool hold)
 		send_message(s, HF_WIRE_WISH, buffer, (size_t)bytes);
 }
 
-static void send_advise(struct hf_source *s)
+/* placement: what is wished; the first link only. */
+static void send_advise(struct hf_source *s, uint32_t placement)
 {
 	hf_lock(&s->lock);
 	bool hold = s->hold_background;
 	hf_unlock(&s->lock);
-	if (hold || s->placement_wish != HF_WIRE_WISH_ANY)
-		send_wish(s, s->placement_wish, hold);
+	if (hold || placement != HF_WIRE_WISH_ANY)
+		send_wish(s, placement, hold);
 
 	size_t room = 1024 + (size_t)s->blocks.count * (HF_RAMBLOCK_IDSTR_MAX + 64);
 	uint8_t *buffer = malloc(room);
@@ -257,18 +361,42 @@ static void request_vm(struct hf_source *s, enum hf_vm_op op)
 	hf_source_vm_done(s, &end);
 }
 
+static void request_record(struct hf_source *s)
+{
+	hf_lock(&s->lock);
+	enum hf_record record = s->recording;
+	hf_unlock(&s->lock);
+	if (!s->recorder.ops) {
+		hf_source_recorded(s, record, 0, NULL);
+		return;
+	}
+	int result = hf_recorder_request(&s->recorder, record);
+	if (result == 0)
+		return;
+	struct hf_err err;
+	hf_err_set(&err, HF_ERR_LOCAL, -result, "VM '%s': the record '%s' could not be asked for", s->vm_name,
+		   hf_record_name(record));
+	hf_source_recorded(s, record, result, &err);
+}
+
 static void unlock_act(struct hf_source *s, unsigned actions)
 {
 	hf_unlock(&s->lock);
 
 	if (actions & ACTION_SEND_ADVISE)
-		send_advise(s);
+		send_advise(s, s->placement_wish);
+	if (actions & ACTION_PRESENT)
+		send_advise(s, HF_WIRE_WISH_ANY);
 	if (actions & ACTION_SEND_FAIL)
 		send_fail(s);
 	if (actions & ACTION_STOP)
 		request_vm(s, HF_VM_STOP);
 	if (actions & ACTION_SAVE)
 		request_vm(s, HF_VM_SAVE);
+	if (actions & ACTION_FENCE)
+		request_vm(s, HF_VM_FENCE);
+	if (actions & ACTION_RECORD)
+		request_record(s);
 	if (actions & ACTION_RESUME)
 		request_vm(s, HF_VM_RESUME);
 	if (actions & ACTION_SEND_RUN)
@@ -281,6 +409,27 @@ static void unlock_act(struct hf_source *s, unsigned actions)
 
 /* ---- link -------------------------------------------------------------------------------------- */
 
+/* Locked. The session goes on over a new link: says where this side is. */
+static unsigned link_up_again(struct hf_source *s, const struct hf_link_info *info)
+{
+	hf_lock_assert_held(&s->lock);
+	unsigned actions = 0;
+	if (s->epoch != 0 || info->epoch <= s->epoch_last || !(info->features & HF_WIRE_FEATURE_RECOVER) ||
+	    take_step(s, HF_SOURCE_LINK, NULL, &actions) < 0)
+		return 0;
+	s->epoch = s->epoch_last = info->epoch;
+	s->recoverable = true;
+	s->resumed = false;
+	s->in_doubt = false;
+	if (s->link_up_ns == 0)
+		s->link_up_ns = hf_clock_now_ns(&s->clock);
+	if (s->owner == HF_VM_OWNER_DESTINATION && !hf_status_is_final(s->status)) {
+		move(s, HF_STATUS_POSTCOPY_RECOVER);
+		atomic_store(&s->serving, true);
+	}
+	return ACTION_PRESENT | ACTION_NOTIFY | actions;
+}
+
 static void event_link_up(void *engine, const struct hf_link_info *info)
 {
 	hf_lock_assert_entry(__func__);
@@ -289,11 +438,14 @@ static void event_link_up(void *engine, const struct hf_link_info *info)
 
 	hf_lock(&s->lock);
 	if (s->status == HF_STATUS_NONE) {
-		s->epoch = info->epoch;
+		s->epoch = s->epoch_last = info->epoch;
+		s->recoverable = (info->features & HF_WIRE_FEATURE_RECOVER) != 0;
 		s->link_up_ns = hf_clock_now_ns(&s->clock);
 		atomic_store(&s->probing, (info->features & HF_WIRE_FEATURE_LINK) != 0);
 		move(s, HF_STATUS_SETUP);
 		actions = ACTION_SEND_ADVISE | ACTION_NOTIFY;
+	} else {
+		actions = link_up_again(s, info);
 	}
 	unlock_act(s, actions);
 }
@@ -362,28 +514,91 @@ static unsigned on_ready(struct hf_source *s, const uint8_t *payload, size_t byt
 static unsigned on_loaded(struct hf_source *s)
 {
 	hf_lock_assert_held(&s->lock);
-	if (s->status != HF_STATUS_DEVICE || !s->device_whole)
+	unsigned actions = 0;
+	if (s->status != HF_STATUS_DEVICE || !s->device_whole ||
+	    take_step(s, HF_SOURCE_HEARD_LOADED, NULL, &actions) < 0)
 		return unexpected(s, HF_WIRE_LOADED);
+	return actions | ACTION_NOTIFY;
+}
+
+/* Locked. RUN is on its way, or as good as: nothing takes that back but REFUSED. */
+static unsigned given_up(struct hf_source *s)
+{
+	hf_lock_assert_held(&s->lock);
 	s->owner = HF_VM_OWNER_DESTINATION;
 	s->run_ns = hf_clock_now_ns(&s->clock);
 	move(s, HF_STATUS_POSTCOPY_ACTIVE);
-	return ACTION_SEND_RUN | ACTION_NOTIFY;
+	return s->broken.class == HF_ERR_NONE ? ACTION_NOTIFY : pause_locked(s, &s->broken);
 }
 
 static unsigned on_resumed(struct hf_source *s)
 {
 	hf_lock_assert_held(&s->lock);
-	if (s->owner != HF_VM_OWNER_DESTINATION || s->resumed)
+	unsigned actions = 0;
+	bool first = s->handover == HF_SOURCE_GIVEN_UP;
+	if (s->resumed || take_step(s, HF_SOURCE_HEARD_RESUMED, NULL, &actions) < 0)
 		return unexpected(s, HF_WIRE_RESUMED);
 	s->resumed = true;
-	s->downtime_ns = hf_clock_now_ns(&s->clock) - s->stop_ns;
-	return ACTION_NOTIFY;
+	if (s->status == HF_STATUS_POSTCOPY_RECOVER) {
+		move(s, HF_STATUS_POSTCOPY_ACTIVE);
+		s->err = HF_ERR_INIT;
+	} else if (first) {
+		s->downtime_ns = hf_clock_now_ns(&s->clock) - s->stop_ns;
+	}
+	return actions | ACTION_NOTIFY;
+}
+
+static unsigned on_refused(struct hf_source *s, const uint8_t *payload, size_t bytes)
+{
+	hf_lock_assert_held(&s->lock);
+	struct hf_err why, err = HF_ERR_INIT;
+	unsigned actions = 0;
+	if (!s->recoverable)
+		return unexpected(s, HF_WIRE_REFUSED);
+	if (hf_wire_decode_fail(payload, bytes, &why, &err) < 0)
+		return violation(s, &err);
+	hf_err_prefix(&why, "the destination could not run the VM and has handed it back");
+	if (take_step(s, HF_SOURCE_HEARD_REFUSED, &why, &actions) < 0)
+		return unexpected(s, HF_WIRE_REFUSED);
+	s->refusal = why;
+	return actions | ACTION_NOTIFY;
+}
+
+static unsigned recorded_locked(struct hf_source *s, enum hf_record record, int result,
+				const struct hf_err *why)
+{
+	hf_lock_assert_held(&s->lock);
+	struct hf_err err = s->refusal;
+	unsigned actions = 0;
+	bool failed = result < 0;
+	if (record != s->recording || record == HF_RECORD_NONE)
+		return 0;
+	s->recording = HF_RECORD_NONE;
+	if (failed)
+		hf_err_set(&err, HF_ERR_LOCAL, -result, "VM '%s': the record '%s' cannot be written: %s",
+			   s->vm_name, hf_record_name(record), why ? why->text : "no reason given");
+	if (record == HF_RECORD_GIVEN_UP)
+		s->record_time_ns = hf_clock_now_ns(&s->clock) - s->record_ns;
+	if (record == HF_RECORD_TAKEN_BACK && !failed)
+		s->owner = HF_VM_OWNER_SOURCE;
+	if (take_step(s, failed ? HF_SOURCE_RECORD_FAILED : HF_SOURCE_RECORDED, &err, &actions) < 0)
+		return 0;
+	if (record == HF_RECORD_GIVEN_UP && !failed)
+		actions |= given_up(s);
+	return actions | ACTION_NOTIFY;
+}
+
+void hf_source_recorded(struct hf_source *s, enum hf_record record, int result, const struct hf_err *err)
+{
+	hf_lock_assert_entry(__func__);
+	hf_lock(&s->lock);
+	unlock_act(s, recorded_locked(s, record, result, err));
 }
 
 static unsigned on_complete(struct hf_source *s)
 {
 	hf_lock_assert_held(&s->lock);
-	if (s->owner != HF_VM_OWNER_DESTINATION || !s->resumed)
+	if (s->handover != HF_SOURCE_GONE || !s->resumed)
 		return unexpected(s, HF_WIRE_COMPLETE);
 	atomic_store(&s->serving, false);
 	s->end_ns = hf_clock_now_ns(&s->clock);
@@ -430,6 +645,9 @@ static void event_message(void *engine, uint64_t epoch, uint32_t type, const voi
 		break;
 	case HF_WIRE_FAIL:
 		actions = on_fail(s, payload, bytes);
+		break;
+	case HF_WIRE_REFUSED:
+		actions = on_refused(s, payload, bytes);
 		break;
 	default:
 		actions = unexpected(s, type);
@@ -580,6 +798,21 @@ static unsigned vm_done_well(struct hf_source *s, const struct hf_vm_result *res
 	return 0;
 }
 
+/* Locked. A VMM that was frozen is thawed when the VM stays here after all. */
+static unsigned fence_done(struct hf_source *s, const struct hf_vm_result *result)
+{
+	hf_lock_assert_held(&s->lock);
+	struct hf_err err;
+	unsigned actions = 0;
+	s->fence_time_ns = hf_clock_now_ns(&s->clock) - s->fence_ns;
+	if (result->result < 0)
+		hf_err_set(&err, HF_ERR_LOCAL, -result->result, "VM '%s': %s failed on the source: %s",
+			   s->vm_name, hf_vm_op_name(result->op),
+			   result->err ? result->err->text : "no reason given");
+	take_step(s, result->result < 0 ? HF_SOURCE_FENCE_FAILED : HF_SOURCE_FENCED, &err, &actions);
+	return actions;
+}
+
 void hf_source_vm_done(struct hf_source *s, const struct hf_vm_result *result)
 {
 	hf_lock_assert_entry(__func__);
@@ -590,7 +823,9 @@ void hf_source_vm_done(struct hf_source *s, const struct hf_vm_result *result)
 	/* A VM that somebody else had stopped is not this side's to run again. */
 	if (result->op == HF_VM_STOP && result->result == -EPERM)
 		s->vm_stopping = false;
-	if (hf_status_is_final(s->status)) {
+	if (result->op == HF_VM_FENCE) {
+		actions = fence_done(s, result);
+	} else if (hf_status_is_final(s->status)) {
 		actions = vm_done_failed(s, result);
 	} else if (result->result < 0) {
 		struct hf_err err;
@@ -694,6 +929,9 @@ void hf_source_snapshot(struct hf_source *s, struct hf_source_snapshot *out)
 	*out = (struct hf_source_snapshot){
 	    .status = s->status,
 	    .owner = s->owner,
+	    .handover = s->handover,
+	    .destination_in_doubt = s->in_doubt,
+	    .recoverable = s->recoverable,
 	    .err = s->err,
 	    .placement = s->ready.placement,
 	    .chunk_bytes = s->ready.chunk_bytes,
@@ -706,6 +944,8 @@ void hf_source_snapshot(struct hf_source *s, struct hf_source_snapshot *out)
 	    .device_state_bytes = s->device_state_bytes,
 	    .stop_time_ns = s->stop_time_ns,
 	    .save_time_ns = s->save_time_ns,
+	    .fence_time_ns = s->fence_time_ns,
+	    .record_time_ns = s->record_time_ns,
 	    .downtime_ns = s->downtime_ns,
 	    .postcopy_time_ns = since(s->run_ns, now_ns),
 	    .total_time_ns = since(s->link_up_ns, now_ns),
@@ -714,6 +954,30 @@ void hf_source_snapshot(struct hf_source *s, struct hf_source_snapshot *out)
 }
 
 /* ---- creation ---------------------------------------------------------------------------------- */
+
+/* A process before this one has got as far as its record says. */
+static int go_on(struct hf_source *s, enum hf_record record, struct hf_err *err)
+{
+	struct hf_handover_source_step step = hf_handover_source_restart(record);
+	s->handover = step.next;
+	s->recoverable = true;
+	if (step.next != HF_SOURCE_GIVEN_UP) {
+		hf_err_set(&s->err, HF_ERR_LOCAL, EINTR,
+			   "VM '%s': the program that was moving it ended before the VM was given up",
+			   s->vm_name);
+		s->status = HF_STATUS_FAILED;
+		s->in_doubt = true;
+		return 0;
+	}
+	hf_err_set(&s->err, HF_ERR_LOCAL, EINTR, "VM '%s': the program that was moving it was started again",
+		   s->vm_name);
+	s->status = HF_STATUS_POSTCOPY_PAUSED;
+	s->owner = HF_VM_OWNER_DESTINATION;
+	s->vm_stopping = true; /* the VM that may have to be run again is one that was stopped */
+	int result = read_presence(s, err);
+	s->pages_present = hf_pagemap_count(&s->present);
+	return result;
+}
 
 int hf_source_create(struct hf_source **out, const struct hf_source_config *config, struct hf_err *err)
 {
@@ -727,6 +991,7 @@ int hf_source_create(struct hf_source **out, const struct hf_source_config *conf
 	s->memory = config->memory;
 	s->transport = config->transport;
 	s->vm = config->vm;
+	s->recorder = config->recorder;
 	if (config->wish_placement)
 		s->placement_wish =
 		    config->placement == HF_PLACEMENT_COPY ? HF_WIRE_WISH_COPY : HF_WIRE_WISH_CONTINUE;
@@ -743,6 +1008,8 @@ int hf_source_create(struct hf_source **out, const struct hf_source_config *conf
 		result = hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the presence map");
 	if (result == 0 && !(s->probe_block = hf_link_probe_block_create()))
 		result = hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the probe block");
+	if (result == 0 && config->restarted)
+		result = go_on(s, config->record, err);
 	if (result < 0) {
 		hf_source_destroy(s);
 		return result;

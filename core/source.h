@@ -24,6 +24,7 @@
 #include "core/link_probe.h"
 #include "core/memory.h"
 #include "core/ramblock.h"
+#include "core/record.h"
 #include "core/state.h"
 #include "core/transport.h"
 #include "core/vm.h"
@@ -37,6 +38,14 @@ struct hf_source_config {
 	struct hf_source_memory memory;
 	struct hf_transport transport;
 	struct hf_vm vm;
+	struct hf_recorder recorder;
+	/*
+	 * A process that was started again goes on from its record: GIVEN_UP waits for a link (the presence
+	 * map is read now; the VM stands still), any other only says on the next link that the VM stayed
+	 * here.
+	 */
+	bool restarted;
+	enum hf_record record;
 	bool wish_placement;	      /* false: the destination chooses */
 	enum hf_placement placement;  /* when wished */
 	uint64_t max_page_stall_ns;   /* refuse a link on which one page takes longer; 0 = none */
@@ -51,10 +60,17 @@ void hf_source_destroy(struct hf_source *source);
 extern const struct hf_transport_events hf_source_events; /* engine: the source */
 
 void hf_source_vm_done(struct hf_source *source, const struct hf_vm_result *result);
+/* Event of the recorder: the record that was asked for is on storage, or could not be written. */
+void hf_source_recorded(struct hf_source *source, enum hf_record record, int result,
+			const struct hf_err *err);
 
 /* Asks the destination to hold the background, or to let it go on. */
 void hf_source_hold_background(struct hf_source *source, bool hold);
 int hf_source_cancel(struct hf_source *source, struct hf_err *err);
+/* After the hand-over: the link is given up on purpose, as if it had been lost. -EPERM before it. */
+int hf_source_pause(struct hf_source *source, struct hf_err *err);
+/* While paused: somebody looks for a new link, or has given up looking. */
+void hf_source_recover_setup(struct hf_source *source, bool looking);
 /*
  * A failure of this host outside the ports. After the hand-over it changes nothing: the pages are mapped here
  * too and go on being served.
@@ -66,12 +82,16 @@ enum hf_vm_owner {
 	HF_VM_OWNER_SOURCE = 0, /* never stopped, or running again */
 	HF_VM_OWNER_RESUMING,	/* the migration failed; the source VM is being resumed */
 	HF_VM_OWNER_STUCK, /* the migration failed and the source VM could not be resumed: it is stopped */
-	HF_VM_OWNER_DESTINATION, /* given up: RUN was sent */
+	HF_VM_OWNER_DESTINATION, /* given up, and that is on record */
 };
 
 struct hf_source_snapshot {
 	enum hf_status status;
 	enum hf_vm_owner owner;
+	enum hf_handover_source handover;
+	/* The destination may have said LOADED and not have heard that the VM stayed here: tell it. */
+	bool destination_in_doubt;
+	bool recoverable; /* the destination can go on over another link */
 	struct hf_err err;
 	enum hf_placement placement; /* what the destination said */
 	uint32_t chunk_bytes;
@@ -82,7 +102,9 @@ struct hf_source_snapshot {
 	struct hf_link_figures link; /* measured by the destination before READY; zeros: not known */
 	uint64_t device_state_bytes;
 	uint64_t stop_time_ns, save_time_ns;
-	uint64_t downtime_ns;	   /* VM asked to stop .. RESUMED heard: an upper bound */
+	uint64_t fence_time_ns, record_time_ns; /* parts of the downtime; 0: not done */
+	uint64_t
+	    downtime_ns; /* VM asked to stop .. RESUMED heard: an upper bound; 0: heard over another link */
 	uint64_t postcopy_time_ns; /* RUN sent .. COMPLETE heard */
 	uint64_t total_time_ns;	   /* link up .. end */
 };

@@ -6,17 +6,20 @@
  * move by hf_status_move() and treat a refusal as an event that came at the wrong time. No state follows
  * itself; a repeated event is no transition.
  *
- *     none -> setup -> active -> device -> postcopy-active -> completed
- *       |       |        |        |  |        |     ^             ^
- *       +-------+--------+--------+  |        v     |             |
- *                   |                +----> postcopy-paused ------+
- *           failed or cancelled
+ *     none -> setup -> active -> device -> postcopy-active ----------> completed
+ *       |       |        |        |  |        |        ^                  ^
+ *       +-------+--------+--------+  |        v        |                  |
+ *                   |                +----> postcopy-paused --------------+
+ *           failed or cancelled               |        ^                  |
+ *                                             v        |                  |
+ *                      (postcopy-recover-setup) -> postcopy-recover ------+
  *
  * The edge device -> postcopy-active is the hand-over. Left of it the VM belongs to the source, so every
- * state may still fail or be cancelled; right of it the destination's VM is the only one, so there is
- * neither: a lost link pauses. The edge device -> postcopy-paused is the destination's alone: it has said
- * LOADED and lost the link, and cannot know whether the source has handed over, so it must neither run nor
- * give up.
+ * state may still fail or be cancelled; right of it the destination's VM is the only one: a lost link pauses,
+ * and a new one leads back through postcopy-recover. One way leads from there to failed: a destination that
+ * surely has not run the VM hands it back. The edge device -> postcopy-paused is the destination's alone: it
+ * has said LOADED and lost the link, and cannot know whether the source has handed over, so it must neither
+ * run nor give up, until it hears that the VM stayed with the source (failed) or is its own.
  */
 #include "core/state.h"
 
@@ -39,13 +42,26 @@ static const unsigned status_next[HF_STATUSES] = {
 			 BIT(HF_STATUS_FAILED) | BIT(HF_STATUS_CANCELLED),
 
     /* The VM is the destination's. Pages follow until none is missing or the link is lost. */
-    [HF_STATUS_POSTCOPY_ACTIVE] = BIT(HF_STATUS_POSTCOPY_PAUSED) | BIT(HF_STATUS_COMPLETED),
+    [HF_STATUS_POSTCOPY_ACTIVE] =
+	BIT(HF_STATUS_POSTCOPY_PAUSED) | BIT(HF_STATUS_COMPLETED) | BIT(HF_STATUS_FAILED),
 
     /*
-     * No link. A new one goes on. Without one it still completes when the bytes of the last page had landed
-     * before the link was lost and were being placed.
+     * No link, or one whose peer broke a rule. Without a new one it still completes when the bytes of the
+     * last page had landed before the link was lost and were being placed.
      */
-    [HF_STATUS_POSTCOPY_PAUSED] = BIT(HF_STATUS_POSTCOPY_ACTIVE) | BIT(HF_STATUS_COMPLETED),
+    [HF_STATUS_POSTCOPY_PAUSED] = BIT(HF_STATUS_POSTCOPY_RECOVER_SETUP) | BIT(HF_STATUS_POSTCOPY_RECOVER) |
+				  BIT(HF_STATUS_POSTCOPY_ACTIVE) | BIT(HF_STATUS_COMPLETED) |
+				  BIT(HF_STATUS_FAILED) | BIT(HF_STATUS_CANCELLED),
+
+    /* Somebody has asked for a link; it comes up, or does not. */
+    [HF_STATUS_POSTCOPY_RECOVER_SETUP] = BIT(HF_STATUS_POSTCOPY_RECOVER) | BIT(HF_STATUS_POSTCOPY_PAUSED) |
+					 BIT(HF_STATUS_COMPLETED) | BIT(HF_STATUS_FAILED) |
+					 BIT(HF_STATUS_CANCELLED),
+
+    /* A link is up; active when both sides have said where they are. It may be lost again. */
+    [HF_STATUS_POSTCOPY_RECOVER] = BIT(HF_STATUS_POSTCOPY_ACTIVE) | BIT(HF_STATUS_POSTCOPY_PAUSED) |
+				   BIT(HF_STATUS_COMPLETED) | BIT(HF_STATUS_FAILED) |
+				   BIT(HF_STATUS_CANCELLED),
 
     /* Final. */
     [HF_STATUS_COMPLETED] = 0,
@@ -77,6 +93,8 @@ static const char *const status_names[HF_STATUSES] = {
     [HF_STATUS_DEVICE] = "device",
     [HF_STATUS_POSTCOPY_ACTIVE] = "postcopy-active",
     [HF_STATUS_POSTCOPY_PAUSED] = "postcopy-paused",
+    [HF_STATUS_POSTCOPY_RECOVER_SETUP] = "postcopy-recover-setup",
+    [HF_STATUS_POSTCOPY_RECOVER] = "postcopy-recover",
     [HF_STATUS_COMPLETED] = "completed",
     [HF_STATUS_FAILED] = "failed",
     [HF_STATUS_CANCELLED] = "cancelled",

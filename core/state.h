@@ -22,8 +22,10 @@ enum hf_status {
 	HF_STATUS_DEVICE,	   /* the source VM has stopped; device state travels and is loaded */
 	HF_STATUS_POSTCOPY_ACTIVE, /* the source has given the VM up; pages follow */
 	HF_STATUS_POSTCOPY_PAUSED, /* the link is lost; the VM runs on the pages it has */
+	HF_STATUS_POSTCOPY_RECOVER_SETUP, /* an operator asked for a new link, which is not up yet */
+	HF_STATUS_POSTCOPY_RECOVER,	  /* a new link is up; the two sides agree on where they are */
 	HF_STATUS_COMPLETED,
-	HF_STATUS_FAILED, /* before the hand-over: the source VM runs on */
+	HF_STATUS_FAILED, /* the VM is the source's: before the hand-over, or handed back */
 	HF_STATUS_CANCELLED,
 	HF_STATUSES,
 };

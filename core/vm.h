@@ -21,9 +21,15 @@
 enum hf_vm_op {
 	HF_VM_STOP = 0, /* source: stop the vCPUs, drain; -EPERM: it did not run, and was left as it is */
 	HF_VM_SAVE,	/* source: the device state, whole */
-	HF_VM_RESUME,	/* source: run again; the migration failed before the hand-over */
+	HF_VM_FENCE,	/* source: freeze the VMM; -EPERM: somebody has run the VM since it was stopped */
+	HF_VM_RESUME,	/* source: thaw the VMM if it is frozen, and run again; the VM stays here */
 	HF_VM_LOAD,	/* destination: load device state; may touch memory, which must be served meanwhile */
-	HF_VM_RUN,	/* destination: run */
+	/*
+	 * destination: run; a VM that runs already is no error. -EOWNERDEAD: nobody knows whether it ran; any
+	 * other error: it surely did not.
+	 */
+	HF_VM_RUN,
+	HF_VM_KILL, /* destination: end the VMM, however it is, and wait until it has ended */
 	HF_VM_OPS,
 };
 

@@ -33,9 +33,11 @@
 #define HF_WIRE_FEATURE_LINK (1ull << 0)
 /* This session only measures the link: CHECK instead of ADVISE. Offered by a checker only. */
 #define HF_WIRE_FEATURE_CHECK (1ull << 1)
-#define HF_WIRE_FEATURES      (HF_WIRE_FEATURE_LINK | HF_WIRE_FEATURE_CHECK) /* that this build speaks */
-#define HF_WIRE_SESSION_BYTES 16
-#define HF_WIRE_CHANNELS_MAX  64u /* page channels per class */
+/* The session may be continued over a later link, and the VM may be handed back. */
+#define HF_WIRE_FEATURE_RECOVER (1ull << 2)
+#define HF_WIRE_FEATURES	(HF_WIRE_FEATURE_LINK | HF_WIRE_FEATURE_CHECK) /* that this build speaks */
+#define HF_WIRE_SESSION_BYTES	16
+#define HF_WIRE_CHANNELS_MAX	64u /* page channels per class */
 
 #define HF_WIRE_CHUNK_MIN_BYTES	       4096u
 #define HF_WIRE_CHUNK_MAX_BYTES	       (64u << 20)
@@ -111,6 +113,7 @@ enum hf_wire_type {
 	HF_WIRE_WISH = 12,	/* S->D  what the operator at the source asks for; optional, repeatable */
 	HF_WIRE_CHECK = 13,	/* S->D  measure the link; instead of ADVISE */
 	HF_WIRE_LINK = 14,	/* D->S  what was measured */
+	HF_WIRE_REFUSED = 15,	/* D->S  the VM surely has not run and cannot: the source may have it back */
 };
 
 struct hf_wire_frame_header {

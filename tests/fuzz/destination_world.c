@@ -164,7 +164,7 @@ static void check_message(const struct world *world, uint32_t type, const void *
 static int transport_send(void *self, uint64_t epoch, uint32_t type, const void *payload, size_t bytes)
 {
 	struct world *world = self;
-	fuzz_check(type >= HF_WIRE_ADVISE && type <= HF_WIRE_WISH);
+	fuzz_check(type >= HF_WIRE_ADVISE && type <= HF_WIRE_REFUSED);
 	if (epoch != world->epoch)
 		return -ENOTCONN;
 	world->sent[type]++;
@@ -320,8 +320,11 @@ void world_fault(struct world *world, uint32_t page, uint32_t thread)
 static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t bytes)
 {
 	struct world *world = self;
-	fuzz_check(!world->vm_busy && (op == HF_VM_LOAD || op == HF_VM_RUN));
-	if (op == HF_VM_LOAD) {
+	fuzz_check(!world->vm_busy && (op == HF_VM_LOAD || op == HF_VM_RUN || op == HF_VM_KILL));
+	if (op == HF_VM_KILL) {
+		// Only what was told to run and surely did not.
+		fuzz_check(world->run_asked && !world->run_done);
+	} else if (op == HF_VM_LOAD) {
 		fuzz_check(world->device_ended && !world->load_asked);
 		fuzz_check(bytes == world->state_bytes && memcmp(data, world->state, bytes) == 0);
 		world->load_asked = true;

@@ -41,7 +41,7 @@ struct world {
 	bool kind;	  /* ports refuse nothing: the end of a run */
 
 	/* What was said and heard. */
-	uint32_t sent[HF_WIRE_LINK + 1];
+	uint32_t sent[HF_WIRE_REFUSED + 1];
 	uint32_t presence_block, presence_page;
 	size_t device_bytes;
 	bool measures, link_heard, ready_heard, loaded_heard, resumed_heard, complete_heard, fail_heard;
@@ -194,7 +194,7 @@ static void check_message(struct world *world, uint32_t type, const void *payloa
 static int transport_send(void *self, uint64_t epoch, uint32_t type, const void *payload, size_t bytes)
 {
 	struct world *world = self;
-	fuzz_check(type >= HF_WIRE_ADVISE && type <= HF_WIRE_LINK);
+	fuzz_check(type >= HF_WIRE_ADVISE && type <= HF_WIRE_REFUSED);
 	if (epoch != world->epoch)
 		return -ENOTCONN;
 	world->sent[type]++;
@@ -210,7 +210,8 @@ static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t byt
 	// What has been given up is the destination's, whatever happens afterwards.
 	fuzz_check(snapshot_of(world).owner != HF_VM_OWNER_DESTINATION);
 	fuzz_check(world->ready_heard && !world->sent[HF_WIRE_RUN]);
-	fuzz_check(op == HF_VM_STOP || op == HF_VM_RESUME || (op == HF_VM_SAVE && world->stopped));
+	fuzz_check(op == HF_VM_STOP || op == HF_VM_RESUME || (op == HF_VM_SAVE && world->stopped) ||
+		   (op == HF_VM_FENCE && world->loaded_heard));
 	if (answer(world, -EBUSY)) {
 		world->resume_failed |= op == HF_VM_RESUME;
 		return -EBUSY;

@@ -101,7 +101,7 @@ static void hostile_message(struct sim *sim, uint64_t argument, void *data)
 		hf_source_events.message(sim->source, 1, type, payload, length);
 		return;
 	}
-	sim->covered[sim->destination->loaded ? SIM_HOSTILE_AFTER_HAND_OVER : SIM_HOSTILE_BEFORE_HAND_OVER]++;
+	sim->covered[sim->destination->handover >= HF_DESTINATION_LOADED ? SIM_HOSTILE_AFTER_HAND_OVER : SIM_HOSTILE_BEFORE_HAND_OVER]++;
 	hf_destination_events.message(sim->destination, 1, type, payload, length);
 }
 

@@ -99,7 +99,7 @@ static void notify(void *opaque)
 static int transport_send(void *self, uint64_t epoch, uint32_t type, const void *payload, size_t bytes)
 {
 	struct rig *rig = self;
-	assert_int_equal(epoch, RIG_EPOCH);
+	assert_int_equal(epoch, rig->link.epoch);
 	assert_in_range(type, HF_WIRE_ADVISE, RIG_TYPES - 1);
 	struct hf_wire_frame_header header = {.type = type, .length_bytes = (uint32_t)bytes};
 	uint8_t buffer[HF_WIRE_FRAME_HEADER_BYTES];
@@ -124,17 +124,32 @@ struct hf_err rig_sent_fail(const struct rig *rig)
 
 static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t bytes)
 {
-	static const char *const names[HF_VM_OPS] = {"stop", "save", "resume", "load", "run"};
 	struct rig *rig = self;
+	if (op == HF_VM_FENCE && !rig->slow) {
+		int result = answer(rig, rig->vm_result[op]);
+		rig->fence_asked = result == 0;
+		rig->vm_refused |= result != 0;
+		return result;
+	}
 	if (op == HF_VM_LOAD) {
 		assert_int_equal(bytes, RIG_STATE_BYTES);
 		assert_memory_equal(data, RIG_DEVICE_STATE, RIG_STATE_BYTES);
 	}
 	rig->vm_requests++;
-	rig_record(rig, "%s", names[op]);
+	rig_record(rig, "%s", hf_vm_op_name(op));
 	int result = answer(rig, rig->vm_result[op]);
 	rig->vm_refused |= result != 0;
 	rig->resuming += op == HF_VM_RESUME && result == 0;
+	return result;
+}
+
+static int recorder_request(void *self, enum hf_record record)
+{
+	struct rig *rig = self;
+	if (rig->slow)
+		rig_record(rig, "record %s", hf_record_name(record));
+	int result = answer(rig, 0);
+	rig->record_asked = result == 0 && !rig->slow ? record : HF_RECORD_NONE;
 	return result;
 }
 
@@ -267,7 +282,7 @@ static void check_page_fetch(const struct rig *rig, const struct hf_fetch *fetch
 
 static void check_fetch(const struct rig *rig, const struct hf_fetch *fetch)
 {
-	assert_int_equal(fetch->epoch, RIG_EPOCH);
+	assert_int_equal(fetch->epoch, rig->link.epoch);
 	if (fetch->block != HF_WIRE_PROBE_BLOCK)
 		check_page_fetch(rig, fetch);
 
@@ -308,6 +323,7 @@ static int transport_fetch(void *self, const struct hf_fetch *fetch)
 
 static const struct hf_transport_ops transport_ops = {.fetch = transport_fetch, .send = transport_send};
 static const struct hf_vm_ops vm_ops = {.request = vm_request};
+static const struct hf_recorder_ops recorder_ops = {.request = recorder_request};
 
 static void end_fetch(struct rig *rig, uint32_t index, enum hf_fetch_status status, bool zero)
 {
@@ -442,6 +458,7 @@ struct rig *rig_create(void)
 	struct hf_clock clock = {.now_ns = clock_now, .self = rig};
 	struct hf_transport transport = {.ops = &transport_ops, .self = rig};
 	struct hf_vm vm = {.ops = &vm_ops, .self = rig};
+	struct hf_recorder recorder = {.ops = &recorder_ops, .self = rig};
 	rig->destination_config = (struct hf_destination_config){
 	    .vm_name = "there",
 	    .vcpu_thread_ids = thread_ids,
@@ -450,6 +467,7 @@ struct rig *rig_create(void)
 	    .memory = {.ops = &memory_ops, .self = rig, .placement = HF_PLACEMENT_CONTINUE},
 	    .transport = transport,
 	    .vm = vm,
+	    .recorder = recorder,
 	    .chunk_bytes = RIG_CHUNK,
 	    .notify = notify,
 	    .opaque = rig,
@@ -460,6 +478,7 @@ struct rig *rig_create(void)
 	    .memory = {.ops = &source_memory_ops, .self = rig},
 	    .transport = transport,
 	    .vm = vm,
+	    .recorder = recorder,
 	    .notify = notify,
 	    .opaque = rig,
 	};

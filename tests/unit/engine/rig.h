@@ -35,7 +35,7 @@
 #define RIG_DEVICE_STATE  "device state"
 #define RIG_STATE_BYTES	  (sizeof(RIG_DEVICE_STATE) - 1)
 #define RIG_PAYLOAD_BYTES 4096
-#define RIG_TYPES	  (HF_WIRE_LINK + 1u) /* 0 is none */
+#define RIG_TYPES	  (HF_WIRE_REFUSED + 1u) /* 0 is none */
 
 enum { RIG_RAM, RIG_ROM, RIG_BLOCKS }; /* the destination's numbers; the source's are the other way round */
 
@@ -56,6 +56,13 @@ struct rig {
 	bool fail_on, failed, failed_on_link;
 	bool vm_refused;   /* a request failed: its end is not reported */
 	uint32_t resuming; /* requests to resume that were taken */
+
+	/*
+	 * The VMM is frozen and records are written at once, without a line; with `slow` they have lines and
+	 * end when the test says so.
+	 */
+	bool slow, fence_asked;
+	enum hf_record record_asked;
 
 	void (*inside)(struct rig *rig, const char *call);
 	bool inside_is_the_port; /* `inside` is the port's own thread: not what a port may do */
@@ -146,6 +153,9 @@ void rig_destination_at(struct rig *rig, enum rig_at at);
 void rig_hear(struct rig *rig, uint32_t type); /* a well-formed message */
 void rig_hear_bytes(struct rig *rig, uint32_t type, const void *payload, size_t bytes);
 void rig_vm_done(struct rig *rig, enum hf_vm_op op, int result);
+void rig_recorded(struct rig *rig, enum hf_record record, int result);
+/* A link with the feature RECOVER and this epoch comes up. */
+void rig_link_again(struct rig *rig, uint64_t epoch);
 void rig_link_down(struct rig *rig);
 void rig_fault(struct rig *rig, uint32_t block, uint64_t page);
 struct hf_destination_snapshot rig_snapshot(struct rig *rig);

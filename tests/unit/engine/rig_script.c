@@ -63,6 +63,7 @@ static ssize_t encode(const struct rig *rig, uint32_t type, uint8_t *buffer, siz
 	case HF_WIRE_LINK:
 		return hf_wire_encode_link(&link, buffer, room);
 	case HF_WIRE_FAIL:
+	case HF_WIRE_REFUSED:
 		hf_err_set(&why, HF_ERR_LOCAL, 5, "my disk is on fire");
 		return hf_wire_encode_fail(&why, buffer, room);
 	default:
@@ -82,12 +83,57 @@ void rig_message(const struct rig *rig, uint32_t type, struct rig_message *out)
 	out->bytes = (size_t)bytes;
 }
 
+void rig_recorded(struct rig *rig, enum hf_record record, int result)
+{
+	struct hf_err err;
+	hf_err_set(&err, HF_ERR_LOCAL, -result, "the disk says no");
+	if (rig->destination)
+		hf_destination_recorded(rig->destination, record, result, result ? &err : NULL);
+	else
+		hf_source_recorded(rig->source, record, result, result ? &err : NULL);
+}
+
+static void vm_ends(struct rig *rig, const struct hf_vm_result *end)
+{
+	if (rig->destination)
+		hf_destination_vm_done(rig->destination, end);
+	else
+		hf_source_vm_done(rig->source, end);
+}
+
+/* What is done at once. */
+static void settle(struct rig *rig)
+{
+	while (rig->fence_asked || rig->record_asked != HF_RECORD_NONE) {
+		enum hf_record record = rig->record_asked;
+		bool fence = rig->fence_asked;
+		rig->fence_asked = false;
+		rig->record_asked = HF_RECORD_NONE;
+		if (fence)
+			vm_ends(rig, &(struct hf_vm_result){.op = HF_VM_FENCE});
+		if (record != HF_RECORD_NONE)
+			rig_recorded(rig, record, 0);
+	}
+}
+
+void rig_link_again(struct rig *rig, uint64_t epoch)
+{
+	rig->link.epoch = epoch;
+	rig->link.features |= HF_WIRE_FEATURE_RECOVER;
+	if (rig->destination)
+		hf_destination_events.link_up(rig->destination, &rig->link);
+	else
+		hf_source_events.link_up(rig->source, &rig->link);
+	settle(rig);
+}
+
 void rig_hear_bytes(struct rig *rig, uint32_t type, const void *payload, size_t bytes)
 {
 	if (rig->destination)
-		hf_destination_events.message(rig->destination, RIG_EPOCH, type, payload, bytes);
+		hf_destination_events.message(rig->destination, rig->link.epoch, type, payload, bytes);
 	else
-		hf_source_events.message(rig->source, RIG_EPOCH, type, payload, bytes);
+		hf_source_events.message(rig->source, rig->link.epoch, type, payload, bytes);
+	settle(rig);
 }
 
 void rig_hear(struct rig *rig, uint32_t type)
@@ -106,10 +152,8 @@ void rig_vm_done(struct rig *rig, enum hf_vm_op op, int result)
 		end.data = RIG_DEVICE_STATE;
 		end.length_bytes = RIG_STATE_BYTES;
 	}
-	if (rig->destination)
-		hf_destination_vm_done(rig->destination, &end);
-	else
-		hf_source_vm_done(rig->source, &end);
+	vm_ends(rig, &end);
+	settle(rig);
 }
 
 void rig_link_down(struct rig *rig)
@@ -118,15 +162,15 @@ void rig_link_down(struct rig *rig)
 	hf_err_set(&why, HF_ERR_LINK, 104, "the cable is cut");
 	while (rig->destination && rig->fetches_count > 0) {
 		struct hf_fetch_done done = {
-		    .id = rig->fetches[0].id, .epoch = RIG_EPOCH, .status = HF_FETCH_FAILED};
+		    .id = rig->fetches[0].id, .epoch = rig->link.epoch, .status = HF_FETCH_FAILED};
 		rig->fetches_count--;
 		memmove(&rig->fetches[0], &rig->fetches[1], rig->fetches_count * sizeof(rig->fetches[0]));
 		hf_destination_events.fetch_done(rig->destination, &done);
 	}
 	if (rig->destination)
-		hf_destination_events.link_down(rig->destination, RIG_EPOCH, &why);
+		hf_destination_events.link_down(rig->destination, rig->link.epoch, &why);
 	else
-		hf_source_events.link_down(rig->source, RIG_EPOCH, &why);
+		hf_source_events.link_down(rig->source, rig->link.epoch, &why);
 }
 
 /* ---- destination ------------------------------------------------------------------------------- */
