@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * send_internal.h - what the parts of `hugeferry send` share.
+ *
+ * Purpose: send.c is the program's life, send_link.c its links, send_state.c what outlives it: the record,
+ * the guardian, and a start that finds a record.
+ * Ownership: the struct is the program's; send.c tears it down.
+ * Threads: the main thread, except the VM port, which any thread calls.
+ * Units: in the names.
+ * Errors: 0 or -errno with text.
+ */
+#ifndef HF_DEPLOY_SEND_INTERNAL_H
+#define HF_DEPLOY_SEND_INTERNAL_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/source.h"
+#include "deploy/guardian.h"
+#include "deploy/link_relay.h"
+#include "deploy/options.h"
+#include "deploy/reconnect.h"
+#include "deploy/transports.h"
+#include "deploy/waiter.h"
+#include "hugemem/guest_memory.h"
+#include "kvm/qmp_vm.h"
+#include "kvm/vm_record.h"
+#include "kvm/vm_recorder.h"
+#include "kvm/vmm_process.h"
+
+#define COMMAND		 "send"
+#define FLUSH_TIMEOUT_MS 2000u
+
+struct send {
+	struct hf_options options;
+	const char *key; /* names the VM's record: its QMP socket */
+	struct hf_waiter waiter;
+	const struct hf_scheme *scheme;
+	const char *uri; /* where the destination is; an operator may name another */
+	struct hf_qmp_vm *vm; /* NULL when started again: a frozen VMM does not answer */
+	struct hf_vmm_process vmm;
+	struct hf_ramblocks blocks;
+	struct hf_outgoing_memory *memory;
+	struct hf_link_relay relay;
+	void *link;
+	uint8_t session[HF_SESSION_BYTES];
+	uint64_t epoch;
+	struct hf_reconnect reconnect;
+	struct hf_guardian *guardian;
+	struct hf_vm_record *record;
+	struct hf_vm_recorder *recorder;
+	struct hf_source *engine;
+	struct hf_source_snapshot snapshot; /* the last one taken */
+	uint64_t deadline_ns;		    /* 0: none */
+	uint64_t switchover_deadline_ns;    /* 0: none */
+	bool switchover_noted;
+	bool link_told;
+	bool pause_told;
+	bool vmm_ended;
+	bool stopped;	/* by a signal while paused: the state is kept for the next start */
+	bool restarted; /* a record was found */
+	bool aborted;	/* and it says that the VM was never given up */
+	pthread_t reviver;
+	bool reviving;
+};
+
+/* ---- send_link.c ---- */
+
+/* The first link of a session. */
+int hf_send_connect(struct send *send, struct hf_err *err);
+/* Starts the link that was connected. */
+int hf_send_start_link(struct send *send, struct hf_err *err);
+/* Does the engine want a link that it has not got? */
+bool hf_send_wants_link(const struct send *send);
+/* Closes what was lost, connects again when it is time. */
+void hf_send_tend_link(struct send *send);
+void hf_send_close_link(struct send *send);
+/* When something is to be done about the link; 0: nothing. */
+uint64_t hf_send_link_due_ns(const struct send *send);
+
+/* ---- send_state.c ---- */
+
+int hf_send_guard(struct send *send, struct hf_err *err);
+/* A record of a program before this one, if there is one: send->restarted. */
+int hf_send_find_record(struct send *send, struct hf_err *err);
+/* A new one, for the session. */
+int hf_send_make_record(struct send *send, const struct hf_qmp_vm_block *blocks, uint32_t count,
+			struct hf_err *err);
+int hf_send_open_recorded_memory(struct send *send, struct hf_err *err);
+/* What the VM is driven by: guarded from STOP on, or revived where it was frozen by another program. */
+struct hf_vm hf_send_vm_port(struct send *send);
+/* Nothing is needed of it any more. */
+void hf_send_forget(struct send *send);
+void hf_send_close_state(struct send *send);
+
+#endif
