@@ -101,9 +101,10 @@ static void send_refused(struct hf_destination *d)
 	uint8_t buffer[HF_ERR_TEXT_BYTES + 64];
 	hf_lock(&d->lock);
 	struct hf_err why = d->refusal;
+	bool asked = d->run_heard; /* else RUN will ask, if it is needed */
 	hf_unlock(&d->lock);
-	ssize_t bytes = hf_wire_encode_fail(&why, buffer, sizeof(buffer));
-	if (bytes > 0)
+	ssize_t bytes = hf_wire_encode_refused(&why, buffer, sizeof(buffer));
+	if (asked && bytes > 0)
 		hf_destination_send(d, HF_WIRE_REFUSED, buffer, (size_t)bytes);
 }
 
@@ -400,13 +401,21 @@ static void prepare(struct hf_destination *d)
 		hf_destination_fail(d, &err);
 }
 
+/* The VM runs. Over a link on which RUN has not been heard nothing is said: RUN will ask. */
 static void said_resumed(struct hf_destination *d)
 {
-	hf_destination_send(d, HF_WIRE_RESUMED, NULL, 0);
 	hf_lock(&d->lock);
-	d->resumed = d->resumed_said = true;
+	uint64_t epoch = d->epoch;
+	bool asked = d->run_heard;
+	hf_unlock(&d->lock);
+	if (asked)
+		hf_destination_send(d, HF_WIRE_RESUMED, NULL, 0);
+	hf_lock(&d->lock);
+	d->resumed = true;
+	if (asked && d->epoch == epoch)
+		d->resumed_said = true;
 	unsigned actions = ACTION_PUMP | ACTION_KICK_BACKGROUND | hf_destination_check_end(d);
-	if (d->complete_said) /* over an earlier link, or while there was none */
+	if (d->complete_said && d->resumed_said) /* over an earlier link, or while there was none */
 		actions |= ACTION_SEND_COMPLETE;
 	hf_destination_unlock_act(d, actions);
 }

@@ -555,7 +555,7 @@ static unsigned on_refused(struct hf_source *s, const uint8_t *payload, size_t b
 	unsigned actions = 0;
 	if (!s->recoverable)
 		return unexpected(s, HF_WIRE_REFUSED);
-	if (hf_wire_decode_fail(payload, bytes, &why, &err) < 0)
+	if (hf_wire_decode_refused(payload, bytes, &why, &err) < 0)
 		return violation(s, &err);
 	hf_err_prefix(&why, "the destination could not run the VM and has handed it back");
 	if (take_step(s, HF_SOURCE_HEARD_REFUSED, &why, &actions) < 0)

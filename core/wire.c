@@ -49,6 +49,7 @@ static const struct frame_rule frame_rules[] = {
     [HF_WIRE_WISH] = {"WISH", 8, 8},
     [HF_WIRE_CHECK] = {"CHECK", 0, 0},
     [HF_WIRE_LINK] = {"LINK", 24, 24},
+    [HF_WIRE_REFUSED] = {"REFUSED", 12, 12 + HF_WIRE_TEXT_MAX_BYTES},
 };
 
 static const struct frame_rule *rule_of(uint32_t type)
@@ -447,28 +448,28 @@ int hf_wire_decode_link(const uint8_t *payload, size_t bytes, struct hf_wire_lin
 	return 0;
 }
 
-/* ---- FAIL --------------------------------------------------------------------------------------- */
+/* ---- FAIL, REFUSED ------------------------------------------------------------------------------ */
 
 /* The enum's values are the wire's. */
 _Static_assert(HF_ERR_LINK == 1 && HF_ERR_PEER == 2 && HF_ERR_LOCAL == 3 && HF_ERR_CANCELLED == 4,
 	       "PROTOCOL.md pins these");
 
-static int check_fail(uint32_t class, uint32_t errnum, struct hf_err *err)
+static int check_reason(const char *message, uint32_t class, uint32_t errnum, struct hf_err *err)
 {
 	if (class < HF_ERR_LINK || class > HF_ERR_CANCELLED)
-		return hf_wire_broken(err, "FAIL", "class %" PRIu32 " is unknown", class);
+		return hf_wire_broken(err, message, "class %" PRIu32 " is unknown", class);
 	if (errnum < 1 || errnum > ERRNO_MAX)
-		return hf_wire_broken(err, "FAIL", "errnum is %" PRIu32 ", not 1 to %u", errnum, ERRNO_MAX);
+		return hf_wire_broken(err, message, "errnum is %" PRIu32 ", not 1 to %u", errnum, ERRNO_MAX);
 	return 0;
 }
 
-ssize_t hf_wire_encode_fail(const struct hf_err *why, uint8_t *buffer, size_t bytes)
+static ssize_t encode_reason(const struct hf_err *why, uint8_t *buffer, size_t bytes)
 {
 	struct writer writer = {.at = buffer, .left = bytes};
 	char clean[HF_WIRE_TEXT_MAX_BYTES + 1];
 
 	uint32_t class = (uint32_t)why->class, errnum = (uint32_t)why->errnum;
-	if (check_fail(class, errnum, NULL) < 0) { // better a vague FAIL than none
+	if (check_reason("", class, errnum, NULL) < 0) { // better a vague reason than none
 		class = HF_ERR_LOCAL;
 		errnum = EIO;
 	}
@@ -481,24 +482,45 @@ ssize_t hf_wire_encode_fail(const struct hf_err *why, uint8_t *buffer, size_t by
 	return writer_end(&writer);
 }
 
-int hf_wire_decode_fail(const uint8_t *payload, size_t bytes, struct hf_err *why, struct hf_err *err)
+static int decode_reason(const char *message, const uint8_t *payload, size_t bytes, struct hf_err *why,
+			 struct hf_err *err)
 {
 	struct reader reader = {.at = payload, .left = bytes};
 	uint32_t class = get_u32(&reader);
 	uint32_t errnum = get_u32(&reader);
 	uint32_t text_bytes = get_u32(&reader);
 	if (text_bytes > HF_WIRE_TEXT_MAX_BYTES)
-		return hf_wire_broken(err, "FAIL", "text_bytes is %" PRIu32 ", the limit is %u", text_bytes,
+		return hf_wire_broken(err, message, "text_bytes is %" PRIu32 ", the limit is %u", text_bytes,
 				      HF_WIRE_TEXT_MAX_BYTES);
 	const uint8_t *text = get_bytes(&reader, text_bytes);
 
-	int result = hf_wire_check_end(&reader, "FAIL", bytes, err);
+	int result = hf_wire_check_end(&reader, message, bytes, err);
 	if (result == 0)
-		result = check_fail(class, errnum, err);
+		result = check_reason(message, class, errnum, err);
 	if (result < 0)
 		return result;
 	why->class = (enum hf_err_class) class;
 	why->errnum = (int)errnum;
 	hf_text_make_printable(text, text_bytes, why->text, sizeof(why->text));
 	return 0;
+}
+
+ssize_t hf_wire_encode_fail(const struct hf_err *why, uint8_t *buffer, size_t bytes)
+{
+	return encode_reason(why, buffer, bytes);
+}
+
+int hf_wire_decode_fail(const uint8_t *payload, size_t bytes, struct hf_err *why, struct hf_err *err)
+{
+	return decode_reason("FAIL", payload, bytes, why, err);
+}
+
+ssize_t hf_wire_encode_refused(const struct hf_err *why, uint8_t *buffer, size_t bytes)
+{
+	return encode_reason(why, buffer, bytes);
+}
+
+int hf_wire_decode_refused(const uint8_t *payload, size_t bytes, struct hf_err *why, struct hf_err *err)
+{
+	return decode_reason("REFUSED", payload, bytes, why, err);
 }

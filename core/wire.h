@@ -33,11 +33,12 @@
 #define HF_WIRE_FEATURE_LINK (1ull << 0)
 /* This session only measures the link: CHECK instead of ADVISE. Offered by a checker only. */
 #define HF_WIRE_FEATURE_CHECK (1ull << 1)
-/* The session may be continued over a later link, and the VM may be handed back. */
+/* A later connection may continue the session, and the destination may say REFUSED. Never beside CHECK. */
 #define HF_WIRE_FEATURE_RECOVER (1ull << 2)
-#define HF_WIRE_FEATURES	(HF_WIRE_FEATURE_LINK | HF_WIRE_FEATURE_CHECK) /* that this build speaks */
-#define HF_WIRE_SESSION_BYTES	16
-#define HF_WIRE_CHANNELS_MAX	64u /* page channels per class */
+/* Those that this build speaks. */
+#define HF_WIRE_FEATURES      (HF_WIRE_FEATURE_LINK | HF_WIRE_FEATURE_CHECK | HF_WIRE_FEATURE_RECOVER)
+#define HF_WIRE_SESSION_BYTES 16
+#define HF_WIRE_CHANNELS_MAX  64u /* page channels per class */
 
 #define HF_WIRE_CHUNK_MIN_BYTES	       4096u
 #define HF_WIRE_CHUNK_MAX_BYTES	       (64u << 20)
@@ -80,7 +81,7 @@ enum hf_wire_hello_status {
 	HF_WIRE_HELLO_ACCEPTED = 0,
 	HF_WIRE_HELLO_VERSION = 1, /* no version in common */
 	HF_WIRE_HELLO_BUSY = 2,	   /* another migration is under way */
-	HF_WIRE_HELLO_SESSION = 3, /* unknown session, or channel not expected */
+	HF_WIRE_HELLO_SESSION = 3, /* unknown session, or channel not expected, or no longer */
 	HF_WIRE_HELLO_REFUSED = 4, /* any other reason; see the text */
 };
 
@@ -113,7 +114,7 @@ enum hf_wire_type {
 	HF_WIRE_WISH = 12,	/* S->D  what the operator at the source asks for; optional, repeatable */
 	HF_WIRE_CHECK = 13,	/* S->D  measure the link; instead of ADVISE */
 	HF_WIRE_LINK = 14,	/* D->S  what was measured */
-	HF_WIRE_REFUSED = 15,	/* D->S  the VM surely has not run and cannot: the source may have it back */
+	HF_WIRE_REFUSED = 15,	/* D->S  it never ran and never will: class, errno, text; answers RUN */
 };
 
 struct hf_wire_frame_header {
@@ -191,6 +192,9 @@ int hf_wire_decode_finish(const uint8_t *payload, size_t bytes, struct hf_wire_f
  */
 ssize_t hf_wire_encode_fail(const struct hf_err *why, uint8_t *buffer, size_t bytes);
 int hf_wire_decode_fail(const uint8_t *payload, size_t bytes, struct hf_err *why, struct hf_err *err);
+/* REFUSED has the same payload. */
+ssize_t hf_wire_encode_refused(const struct hf_err *why, uint8_t *buffer, size_t bytes);
+int hf_wire_decode_refused(const uint8_t *payload, size_t bytes, struct hf_err *why, struct hf_err *err);
 
 struct hf_wire_link {
 	uint64_t round_trip_ns;

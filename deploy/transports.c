@@ -13,22 +13,38 @@
 
 #include "transport-tcp/tcp.h"
 
+_Static_assert(HF_SESSION_BYTES == HF_TCP_SESSION_BYTES, "one session identifier");
+
 static struct hf_tcp_options tcp_options(const struct hf_link_options *options)
 {
 	return (struct hf_tcp_options){.channels = {options->channels, options->channels},
 				       .timeout_ms = options->timeout_ms,
-				       .check = options->check,
-				       .epoch = 1};
+				       .check = options->check};
+}
+
+static int choose_session(struct hf_tcp_options *wanted, const char *uri,
+			  const struct hf_link_options *options, struct hf_err *err)
+{
+	if (options->session) {
+		memcpy(wanted->session, options->session, sizeof(wanted->session));
+		wanted->epoch = options->epoch;
+		return 0;
+	}
+	wanted->epoch = 1;
+	if (getrandom(wanted->session, sizeof(wanted->session), 0) != (ssize_t)sizeof(wanted->session))
+		return hf_err_set(err, HF_ERR_LOCAL, EIO, "%s: no random bytes for the session id", uri);
+	return 0;
 }
 
 static int tcp_connect(void **link, const char *uri, const struct hf_link_options *options,
 		       struct hf_err *err)
 {
 	struct hf_tcp_options wanted = tcp_options(options);
-	if (getrandom(wanted.session, sizeof(wanted.session), 0) != (ssize_t)sizeof(wanted.session))
-		return hf_err_set(err, HF_ERR_LOCAL, EIO, "%s: no random bytes for the session id", uri);
+	int result = choose_session(&wanted, uri, options, err);
+	if (result)
+		return result;
 	struct hf_tcp *tcp = NULL;
-	int result = hf_tcp_connect(&tcp, uri, &wanted, err);
+	result = hf_tcp_connect(&tcp, uri, &wanted, err);
 	if (!result)
 		*link = tcp;
 	return result;
@@ -64,6 +80,11 @@ static int tcp_accept(void *listener, void **link, struct hf_err *err)
 	return result;
 }
 
+static void tcp_expect(void *listener, const uint8_t *session, uint64_t epoch_min)
+{
+	hf_tcp_listener_expect(listener, session, epoch_min);
+}
+
 static void tcp_listener_close(void *listener)
 {
 	if (listener)
@@ -73,6 +94,11 @@ static void tcp_listener_close(void *listener)
 static const struct hf_link_info *tcp_info(const void *link)
 {
 	return hf_tcp_info(link);
+}
+
+static const uint8_t *tcp_session(const void *link)
+{
+	return hf_tcp_session(link);
 }
 
 static struct hf_transport tcp_transport(void *link)
@@ -98,8 +124,9 @@ static void tcp_close(void *link)
 #define STREAM_SOCKETS                                                                                       \
 	.check_uri = hf_tcp_check_uri, .connect = tcp_connect, .listen = tcp_listen,                         \
 	.listener_uri = tcp_listener_uri, .listener_fd = tcp_listener_fd, .accept = tcp_accept,              \
-	.listener_close = tcp_listener_close, .info = tcp_info, .transport = tcp_transport,                  \
-	.start = tcp_start, .flush = tcp_flush, .close = tcp_close
+	.expect = tcp_expect, .listener_close = tcp_listener_close, .info = tcp_info,                        \
+	.session = tcp_session, .transport = tcp_transport, .start = tcp_start, .flush = tcp_flush,          \
+	.close = tcp_close
 
 static const struct hf_scheme schemes[] = {
     {.name = "tcp", STREAM_SOCKETS},

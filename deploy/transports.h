@@ -22,7 +22,13 @@ struct hf_link_options {
 	uint32_t channels;   /* page channels wanted per class */
 	uint32_t timeout_ms; /* for each step of opening; 0 = the transport's default */
 	bool check;	     /* connect: the session only measures the link */
+	/* connect: the session, HF_SESSION_BYTES; NULL = a fresh one, whose epoch is 1 whatever stands below
+	 */
+	const uint8_t *session;
+	uint64_t epoch; /* connect: 1 for the session's first link, higher for each later one */
 };
+
+#define HF_SESSION_BYTES 16
 
 struct hf_scheme {
 	const char *name; /* "tcp": what stands before the colon */
@@ -34,8 +40,11 @@ struct hf_scheme {
 	const char *(*listener_uri)(const void *listener);
 	int (*listener_fd)(const void *listener);
 	int (*accept)(void *listener, void **link, struct hf_err *err);
+	/* Accept only who continues this session with a higher epoch; NULL = anybody who begins one. */
+	void (*expect)(void *listener, const uint8_t *session, uint64_t epoch_min);
 	void (*listener_close)(void *listener);		      /* NULL is fine */
 	const struct hf_link_info *(*info)(const void *link); /* what both sides agreed on */
+	const uint8_t *(*session)(const void *link);	      /* HF_SESSION_BYTES; valid until close */
 	struct hf_transport (*transport)(void *link);
 	int (*start)(void *link, const struct hf_transport_events *events, void *engine, struct hf_err *err);
 	int (*flush)(void *link, uint32_t timeout_ms);

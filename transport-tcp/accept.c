@@ -4,8 +4,10 @@
  * list until he has said his whole hello; one poll() watches the list, the listener and the channels that
  * already belong. So a stranger who is silent or slow holds nobody up.
  *
- *   hello for control,  no session yet  -> accepted: the session is his; its page channels are awaited
  *   hello for control,  a session is on -> busy
+ *   hello for control,  no session yet, and he is welcome (he begins a session; or, where one is expected, he
+ *                       continues that one)
+ *                                       -> accepted: the session is his; its page channels are awaited
  *   hello for a page channel that is awaited (session, epoch, class, index; versions and features as before)
  *                                       -> accepted
  *   anything else                       -> refused, with the reason
@@ -17,6 +19,7 @@
 #include "transport-tcp/listener.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -115,12 +118,56 @@ static uint32_t smaller(uint32_t a, uint32_t b)
 	return a < b ? a : b;
 }
 
-static int settle_terms(const struct acceptance *acceptance, const struct hf_wire_hello *hello,
-			struct hf_link_info *info, struct hf_err *err)
+/* Is somebody awaited, and is it not him who says this hello? */
+static int check_expected(const struct hf_tcp_listener *listener, const struct hf_wire_hello *hello,
+			  uint64_t features, struct hf_err *err)
 {
-	const uint32_t *ours = acceptance->listener->options.channels;
+	bool expected = memcmp(hello->session, listener->session, sizeof(listener->session)) == 0;
+	if (listener->expects && (!expected || (features & HF_WIRE_FEATURE_CHECK)))
+		return hf_err_set(err, HF_ERR_PEER, EBUSY,
+				  "this host is in the middle of another migration, whose link was lost; ask "
+				  "again when that one has ended");
+	return 0;
+}
+
+/* May this hello continue a session here, if it means to? */
+static int check_epoch(const struct hf_tcp_listener *listener, const struct hf_wire_hello *hello,
+		       uint64_t features, struct hf_err *err)
+{
+	if (listener->expects && hello->epoch <= listener->epoch_min)
+		return hf_err_set(err, HF_ERR_PEER, ESTALE,
+				  "connection %" PRIu64 " of this migration comes too late: number %" PRIu64
+				  " has been here before it",
+				  hello->epoch, listener->epoch_min);
+	if (hello->epoch > 1 && !listener->expects)
+		return hf_err_set(err, HF_ERR_PEER, ESTALE,
+				  "nobody here waits for connection %" PRIu64
+				  " of that migration: it has ended here, or it never came as far",
+				  hello->epoch);
+	if (hello->epoch > 1 && !(features & HF_WIRE_FEATURE_RECOVER))
+		return hf_err_set(err, HF_ERR_PEER, EPROTO,
+				  "connection %" PRIu64
+				  " of a migration, from a source that cannot continue one",
+				  hello->epoch);
+	return 0;
+}
+
+/* What the two sides agree on; or the refusal. */
+static int settle_terms(const struct hf_tcp_listener *listener, const struct hf_wire_hello *hello,
+			struct hf_link_info *info, enum hf_wire_hello_status *refusal, struct hf_err *err)
+{
+	const uint32_t *ours = listener->options.channels;
 	*info = (struct hf_link_info){.epoch = hello->epoch};
+	*refusal = HF_WIRE_HELLO_VERSION;
 	int result = hf_wire_negotiate(hello, &info->version, &info->features, err);
+	if (!result) {
+		*refusal = HF_WIRE_HELLO_BUSY;
+		result = check_expected(listener, hello, info->features, err);
+	}
+	if (!result) {
+		*refusal = HF_WIRE_HELLO_SESSION;
+		result = check_epoch(listener, hello, info->features, err);
+	}
 	if (result)
 		return result;
 	for (int i = 0; i < HF_FETCH_CLASSES; i++)
@@ -134,10 +181,10 @@ static void open_session(struct acceptance *acceptance, struct guest *guest,
 	struct hf_err err = HF_ERR_INIT;
 	struct hf_link_info info;
 	struct hf_tcp *tcp;
-	int result = settle_terms(acceptance, hello, &info, &err);
+	enum hf_wire_hello_status refusal;
+	int result = settle_terms(acceptance->listener, hello, &info, &refusal, &err);
 	if (result) {
-		refuse(acceptance, guest,
-		       result == -EPROTONOSUPPORT ? HF_WIRE_HELLO_VERSION : HF_WIRE_HELLO_REFUSED, &err);
+		refuse(acceptance, guest, refusal, &err);
 		return;
 	}
 	if (tcp_new(&tcp, TCP_ROLE_DESTINATION, acceptance->listener->parsed.is_unix, &info, &err)) {
@@ -146,6 +193,7 @@ static void open_session(struct acceptance *acceptance, struct guest *guest,
 	}
 	tcp->control_fd = guest->fd;
 	memcpy(tcp->name, guest->name, sizeof(tcp->name));
+	memcpy(tcp->session, hello->session, sizeof(tcp->session));
 	acceptance->hello = *hello;
 	remove_guest(acceptance, guest);
 	acceptance->tcp = tcp;

@@ -8,6 +8,10 @@
  * Every step ends at its own deadline (resolving a name is bounded by the resolver's). Nothing the listener
  * says is believed unchecked: it may be another program, another version, or broken. When any step fails the
  * whole connection is given up.
+ *
+ * Who continues a session (epoch above 1) tries until he succeeds or hears that it is in vain, so the class
+ * of an error counts: see tcp.h. A listener that speaks no RECOVER would take him for somebody new, and is
+ * left at once.
  */
 #include "transport-tcp/internal.h"
 
@@ -167,8 +171,23 @@ static int explain_greeting(const struct opening *opening, int result, struct hf
 			  opening->uri, strerror(-result));
 }
 
-static int refused(const struct opening *opening, uint32_t status, const uint8_t *text, size_t text_bytes,
-		   struct hf_err *err)
+/*
+ * Being busy passes. To a session that the destination knows, having accepted its control channel or at least
+ * not having disowned it, every other trouble can pass too: it was out of memory, or gave this connection up
+ * while its page channels were on their way.
+ */
+static enum hf_err_class refusal_class(const struct opening *opening, enum hf_wire_channel channel,
+				       uint32_t status)
+{
+	if (status == HF_WIRE_HELLO_BUSY)
+		return HF_ERR_LINK;
+	bool in_vain = status == HF_WIRE_HELLO_VERSION ||
+		       (status == HF_WIRE_HELLO_SESSION && channel == HF_WIRE_CHANNEL_CONTROL);
+	return in_vain || opening->options.epoch == 1 ? HF_ERR_PEER : HF_ERR_LINK;
+}
+
+static int refused(const struct opening *opening, enum hf_wire_channel channel, uint32_t status,
+		   const uint8_t *text, size_t text_bytes, struct hf_err *err)
 {
 	char printable[HF_WIRE_TEXT_MAX_BYTES + 1];
 	int error_number = ECONNREFUSED;
@@ -177,7 +196,8 @@ static int refused(const struct opening *opening, uint32_t status, const uint8_t
 	else if (status == HF_WIRE_HELLO_BUSY)
 		error_number = EBUSY;
 	hf_text_make_printable(text, text_bytes, printable, sizeof(printable));
-	return hf_err_set(err, HF_ERR_PEER, error_number, "%s: the destination refused: %s", opening->uri,
+	return hf_err_set(err, refusal_class(opening, channel, status), error_number,
+			  "%s: the destination refused: %s", opening->uri,
 			  printable[0] ? printable : "(it gave no reason)");
 }
 
@@ -218,8 +238,8 @@ static size_t read_text(int fd, uint8_t *text, size_t text_bytes, uint64_t deadl
 	return have;
 }
 
-static int read_accepted(const struct opening *opening, int fd, struct hf_wire_hello_reply *reply,
-			 struct hf_err *err)
+static int read_accepted(const struct opening *opening, int fd, enum hf_wire_channel channel,
+			 struct hf_wire_hello_reply *reply, struct hf_err *err)
 {
 	uint64_t deadline_ms = tcp_now_ms() + opening->options.timeout_ms;
 	uint8_t text[HF_WIRE_TEXT_MAX_BYTES];
@@ -229,7 +249,7 @@ static int read_accepted(const struct opening *opening, int fd, struct hf_wire_h
 	// A refusal counts even when the connection breaks before its text has come.
 	size_t text_bytes = read_text(fd, text, reply->text_bytes, deadline_ms);
 	if (reply->status != HF_WIRE_HELLO_ACCEPTED)
-		return refused(opening, reply->status, text, text_bytes, err);
+		return refused(opening, channel, reply->status, text, text_bytes, err);
 	if (text_bytes < reply->text_bytes)
 		return explain_greeting(opening, -ECONNRESET, err);
 	return 0;
@@ -247,12 +267,12 @@ static int greet(const struct opening *opening, int fd, const struct hf_wire_hel
 	// A listener that refuses at once may have closed already; its reason can still be read.
 	if (result && result != -EPIPE && result != -ECONNRESET)
 		return explain_greeting(opening, result, err);
-	return read_accepted(opening, fd, reply, err);
+	return read_accepted(opening, fd, hello->channel, reply, err);
 }
 
 static uint64_t features_offered(const struct opening *opening)
 {
-	return opening->options.check ? HF_WIRE_FEATURES : HF_WIRE_FEATURES & ~HF_WIRE_FEATURE_CHECK;
+	return HF_WIRE_FEATURES & ~(opening->options.check ? HF_WIRE_FEATURE_RECOVER : HF_WIRE_FEATURE_CHECK);
 }
 
 static struct hf_wire_hello make_hello(const struct opening *opening, enum hf_wire_channel channel,
@@ -276,6 +296,11 @@ static int check_terms(const struct opening *opening, const struct hf_wire_hello
 				  "%s: the destination takes features %#llx; %#llx were offered",
 				  opening->uri, (unsigned long long)reply->features,
 				  (unsigned long long)features_offered(opening));
+	if (opening->options.epoch > 1 && !(reply->features & HF_WIRE_FEATURE_RECOVER))
+		return hf_err_set(err, HF_ERR_PEER, EOPNOTSUPP,
+				  "%s: what listens there cannot continue a migration; is the right "
+				  "destination running, and of the same release?",
+				  opening->uri);
 	for (int i = 0; i < HF_FETCH_CLASSES; i++)
 		if (!reply->channels[i] || reply->channels[i] > opening->options.channels[i])
 			return hf_err_set(err, HF_ERR_PEER, EPROTO,
@@ -357,6 +382,8 @@ static int check_connect(const char *uri, const struct hf_tcp_options *options, 
 				  "'%s': to connect, host and port must be named; write tcp:HOST:PORT", uri);
 	if (!opening->options.epoch)
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "%s: the first connection's epoch is 1", uri);
+	if (opening->options.check && opening->options.epoch > 1)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "%s: a check cannot be continued", uri);
 	return 0;
 }
 
@@ -377,6 +404,7 @@ int hf_tcp_connect(struct hf_tcp **out, const char *uri, const struct hf_tcp_opt
 	}
 	tcp->control_fd = control_fd;
 	snprintf(tcp->name, sizeof(tcp->name), "%s", uri);
+	memcpy(tcp->session, opening.options.session, sizeof(tcp->session));
 	for (uint32_t i = 0; i < tcp->channel_count && !result; i++)
 		result = open_page_channel(&opening, &tcp->channels[i], err);
 	if (result) {

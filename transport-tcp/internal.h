@@ -34,6 +34,7 @@
 #define TCP_TIMEOUT_MAX_MS	3600000u
 #define TCP_QUEUE_MAX_BYTES	((size_t)HF_WIRE_DEVICE_STATE_MAX_BYTES + (64u << 20))
 #define TCP_NAME_BYTES		320
+_Static_assert(HF_TCP_SESSION_BYTES == HF_WIRE_SESSION_BYTES, "one session identifier");
 
 /* ---- addresses (uri.c) ------------------------------------------------------------------------ */
 
@@ -112,6 +113,7 @@ struct hf_tcp {
 	bool is_unix;
 	char name[TCP_NAME_BYTES]; /* of the peer, for texts */
 	struct hf_link_info info;
+	uint8_t session[HF_TCP_SESSION_BYTES];
 	struct page_channel *channels; /* urgent first */
 	uint32_t channel_count;
 	int control_fd;

@@ -189,6 +189,14 @@ int hf_tcp_listener_fd(const struct hf_tcp_listener *listener)
 	return listener->fd;
 }
 
+void hf_tcp_listener_expect(struct hf_tcp_listener *listener, const uint8_t *session, uint64_t epoch_min)
+{
+	listener->expects = session != NULL;
+	listener->epoch_min = epoch_min;
+	if (session)
+		memcpy(listener->session, session, sizeof(listener->session));
+}
+
 void hf_tcp_listener_close(struct hf_tcp_listener *listener)
 {
 	if (!listener)

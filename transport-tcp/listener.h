@@ -20,6 +20,9 @@ struct hf_tcp_listener {
 	char uri[TCP_NAME_BYTES];
 	struct tcp_uri parsed;
 	struct hf_tcp_options options;
+	bool expects; /* only who continues this session */
+	uint8_t session[HF_TCP_SESSION_BYTES];
+	uint64_t epoch_min;
 	bool owns_file;
 	dev_t file_device; /* of the socket file; another one at that path is not ours to remove */
 	ino_t file_inode;

@@ -299,6 +299,11 @@ const struct hf_link_info *hf_tcp_info(const struct hf_tcp *tcp)
 	return &tcp->info;
 }
 
+const uint8_t *hf_tcp_session(const struct hf_tcp *tcp)
+{
+	return tcp->session;
+}
+
 /* ---- the port --------------------------------------------------------------------------------- */
 
 static int port_fetch(void *self, const struct hf_fetch *fetch)

@@ -31,12 +31,15 @@
 struct hf_tcp;		/* one connection: all channels of one epoch */
 struct hf_tcp_listener; /* a bound address */
 
+#define HF_TCP_SESSION_BYTES 16
+
 struct hf_tcp_options {
 	uint32_t channels[HF_FETCH_CLASSES]; /* page channels wanted; the smaller of both sides is taken */
 	uint32_t timeout_ms;		     /* for each step of opening a connection; 0 = default (10 s) */
-	uint8_t session[16];		     /* connect only */
-	uint64_t epoch;			     /* connect only; 1 for the first */
-	bool check;			     /* connect only: a session that only measures the link */
+	/* connect only */
+	uint8_t session[HF_TCP_SESSION_BYTES];
+	uint64_t epoch; /* 1 for the first; above 1 continues the session, which both sides must speak */
+	bool check;	/* a session that only measures the link */
 };
 
 /* Is this a URI of this transport ("tcp:" or "unix:")? */
@@ -47,6 +50,13 @@ int hf_tcp_check_uri(const char *uri, struct hf_err *err);
 /*
  * Source: connects the control channel, then the page channels, and starts their threads. Afterwards
  * link_up() is delivered from the control thread, never before hf_tcp_start().
+ *
+ * The class of an error says whether the same call, with a higher epoch, may succeed later:
+ *   HF_ERR_LINK   yes: nobody listens, no answer in time, the connection broke, the destination is busy; and,
+ *                 when a session is continued, every refusal that is not of the session itself
+ *   HF_ERR_PEER   no: the destination does not know the session (any more), or it is another program, or one
+ *                 that cannot go on with what was offered
+ *   HF_ERR_LOCAL  this host lacks something, or the options are wrong
  */
 int hf_tcp_connect(struct hf_tcp **out, const char *uri, const struct hf_tcp_options *options,
 		   struct hf_err *err);
@@ -68,10 +78,21 @@ int hf_tcp_listener_fd(const struct hf_tcp_listener *listener);
  * are answered HF_WIRE_HELLO_BUSY while one is being accepted. Other failures of this host: -EMFILE etc.
  */
 int hf_tcp_accept(struct hf_tcp_listener *listener, struct hf_tcp **out, struct hf_err *err);
+/*
+ * From now on only a connection that continues this session with an epoch above epoch_min is accepted: a
+ * migration whose link was lost waits for its source. The same session with another epoch is answered
+ * HF_WIRE_HELLO_SESSION, everybody else (who only wants to measure, too) HF_WIRE_HELLO_BUSY. NULL, as at
+ * first: anybody who begins a session; who wants to continue one is answered HF_WIRE_HELLO_SESSION. Belongs
+ * to the thread that accepts, between two accepts; whoever has connected and was not heard yet is judged by
+ * it.
+ */
+void hf_tcp_listener_expect(struct hf_tcp_listener *listener, const uint8_t *session, uint64_t epoch_min);
 void hf_tcp_listener_close(struct hf_tcp_listener *listener);
 
 /* What the two sides agreed on. Valid until hf_tcp_close(). */
 const struct hf_link_info *hf_tcp_info(const struct hf_tcp *tcp);
+/* The HF_TCP_SESSION_BYTES that tell this session from others. Valid until hf_tcp_close(). */
+const uint8_t *hf_tcp_session(const struct hf_tcp *tcp);
 /* The port to give to the engine. Valid until hf_tcp_close(). */
 struct hf_transport hf_tcp_transport(struct hf_tcp *tcp);
 /* From here on events are delivered; the first is link_up. */

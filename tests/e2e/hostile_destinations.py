@@ -107,6 +107,7 @@ def out_of_order():
         ("running", "resumed_twice", RESUMED), ("running", "loaded", LOADED),
         ("loaded", "fails", m.make_fail()), ("running", "fails", m.make_fail()),
         ("running", "fails_rudely", m.make_fail(RUDE)),
+        *((stage, "refuses_without_the_feature", m.make_refused()) for stage in ("advised", "loaded", "running")),
         ("complete", "complete_twice", COMPLETE), ("complete", "fails", m.make_fail()),
     ]
     return [attack(stage, name, frame) for stage, name, frame in rows]

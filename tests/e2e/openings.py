@@ -42,6 +42,7 @@ BAD_HELLOS = {
     "channel 2^32-1": ({"channel": 0xffffffff}, m.REFUSED), "control index 1": ({"index": 1}, m.REFUSED),
     "no urgent channel": ({"wanted": (0, 1)}, m.REFUSED), "no background channel": ({"wanted": (1, 0)}, m.REFUSED),
     "65 channels": ({"wanted": (65, 1)}, m.REFUSED), "2^32-1 channels": ({"wanted": (1, 0xffffffff)}, m.REFUSED),
+    "a second link of nobody's session": ({"epoch": 2, "features": m.FEATURE_RECOVER}, m.SESSION),
     "page channel first": ({"channel": m.URGENT, "wanted": (0, 0)}, m.SESSION),
     "page channel that wants channels": ({"channel": m.URGENT}, m.REFUSED),
     "page channel 64": ({"channel": m.BACKGROUND, "index": 64, "wanted": (0, 0)}, m.REFUSED),

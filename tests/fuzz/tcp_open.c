@@ -3,8 +3,8 @@
  * Target: opening a link over sockets. The first byte chooses the side: hf_tcp_accept() among guests of all
  * kinds, or hf_tcp_connect() to a listener that answers anything.
  *
- * A link that opens is whole: every channel has its socket, none twice, of one session; whoever was answered
- * got an answer that decodes.
+ * A link that opens is whole: every channel has its socket, none twice, of one session, the one that is
+ * awaited if one is; whoever was answered got an answer that decodes.
  */
 #include <errno.h>
 #include <string.h>
@@ -44,6 +44,7 @@ static struct hf_wire_hello make_hello(struct fuzz_input *input)
 				      .epoch = 1 + (choice >> 6 & 1),
 				      .channel = choice & 3,
 				      .index = choice >> 2 & 3};
+	hello.features = hello.epoch > 1 ? HF_WIRE_FEATURE_RECOVER : 0;
 	hello.session[0] = choice >> 4 & 3;
 	if (hello.channel == HF_WIRE_CHANNEL_CONTROL)
 		hello.channels_wanted[0] = hello.channels_wanted[1] = 1 + hello.index;
@@ -126,6 +127,27 @@ static void check_members(const struct hf_tcp *tcp, const struct guest *guests, 
 	fuzz_check(tcp->info.version == 1 && tcp->info.channels[0] <= 2 && tcp->info.channels[1] <= 2);
 }
 
+/* Perhaps a session is awaited: one that the guests may know. */
+static void make_expectation(struct fuzz_input *input, struct hf_tcp_listener *listener)
+{
+	uint8_t choice = fuzz_u8(input);
+	uint8_t session[HF_TCP_SESSION_BYTES] = {choice >> 1 & 3};
+	if (choice & 1)
+		hf_tcp_listener_expect(listener, session, choice >> 3 & 1);
+}
+
+static void check_expectation(const struct hf_tcp_listener *listener, const struct hf_tcp *tcp)
+{
+	bool continues = tcp->info.epoch > 1;
+	fuzz_check(!continues || (tcp->info.features & HF_WIRE_FEATURE_RECOVER));
+	if (!listener->expects) {
+		fuzz_check(!continues);
+		return;
+	}
+	fuzz_check(tcp->info.epoch > listener->epoch_min);
+	fuzz_check(memcmp(hf_tcp_session(tcp), listener->session, sizeof(listener->session)) == 0);
+}
+
 static void accept_guests(struct fuzz_input *input)
 {
 	struct guest guests[GUESTS_MAX];
@@ -139,6 +161,7 @@ static void accept_guests(struct fuzz_input *input)
 					   .uri = "unix:/fuzz",
 					   .parsed = {.is_unix = true},
 					   .options = {.channels = {2, 2}, .timeout_ms = 1000}};
+	make_expectation(input, &listener);
 
 	int result = hf_tcp_accept(&listener, &tcp, &err);
 	for (uint32_t i = 0; i < count; i++)
@@ -148,6 +171,7 @@ static void accept_guests(struct fuzz_input *input)
 		return;
 	}
 	check_whole(tcp);
+	check_expectation(&listener, tcp);
 	check_members(tcp, guests, accepted, count);
 	tcp_free(tcp);
 }

@@ -95,6 +95,18 @@ class Destination:
         self.finish = m.take_finish(self.expect(m.FINISH))
         self.see_out()
 
+    def recover(self, link):
+        """Takes a later link of the session up to RUN or FAIL; returns the FAIL, or None."""
+        self.link = link
+        _, blocks = m.take_advise(self.expect(m.ADVISE))
+        must(blocks == self.blocks, "a recovered link has other blocks")
+        kind, payload = self.frame()
+        if kind == m.FAIL:
+            return m.take_fail(payload)
+        must(kind == m.RUN, f"frame type {kind} came, not RUN")
+        self.stage = "loaded"
+        return None
+
     def see_out(self):
         """Waits until the source has closed every channel; returns its FAIL, or None."""
         fail = self.link.last_frames()

@@ -79,7 +79,9 @@ class Link:
 
     def frame(self):
         other = m.FROM_DESTINATION if self.role == m.FROM_SOURCE else m.FROM_SOURCE
-        return m.take_frame(self.control.read, other)
+        kind, payload = m.take_frame(self.control.read, other)
+        must(kind != m.VM_REFUSED or self.features & m.FEATURE_RECOVER, "REFUSED without the feature")
+        return kind, payload
 
     def expect(self, kind):
         """The payload of the next frame, which must be of this type."""
@@ -140,6 +142,8 @@ def open_control(uri, wanted=(2, 2), **changes):
         low, high = fields.get("versions", (1, 1))
         must(low <= reply.version <= high, f"version {reply.version} was not offered")
         must(reply.features & ~fields.get("features", 0) == 0, f"features {reply.features:#x} were not offered")
+        must(reply.features & m.FEATURE_RECOVER or fields.get("epoch", 1) == 1, "what is there cannot continue")
+        must(not (reply.features & m.FEATURE_RECOVER and reply.features & m.FEATURE_CHECK), "CHECK and RECOVER")
         for got, most in zip(reply.channels, wanted):
             must(1 <= got <= most, f"{got} channels are granted of {most} wanted")
     return link
@@ -193,11 +197,16 @@ class Listener:
         self.socket.close()
 
 
-def accept_control(listener, channels=None, **reply):
-    """Answers the control channel; grants what is wanted unless told otherwise."""
+def accept_control(listener, channels=None, after=None, **reply):
+    """Answers the control channel; grants what is wanted unless told otherwise. `after` is the link before."""
     channel, hello = listener.accept()
     must(hello.channel == m.CONTROL, "the first channel is not the control channel")
-    must(hello.epoch == 1, f"the first connection has epoch {hello.epoch}")
+    if after:
+        must(hello.session == after.hello.session, "another session")
+        must(hello.epoch > after.hello.epoch, f"epoch {hello.epoch} follows {after.hello.epoch}")
+        must(hello.features & m.FEATURE_RECOVER, "a session is continued without RECOVER")
+    else:
+        must(hello.epoch == 1, f"the first connection has epoch {hello.epoch}")
     link = Link(m.FROM_DESTINATION, channel)
     link.hello, link.granted, link.features = hello, channels or hello.wanted, reply.get("features", 0)
     channel.send(m.make_hello_reply(channels=link.granted, **reply))
@@ -217,8 +226,8 @@ def accept_page_channel(listener, link, **reply):
     channel.send(m.make_hello_reply(**reply))
 
 
-def accept_link(listener, channels=None, **reply):
-    link = accept_control(listener, channels, **reply)
+def accept_link(listener, channels=None, after=None, **reply):
+    link = accept_control(listener, channels, after, **reply)
     for _ in range(sum(link.granted)):
         accept_page_channel(listener, link, **reply)
     return link

@@ -12,8 +12,8 @@ MAGIC = b"HUGEFERY"
 CONTROL, URGENT, BACKGROUND = 0, 1, 2
 ACCEPTED, VERSION, BUSY, SESSION, REFUSED = range(5)
 (ADVISE, READY, PRESENCE, DEVICE, DEVICE_END, LOADED, RUN, RESUMED, COMPLETE, FINISH, FAIL, WISH, CHECK,
- LINK) = range(1, 15)
-FEATURE_LINK, FEATURE_CHECK = 1 << 0, 1 << 1
+ LINK, VM_REFUSED) = range(1, 16)  # VM_REFUSED: the message REFUSED, which has its name from a status above
+FEATURE_LINK, FEATURE_CHECK, FEATURE_RECOVER = 1 << 0, 1 << 1, 1 << 2
 FAIL_LINK, FAIL_PEER, FAIL_LOCAL, FAIL_CANCELLED = 1, 2, 3, 4
 REQUEST, REPLY = 0x48465251, 0x48465250
 ZERO = 1
@@ -43,6 +43,7 @@ FRAMES = {  # type: who sends it, shortest and longest payload
     WISH: ((FROM_SOURCE,), 8, 8),
     CHECK: ((FROM_SOURCE,), 0, 0),
     LINK: ((FROM_DESTINATION,), 24, 24),
+    VM_REFUSED: ((FROM_DESTINATION,), 12, 512),
 }
 
 HELLO = struct.Struct(">8sIIQ16sQIIIIQ")
@@ -220,16 +221,21 @@ def take_finish(payload):
     return Record(**dict(zip(("downtime_ns", "total_time_ns", "sent_bytes"), struct.unpack(">QQQ", payload))))
 
 
-def make_fail(text=b"the peer says no", kind=FAIL_LOCAL, errnum=5, text_bytes=None):
+def make_fail(text=b"the peer says no", kind=FAIL_LOCAL, errnum=5, text_bytes=None, message=FAIL):
     length = len(text) if text_bytes is None else text_bytes
-    return make_frame(FAIL, struct.pack(">III", kind, errnum, length) + text)
+    return make_frame(message, struct.pack(">III", kind, errnum, length) + text)
+
+
+def make_refused(text=b"the peer will not run it", **fields):
+    return make_fail(text, message=VM_REFUSED, **fields)
 
 
 def take_fail(payload):
+    """Of REFUSED too."""
     kind, errnum, text_bytes = struct.unpack_from(">III", payload)
-    must(1 <= kind <= 4 and 1 <= errnum <= 4095, f"FAIL of class {kind}, errno {errnum}")
-    must(text_bytes == len(payload) - 12, f"FAIL with {text_bytes} bytes of text in {len(payload)}")
-    return Record(kind=kind, errnum=errnum, text=take_text(payload[12:], "the text of FAIL"))
+    must(1 <= kind <= 4 and 1 <= errnum <= 4095, f"a reason of class {kind}, errno {errnum}")
+    must(text_bytes == len(payload) - 12, f"a reason with {text_bytes} bytes of text in {len(payload)}")
+    return Record(kind=kind, errnum=errnum, text=take_text(payload[12:], "the text of a reason"))
 
 
 # ---- page channels ----

@@ -92,6 +92,24 @@ class Source:
             must(not thread.is_alive(), "a page channel is not closed")
         return fail
 
+    def recover(self, link, given_up=True):
+        """Goes on over a later link of the session; the earlier one is closed. Returns a refusal, or None."""
+        self.link, self.threads = link, []
+        self.serve()
+        link.send(m.make_advise(self.image.blocks))
+        if not given_up:
+            link.send(m.make_fail())
+            return None
+        self.may_ask.set()
+        link.send(m.make_frame(m.RUN))
+        kind, payload = link.frame()
+        if kind == m.VM_REFUSED:
+            link.send(m.make_fail(b"the source has its VM back"))
+            return m.take_fail(payload)
+        must(kind == m.RESUMED, f"frame type {kind} came, not RESUMED")
+        self.stage = "running"
+        return None
+
     def check(self):
         """Instead of all stages: the link is measured, nothing is moved."""
         self.link.send(m.make_frame(m.CHECK))

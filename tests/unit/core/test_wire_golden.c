@@ -175,6 +175,11 @@ static void control_payloads_decode_to_their_fields(void **state)
 	assert_int_equal(why.class, HF_ERR_LOCAL);
 	assert_int_equal(why.errnum, ENOMEM);
 	assert_string_equal(why.text, "no pages");
+	count = golden_read("refused", golden);
+	assert_int_equal(hf_wire_decode_refused(golden, count, &why, NULL), 0);
+	assert_int_equal(why.class, HF_ERR_LOCAL);
+	assert_int_equal(why.errnum, EIO);
+	assert_string_equal(why.text, "not here");
 }
 
 static void page_headers_decode_to_their_fields(void **state)
@@ -205,12 +210,12 @@ static void page_headers_decode_to_their_fields(void **state)
 static void every_type_has_the_name_of_the_protocol(void **state)
 {
 	(void)state;
-	static const char *const names[] = {"unknown",	  "ADVISE", "READY", "PRESENCE", "DEVICE",
-					    "DEVICE_END", "LOADED", "RUN",   "RESUMED",	 "COMPLETE",
-					    "FINISH",	  "FAIL",   "WISH",  "CHECK",	 "LINK"};
+	static const char *const names[] = {
+	    "unknown", "ADVISE",   "READY",  "PRESENCE", "DEVICE", "DEVICE_END", "LOADED", "RUN",
+	    "RESUMED", "COMPLETE", "FINISH", "FAIL",	 "WISH",   "CHECK",	 "LINK",   "REFUSED"};
 	for (uint32_t type = 0; type < sizeof(names) / sizeof(names[0]); type++)
 		assert_string_equal(hf_wire_type_name(type), names[type]);
-	assert_string_equal(hf_wire_type_name(15), "unknown");
+	assert_string_equal(hf_wire_type_name(16), "unknown");
 	assert_string_equal(hf_wire_type_name(UINT32_MAX), "unknown");
 }
 

@@ -99,7 +99,7 @@ static const struct broken_field broken_fields[] = {
     {"hello_reply_accepted", 0, 8, 0, "not Hugeferry"},
     {"hello_reply_accepted", 12, 4, 0, "version 0"},
     {"hello_reply_accepted", 12, 4, 2, "version 2"},
-    {"hello_reply_accepted", 16, 8, 4, "features 0x4"},
+    {"hello_reply_accepted", 16, 8, 8, "features 0x8"},
     {"hello_reply_accepted", 16, 8, 1ull << 63, "features 0x8000000000000000"},
     {"hello_reply_accepted", 24, 4, 65, "channels[0] is 65"},
     {"hello_reply_accepted", 28, 4, 0xffffffff, "channels[1] is 4294967295"},
@@ -107,7 +107,7 @@ static const struct broken_field broken_fields[] = {
     {"hello_reply_refused", 32, 4, 0xffffffff, "text_bytes is 4294967295"},
 
     {"frame_header", 0, 4, 0, "type 0 is unknown"},
-    {"frame_header", 0, 4, 15, "type 15 is unknown"},
+    {"frame_header", 0, 4, 16, "type 16 is unknown"},
     {"frame_header", 0, 4, 0xffffffff, "type 4294967295 is unknown"},
 
     {"advise", 0, 4, 256, "vm_name_bytes is 256"},
@@ -174,6 +174,15 @@ static const struct broken_field broken_fields[] = {
     {"fail", 8, 4, 9, "cut short"},
     {"fail", 8, 4, 501, "text_bytes is 501"},
     {"fail", 8, 4, 0xffffffff, "text_bytes is 4294967295"},
+
+    {"refused", 0, 4, 0, "REFUSED: class 0"},
+    {"refused", 0, 4, 5, "REFUSED: class 5"},
+    {"refused", 4, 4, 0, "REFUSED: errnum is 0"},
+    {"refused", 4, 4, 4096, "REFUSED: errnum is 4096"},
+    {"refused", 8, 4, 7, "1 bytes follow"},
+    {"refused", 8, 4, 9, "cut short"},
+    {"refused", 8, 4, 501, "REFUSED: text_bytes is 501"},
+    {"refused", 8, 4, 0xffffffff, "text_bytes is 4294967295"},
 
     {"request", 0, 4, 0x48465250, "marker is 0x48465250"}, /* a reply's */
     {"request", 0, 4, 0, "marker is 0"},
@@ -264,6 +273,7 @@ static const struct {
     {HF_WIRE_WISH, 8, 8},
     {HF_WIRE_CHECK, 0, 0},
     {HF_WIRE_LINK, 24, 24},
+    {HF_WIRE_REFUSED, 12, 512},
 };
 
 static bool frame_accepted(uint32_t type, uint32_t length)
@@ -414,10 +424,23 @@ static void the_highest_common_version_is_chosen(void **state)
 	(void)state;
 	uint32_t version = 77;
 	uint64_t features = 77;
-	struct hf_wire_hello peer = {.version_min = 1, .version_max = 9, .features = UINT64_MAX};
+	struct hf_wire_hello peer = {.version_min = 1, .version_max = 9, .features = ~HF_WIRE_FEATURE_CHECK};
 	assert_int_equal(hf_wire_negotiate(&peer, &version, &features, NULL), 0);
 	assert_int_equal(version, HF_WIRE_VERSION_MAX);
-	assert_true(features == HF_WIRE_FEATURES);
+	assert_true(features == (HF_WIRE_FEATURES & ~HF_WIRE_FEATURE_CHECK));
+}
+
+static void a_check_cannot_be_continued(void **state)
+{
+	(void)state;
+	uint32_t version;
+	uint64_t features = 77;
+	struct hf_wire_hello peer = {.version_min = 1, .version_max = 1, .features = UINT64_MAX};
+	assert_int_equal(hf_wire_negotiate(&peer, &version, &features, NULL), 0);
+	assert_int_equal(features, HF_WIRE_FEATURE_LINK | HF_WIRE_FEATURE_CHECK);
+	peer.features = HF_WIRE_FEATURE_CHECK | HF_WIRE_FEATURE_RECOVER; // a check without LINK is none
+	assert_int_equal(hf_wire_negotiate(&peer, &version, &features, NULL), 0);
+	assert_int_equal(features, HF_WIRE_FEATURE_RECOVER);
 }
 
 static void a_check_is_not_taken_without_what_it_measures_by(void **state)
@@ -514,6 +537,7 @@ int main(void)
 	    cmocka_unit_test(a_long_reason_of_a_refusal_is_cut),
 	    cmocka_unit_test(encoders_refuse_what_decoders_would_refuse),
 	    cmocka_unit_test(the_highest_common_version_is_chosen),
+	    cmocka_unit_test(a_check_cannot_be_continued),
 	    cmocka_unit_test(a_check_is_not_taken_without_what_it_measures_by),
 	    cmocka_unit_test(without_a_common_version_both_ranges_are_named),
 	    cmocka_unit_test(random_garbage_never_harms),

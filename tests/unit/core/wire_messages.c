@@ -156,7 +156,7 @@ static ssize_t recode_advise(const uint8_t *bytes, size_t count, uint8_t *out, s
 	return result;
 }
 
-/* ---- fail ---- */
+/* ---- fail, refused ---- */
 
 static ssize_t encode_fail(uint8_t *buffer, size_t bytes)
 {
@@ -165,23 +165,33 @@ static ssize_t encode_fail(uint8_t *buffer, size_t bytes)
 	return hf_wire_encode_fail(&why, buffer, bytes);
 }
 
-static int decode_fail(const uint8_t *bytes, size_t count, struct hf_err *err)
-{
-	struct hf_err why, before;
-	memset(&why, 0xa5, sizeof(why));
-	memset(&before, 0xa5, sizeof(before));
-	int result = hf_wire_decode_fail(bytes, count, &why, err);
-	if (result < 0)
-		assert_memory_equal(&why, &before, sizeof(why));
-	return result;
-}
-
-static ssize_t recode_fail(const uint8_t *bytes, size_t count, uint8_t *out, size_t out_bytes)
+static ssize_t encode_refused(uint8_t *buffer, size_t bytes)
 {
 	struct hf_err why;
-	int result = hf_wire_decode_fail(bytes, count, &why, NULL);
-	return result < 0 ? result : hf_wire_encode_fail(&why, out, out_bytes);
+	hf_err_set(&why, HF_ERR_LOCAL, EIO, "not here");
+	return hf_wire_encode_refused(&why, buffer, bytes);
 }
+
+#define REASON_MESSAGE(kind)                                                                                 \
+	static int decode_##kind(const uint8_t *bytes, size_t count, struct hf_err *err)                     \
+	{                                                                                                    \
+		struct hf_err why, before;                                                                   \
+		memset(&why, 0xa5, sizeof(why));                                                             \
+		memset(&before, 0xa5, sizeof(before));                                                       \
+		int result = hf_wire_decode_##kind(bytes, count, &why, err);                                 \
+		if (result < 0)                                                                              \
+			assert_memory_equal(&why, &before, sizeof(why));                                     \
+		return result;                                                                               \
+	}                                                                                                    \
+	static ssize_t recode_##kind(const uint8_t *bytes, size_t count, uint8_t *out, size_t out_bytes)     \
+	{                                                                                                    \
+		struct hf_err why;                                                                           \
+		int result = hf_wire_decode_##kind(bytes, count, &why, NULL);                                \
+		return result < 0 ? result : hf_wire_encode_##kind(&why, out, out_bytes);                    \
+	}
+
+REASON_MESSAGE(fail)
+REASON_MESSAGE(refused)
 
 // clang-format off
 const struct wire_message wire_messages[] = {
@@ -204,6 +214,7 @@ const struct wire_message wire_messages[] = {
     {"device_end", true, encode_device_end, decode_device_end, recode_device_end},
     {"finish", true, encode_finish, decode_finish, recode_finish},
     {"fail", true, encode_fail, decode_fail, recode_fail},
+    {"refused", true, encode_refused, decode_refused, recode_refused},
     {"request", false, encode_request, decode_request, recode_request},
     {"request_probe", false, encode_request_probe, decode_request, recode_request},
     {"reply", false, encode_reply, decode_reply, recode_reply},

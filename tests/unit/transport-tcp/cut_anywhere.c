@@ -109,7 +109,7 @@ struct run {
 
 static void run_open(struct run *run, struct hf_tcp_listener *listener, const char *uri)
 {
-	struct hf_tcp_options options = source_options(1, 2);
+	struct hf_tcp_options options = continuing_options(1, 2);
 	struct accepting accepting;
 	struct hf_err err = HF_ERR_INIT;
 	accepting_start(&accepting, listener);
@@ -163,6 +163,7 @@ static uint32_t run_with_cut_after(size_t bytes)
 	struct run *run = calloc(1, sizeof(*run));
 	struct proxy proxy;
 	assert_int_equal(hf_tcp_listen(&listener, "tcp:127.0.0.1:0", NULL, NULL), 0);
+	await_source(listener);
 	proxy_start(&proxy, hf_tcp_listener_uri(listener), bytes);
 	run->source_engine = engine_new();
 	run->destination_engine = engine_new();

@@ -169,9 +169,9 @@ static void what_cannot_be_fetched_is_refused_at_once(void **state)
 	assert_int_equal(port.ops->fetch(port.self, &fetch), -ENOTCONN); // not started
 	pair_start(&pair);
 
-	fetch.epoch = 6;
+	fetch.epoch = RIG_EPOCH - 1;
 	assert_int_equal(port.ops->fetch(port.self, &fetch), -ENOTCONN);
-	fetch.epoch = 7;
+	fetch.epoch = RIG_EPOCH;
 	fetch.length_bytes = 0;
 	assert_int_equal(port.ops->fetch(port.self, &fetch), -EINVAL);
 	fetch.length_bytes = HF_WIRE_CHUNK_MAX_BYTES + 4096;

@@ -18,7 +18,7 @@ static uint8_t payload[HF_WIRE_FRAME_MAX_BYTES + 1];
 static void send_number(const struct hf_transport *port, uint32_t number, size_t length_bytes)
 {
 	message_payload(number, payload, length_bytes);
-	assert_int_equal(port->ops->send(port->self, 7, HF_WIRE_DEVICE, payload, length_bytes), 0);
+	assert_int_equal(port->ops->send(port->self, RIG_EPOCH, HF_WIRE_DEVICE, payload, length_bytes), 0);
 }
 
 static void messages_of_all_sizes_arrive_in_order_both_ways_at_once(void **state)
@@ -67,17 +67,19 @@ static void what_cannot_be_sent_is_refused(void **state)
 	(void)state;
 	pair_open(&pair, "tcp:127.0.0.1:0", 1, 1);
 	struct hf_transport port = pair.to_source;
-	assert_int_equal(port.ops->send(port.self, 7, HF_WIRE_RUN, NULL, 0), -ENOTCONN); // not started
+	assert_int_equal(port.ops->send(port.self, RIG_EPOCH, HF_WIRE_RUN, NULL, 0),
+			 -ENOTCONN); // not started
 	pair_start(&pair);
 	assert_int_equal(port.ops->send(port.self, 6, HF_WIRE_RUN, NULL, 0), -ENOTCONN);
-	assert_int_equal(port.ops->send(port.self, 7, 9999, NULL, 0), -EINVAL);
-	assert_int_equal(port.ops->send(port.self, 7, HF_WIRE_RUN, payload, 1), -EINVAL);
-	assert_int_equal(port.ops->send(port.self, 7, HF_WIRE_DEVICE, payload, sizeof(payload)), -EMSGSIZE);
-	assert_int_equal(port.ops->send(port.self, 7, HF_WIRE_RUN, NULL, 0), 0);
+	assert_int_equal(port.ops->send(port.self, RIG_EPOCH, 9999, NULL, 0), -EINVAL);
+	assert_int_equal(port.ops->send(port.self, RIG_EPOCH, HF_WIRE_RUN, payload, 1), -EINVAL);
+	assert_int_equal(port.ops->send(port.self, RIG_EPOCH, HF_WIRE_DEVICE, payload, sizeof(payload)),
+			 -EMSGSIZE);
+	assert_int_equal(port.ops->send(port.self, RIG_EPOCH, HF_WIRE_RUN, NULL, 0), 0);
 	engine_wait_messages(pair.source_engine, 1);
 	assert_int_equal(pair.source_engine->last_type, HF_WIRE_RUN);
 	hf_tcp_shutdown(pair.destination, NULL);
-	assert_int_equal(port.ops->send(port.self, 7, HF_WIRE_RUN, NULL, 0), -ENOTCONN);
+	assert_int_equal(port.ops->send(port.self, RIG_EPOCH, HF_WIRE_RUN, NULL, 0), -ENOTCONN);
 	pair_close(&pair);
 }
 
@@ -92,12 +94,12 @@ static void a_peer_that_does_not_read_fills_a_bounded_queue(void **state)
 	tcp->queue_max_bytes = 32u << 20;
 	uint32_t sent = 0;
 	int result;
-	while (!(result = port.ops->send(port.self, 7, HF_WIRE_DEVICE, payload, 1 << 20)))
+	while (!(result = port.ops->send(port.self, RIG_EPOCH, HF_WIRE_DEVICE, payload, 1 << 20)))
 		assert_in_range(++sent, 1, 100); // the queue's 32 and what the kernel's buffers hold
 	assert_int_equal(result, -ENOBUFS);
 	assert_in_range(sent, 31, 100);
 	/* What was refused is lost, so the link is of no use any more: it goes down and says why. */
-	assert_int_equal(port.ops->send(port.self, 7, HF_WIRE_RUN, NULL, 0), -ENOTCONN);
+	assert_int_equal(port.ops->send(port.self, RIG_EPOCH, HF_WIRE_RUN, NULL, 0), -ENOTCONN);
 	hf_tcp_close(tcp);
 	assert_int_equal(engine->downs, 1);
 	raw_close(&raw);
@@ -167,7 +169,7 @@ static void flush_says_when_messages_are_lost(void **state)
 	struct hf_transport port = hf_tcp_transport(tcp);
 	assert_int_equal(hf_tcp_flush(tcp, 0), 0); // nothing to wait for
 	for (int i = 0; i < 40; i++)
-		assert_int_equal(port.ops->send(port.self, 7, HF_WIRE_DEVICE, payload, 1 << 20), 0);
+		assert_int_equal(port.ops->send(port.self, RIG_EPOCH, HF_WIRE_DEVICE, payload, 1 << 20), 0);
 	raw_close(&raw);
 	assert_int_equal(hf_tcp_flush(tcp, ENGINE_WAIT_MS), -ENOTCONN);
 	hf_tcp_close(tcp);
@@ -178,7 +180,7 @@ static void answer_in_event(struct engine *engine, uint32_t type)
 {
 	struct hf_transport *port = engine->opaque;
 	if (type == HF_WIRE_RUN)
-		port->ops->send(port->self, 7, HF_WIRE_RESUMED, NULL, 0);
+		port->ops->send(port->self, RIG_EPOCH, HF_WIRE_RESUMED, NULL, 0);
 }
 
 static void a_message_may_be_answered_from_its_event(void **state)
@@ -191,7 +193,7 @@ static void a_message_may_be_answered_from_its_event(void **state)
 	pair_start(&pair);
 	for (int i = 0; i < 100; i++) {
 		struct hf_transport port = pair.to_destination;
-		assert_int_equal(port.ops->send(port.self, 7, HF_WIRE_RUN, NULL, 0), 0);
+		assert_int_equal(port.ops->send(port.self, RIG_EPOCH, HF_WIRE_RUN, NULL, 0), 0);
 	}
 	engine_wait_messages(pair.source_engine, 100);
 	assert_int_equal(pair.source_engine->last_type, HF_WIRE_RESUMED);

@@ -29,6 +29,7 @@
 #define ENGINE_BLOCK_BYTES (8u << 20)
 #define ENGINE_FETCHES_MAX 8192u
 #define ENGINE_WAIT_MS	   20000u
+#define RIG_EPOCH	   7u /* of every pair and every raw link: they continue a session */
 
 struct engine {
 	pthread_mutex_t lock;
@@ -119,7 +120,11 @@ struct connecting {
 void connecting_start(struct connecting *connecting, const char *uri, const struct hf_tcp_options *options);
 int connecting_join(struct connecting *connecting);
 
+/* Begins a session. */
 struct hf_tcp_options source_options(uint32_t urgent, uint32_t background);
+/* Continues it, at a listener that await_source() was called with. */
+struct hf_tcp_options continuing_options(uint32_t urgent, uint32_t background);
+void await_source(struct hf_tcp_listener *listener);
 
 /* ---- raw peers -------------------------------------------------------------------------------- */
 
@@ -138,6 +143,7 @@ void raw_send(int fd, const void *bytes, size_t length_bytes);
 void raw_recv(int fd, void *bytes, size_t length_bytes);
 /* Reads to the end; returns how much came (a reset counts as the end). */
 size_t raw_recv_all(int fd, void *bytes, size_t most_bytes);
+/* Begins a session. */
 struct hf_wire_hello raw_hello(enum hf_wire_channel channel, uint32_t index, uint32_t urgent,
 			       uint32_t background);
 void raw_send_hello(int fd, const struct hf_wire_hello *hello);

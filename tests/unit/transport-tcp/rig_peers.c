@@ -14,6 +14,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#define RIG_SESSION "session of tests" /* 16 bytes */
+#define RAW_SESSION "a raw session.."
+
 char test_directory[] = "/tmp/hf-tcp-XXXXXX";
 
 int make_directory(void **state)
@@ -94,18 +97,30 @@ int connecting_join(struct connecting *connecting)
 
 struct hf_tcp_options source_options(uint32_t urgent, uint32_t background)
 {
-	return (struct hf_tcp_options){
-	    .channels = {urgent, background}, .session = "session of tests", .epoch = 7};
+	return (struct hf_tcp_options){.channels = {urgent, background}, .session = RIG_SESSION, .epoch = 1};
+}
+
+struct hf_tcp_options continuing_options(uint32_t urgent, uint32_t background)
+{
+	struct hf_tcp_options options = source_options(urgent, background);
+	options.epoch = RIG_EPOCH;
+	return options;
+}
+
+void await_source(struct hf_tcp_listener *listener)
+{
+	hf_tcp_listener_expect(listener, (const uint8_t *)RIG_SESSION, RIG_EPOCH - 1);
 }
 
 void pair_open(struct pair *pair, const char *uri, uint32_t urgent, uint32_t background)
 {
-	struct hf_tcp_options options = source_options(urgent, background);
+	struct hf_tcp_options options = continuing_options(urgent, background);
 	struct hf_err err = HF_ERR_INIT;
 	struct accepting accepting;
 	memset(pair, 0, sizeof(*pair));
 	if (hf_tcp_listen(&pair->listener, uri, &options, &err))
 		fail_msg("listen: %s", err.text);
+	await_source(pair->listener);
 	accepting_start(&accepting, pair->listener);
 	if (hf_tcp_connect(&pair->source, hf_tcp_listener_uri(pair->listener), &options, &err))
 		fail_msg("connect: %s", err.text);
@@ -140,7 +155,7 @@ struct hf_fetch make_fetch(uint64_t id, uint32_t block, uint64_t offset_bytes, u
 			   enum hf_fetch_class class, void *landing)
 {
 	return (struct hf_fetch){.id = id,
-				 .epoch = 7,
+				 .epoch = RIG_EPOCH,
 				 .block = block,
 				 .length_bytes = length_bytes,
 				 .offset_bytes = offset_bytes,
@@ -209,9 +224,9 @@ struct hf_wire_hello raw_hello(enum hf_wire_channel channel, uint32_t index, uin
 {
 	return (struct hf_wire_hello){.version_min = HF_WIRE_VERSION_MIN,
 				      .version_max = HF_WIRE_VERSION_MAX,
-				      .features = HF_WIRE_FEATURES,
-				      .session = "a raw session..",
-				      .epoch = 7,
+				      .features = HF_WIRE_FEATURES & ~HF_WIRE_FEATURE_CHECK,
+				      .session = RAW_SESSION,
+				      .epoch = 1,
 				      .channel = channel,
 				      .index = index,
 				      .channels_wanted = {urgent, background}};
@@ -280,11 +295,13 @@ struct hf_tcp *raw_source_open(struct raw *raw, const char *uri, uint32_t urgent
 {
 	struct hf_tcp_options options = {.channels = {urgent, background}};
 	struct hf_wire_hello hello = raw_hello(HF_WIRE_CHANNEL_CONTROL, 0, urgent, background);
+	hello.epoch = RIG_EPOCH;
 	struct hf_tcp_listener *listener;
 	struct accepting accepting;
 	char text[HF_WIRE_TEXT_MAX_BYTES + 1];
 	*raw = (struct raw){.listener = -1, .count = urgent + background};
 	assert_int_equal(hf_tcp_listen(&listener, uri, &options, NULL), 0);
+	hf_tcp_listener_expect(listener, (const uint8_t *)RAW_SESSION, RIG_EPOCH - 1);
 	accepting_start(&accepting, listener);
 
 	raw->control = raw_connect(hf_tcp_listener_uri(listener));
@@ -292,6 +309,7 @@ struct hf_tcp *raw_source_open(struct raw *raw, const char *uri, uint32_t urgent
 	assert_int_equal(raw_recv_reply(raw->control, text).status, HF_WIRE_HELLO_ACCEPTED);
 	for (uint32_t i = 0; i < raw->count; i++) {
 		hello = page_hello(i, urgent);
+		hello.epoch = RIG_EPOCH;
 		raw->pages[i] = raw_connect(hf_tcp_listener_uri(listener));
 		raw_send_hello(raw->pages[i], &hello);
 		assert_int_equal(raw_recv_reply(raw->pages[i], text).status, HF_WIRE_HELLO_ACCEPTED);
@@ -327,8 +345,10 @@ int raw_accept(int listener)
 struct hf_tcp *raw_destination_open(struct raw *raw, uint32_t urgent, uint32_t background,
 				    struct engine *engine)
 {
-	struct hf_tcp_options options = source_options(urgent, background);
-	struct hf_wire_hello_reply reply = {.version = HF_WIRE_VERSION_MAX, .channels = {urgent, background}};
+	struct hf_tcp_options options = continuing_options(urgent, background);
+	struct hf_wire_hello_reply reply = {.version = HF_WIRE_VERSION_MAX,
+					    .features = HF_WIRE_FEATURE_RECOVER,
+					    .channels = {urgent, background}};
 	struct connecting connecting;
 	uint8_t hello[HF_WIRE_HELLO_BYTES];
 	char uri[64];

@@ -95,6 +95,10 @@ static void connecting_needs_host_port_and_epoch(void **state)
 	(void)state;
 	assert_int_equal(hf_tcp_connect(&tcp, "tcp::4444", &options, NULL), -EINVAL);
 	assert_int_equal(hf_tcp_connect(&tcp, "tcp:127.0.0.1:0", &options, NULL), -EINVAL);
+	options.check = true;
+	options.epoch = 2; // what only measures is not continued
+	assert_int_equal(hf_tcp_connect(&tcp, "tcp:127.0.0.1:1", &options, NULL), -EINVAL);
+	options.check = false;
 	options.epoch = 0;
 	assert_int_equal(hf_tcp_connect(&tcp, "tcp:127.0.0.1:1", &options, NULL), -EINVAL);
 	options = source_options(HF_WIRE_CHANNELS_MAX + 1, 1);
