@@ -13,6 +13,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "core/wire.h"
 
@@ -90,8 +91,14 @@ static const struct spec specs[] = {
      "ever (default 30)"},
     {"max-page-stall", "MS", SEND | RECEIVE | CHECK, 0, KIND_COUNT, AT(max_page_stall_ms), 1, 3600000, NULL,
      "refuse a link on which a thread would wait longer for one page (default: only warn, above 500 ms)"},
+    {"recover-timeout", "S", SEND | RECEIVE, 0, KIND_COUNT, AT(recover_timeout_s), 0, 86400, NULL,
+     "how long a new link is looked for when one is lost after the hand-over; 0: end at once (default 300)"},
+    {"state-dir", "DIR", SEND | RECEIVE, 0, KIND_TEXT, AT(state_dir), 0, 0, NULL,
+     "durable records of who may run a VM (default /var/lib/hugeferry)"},
+    {"runtime-dir", "DIR", RECEIVE, 0, KIND_TEXT, AT(runtime_dir), 0, 0, NULL,
+     "maps of the pages that are here, on a tmpfs (default /run/hugeferry)"},
     {"keep", NULL, SEND, 0, KIND_FLAG, AT(keep), 0, 0, NULL,
-     "do not end the source's VMM afterwards; it stays stopped and must not be run again"},
+     "do not end the source's VMM afterwards; it stays frozen and must not be run again"},
     {"vmm", "PATH", DEMO, 0, KIND_TEXT, AT(vmm), 0, 0, NULL,
      "the reference VMM (default: hugeferry-vmm next to this program)"},
     {"json", "FILE", SEND | RECEIVE | CHECK | DEMO, 0, KIND_TEXT, AT(json), 0, 0, NULL,
@@ -232,6 +239,9 @@ static void set_defaults(struct hf_options *options)
 	*options = (struct hf_options){
 	    .channels = 2,
 	    .switchover_timeout_s = 30,
+	    .recover_timeout_s = 300,
+	    .state_dir = "/var/lib/hugeferry",
+	    .runtime_dir = "/run/hugeferry",
 	    .mem_bytes = 2ull << 30,
 	    .page_size_bytes = 2ull << 20,
 	    .vcpus = 2,
@@ -242,6 +252,21 @@ static void set_defaults(struct hf_options *options)
 	    .demand_only_s = 1,
 	    .keep_going_s = 1,
 	};
+}
+
+int hf_options_vm_key(const struct hf_options *options, char key[static HF_VM_KEY_BYTES], struct hf_err *err)
+{
+	const char *path = options->vm;
+	char here[HF_VM_KEY_BYTES] = "";
+	if (strncmp(path, "qmp:", 4) == 0)
+		path += 4;
+	if (*path != '/' && !getcwd(here, sizeof(here)))
+		return hf_err_set(err, HF_ERR_LOCAL, errno, "--vm %s: the working directory has no short name",
+				  options->vm);
+	int length = snprintf(key, HF_VM_KEY_BYTES, "%s%s%s", here, *here ? "/" : "", path);
+	if (length < 0 || length >= HF_VM_KEY_BYTES)
+		return bad(err, "--vm %s: the path is too long", options->vm);
+	return 0;
 }
 
 /* Rows of this command as getopt_long wants them; val is the row's number + 1. */

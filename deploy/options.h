@@ -39,6 +39,9 @@ struct hf_options {
 	uint32_t timeout_s;	       /* 0 = none */
 	uint32_t switchover_timeout_s; /* send: the VM stands still that long at most; 0 = no limit */
 	uint32_t max_page_stall_ms;    /* 0 = none */
+	uint32_t recover_timeout_s;    /* how long a new link is looked for; 0 = a lost link ends the program */
+	const char *state_dir;	       /* durable records of who may run a VM */
+	const char *runtime_dir;       /* receive: kept maps; a tmpfs */
 	bool keep;		       /* send: leave the source VMM alive */
 	bool no_background;	       /* serve faults only until SIGUSR1 */
 	uint64_t mem_bytes;	       /* demo, as all below */
@@ -59,6 +62,13 @@ struct hf_options {
  */
 int hf_options_parse(enum hf_command command, int argc, char **argv, struct hf_options *options,
 		     struct hf_err *err);
+
+/*
+ * The absolute path of the VM's QMP socket: what names its record and kept maps, since the same command line
+ * names it again when the VMM itself cannot be asked.
+ */
+#define HF_VM_KEY_BYTES 256
+int hf_options_vm_key(const struct hf_options *options, char key[static HF_VM_KEY_BYTES], struct hf_err *err);
 
 /* "2G" and the like; strict: digits, then at most one of K M G T, nothing else, no overflow. */
 int hf_parse_size(const char *text, uint64_t *bytes);

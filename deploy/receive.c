@@ -7,53 +7,24 @@
  * fate.
  *
  * After the hand-over the VM lives here and nothing is given up: signals are refused by the engine. When the
- * link is lost the program ends; the VMM keeps its own copy of the userfaultfd, so missing pages stay missing
- * and never read as zeros.
+ * link is lost the source is awaited again (receive_link.c). A program that ends, in whatever way, leaves the
+ * VMM with its own copy of the userfaultfd, so missing pages stay missing and never read as zeros; started again
+ * with the same command line it goes on (receive_state.c).
  */
 #include <errno.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/destination.h"
 #include "core/wire.h"
 #include "deploy/link_session.h"
 #include "deploy/monotonic.h"
-#include "deploy/options.h"
 #include "deploy/program.h"
-#include "deploy/progress.h"
+#include "deploy/receive_internal.h"
 #include "deploy/report.h"
-#include "deploy/transports.h"
-#include "deploy/waiter.h"
-#include "hugemem/guest_memory.h"
 #include "hugemem/memory_lock.h"
-#include "kvm/qmp_vm.h"
-
-#define COMMAND		 "receive"
-#define FLUSH_TIMEOUT_MS 2000u
-
-struct receive {
-	struct hf_options options;
-	struct hf_waiter waiter;
-	struct hf_progress progress;
-	const struct hf_scheme *scheme;
-	struct hf_qmp_vm *vm;
-	struct hf_attach_client *attach;
-	struct hf_ramblocks blocks;
-	struct hf_incoming_memory *memory;
-	uint32_t *vcpu_threads;
-	uint32_t vcpus;
-	void *listener;
-	void *link;
-	bool memory_started;
-	bool hold_background;
-	bool trouble_told;
-	bool link_told;
-	bool vmm_ended;
-	struct hf_destination *engine;
-	struct hf_destination_snapshot snapshot; /* the last one taken */
-};
 
 /* ---- events of the memory port, passed on to the engine ---- */
 
@@ -64,10 +35,12 @@ static void memory_ready(void *opaque, int result, const struct hf_err *err)
 }
 
 /* A fault must not wait for an agent that is itself paged out. */
-static int lock_tables(void *opaque, struct hf_err *err)
+static int prepare_program(void *opaque, struct hf_err *err)
 {
-	const struct receive *receive = opaque;
+	struct receive *receive = opaque;
 	struct hf_tables tables;
+	/* The source's operator may have wished for another one than was chosen at first. */
+	hf_kept_pages_set_placement(receive->kept, hf_incoming_memory_port(receive->memory).placement);
 	hf_destination_tables(receive->engine, &tables);
 	return hf_memory_lock(&tables, err);
 }
@@ -95,6 +68,11 @@ static int memory_work(void *opaque, enum hf_work_class class)
 static void vm_done(void *opaque, const struct hf_vm_result *result)
 {
 	hf_destination_vm_done(opaque, result);
+}
+
+static void recorded(void *opaque, enum hf_record record, int result, const struct hf_err *err)
+{
+	hf_destination_recorded(opaque, record, result, err);
 }
 
 /* ---- before there is a peer ---- */
@@ -139,13 +117,17 @@ static int learn_blocks(struct receive *receive, struct hf_err *err)
 
 static int open_memory(struct receive *receive, struct hf_err *err)
 {
+	struct hf_taken_over taken_over = {0};
+	if (receive->restarted)
+		taken_over = hf_kept_pages_taken_over(receive->kept);
 	struct hf_incoming_memory_config config = {
 	    .attach = receive->attach,
 	    .blocks = &receive->blocks,
 	    .choice = (enum hf_placement_choice)receive->options.placement,
 	    .clock = hf_monotonic_clock(),
 	    .ready = memory_ready,
-	    .prepare_program = lock_tables,
+	    .prepare_program = prepare_program,
+	    .taken_over = receive->restarted ? &taken_over : NULL,
 	    .fault = memory_fault,
 	    .failed = memory_failed,
 	    .work = memory_work,
@@ -162,7 +144,7 @@ static int open_vm(struct receive *receive, struct hf_err *err)
 	int result = hf_qmp_vm_create(&receive->vm, receive->options.vm, err);
 	if (!result)
 		result = hf_waiter_watch(&receive->waiter, hf_qmp_vm_pid(receive->vm), err);
-	if (!result)
+	if (!result && !receive->restarted)
 		result = check_waiting(receive, err);
 	if (!result)
 		result = hf_attach_client_connect(&receive->attach, receive->options.attach, err);
@@ -170,6 +152,8 @@ static int open_vm(struct receive *receive, struct hf_err *err)
 		result = check_same_process(receive, err);
 	if (!result)
 		result = learn_blocks(receive, err);
+	if (!result && receive->restarted)
+		result = hf_receive_open_kept(receive, err);
 	if (!result)
 		result = open_memory(receive, err);
 	if (!result)
@@ -179,8 +163,7 @@ static int open_vm(struct receive *receive, struct hf_err *err)
 
 static int open_listener(struct receive *receive, struct hf_err *err)
 {
-	struct hf_link_options options = {.channels = receive->options.channels};
-	int result = receive->scheme->listen(&receive->listener, receive->options.listen, &options, err);
+	int result = hf_receive_listen(receive, err);
 	if (result)
 		return result;
 	printf("listening on %s\n", receive->scheme->listener_uri(receive->listener));
@@ -188,10 +171,14 @@ static int open_listener(struct receive *receive, struct hf_err *err)
 	return 0;
 }
 
+/* Of a VM whose VMM has ended there is nothing to open: the source is only told. */
 static int set_up(struct receive *receive, struct hf_err *err)
 {
+	hf_link_relay_init(&receive->relay);
 	int result = hf_waiter_open(&receive->waiter, err);
 	if (!result)
+		result = hf_receive_find_record(receive, err);
+	if (!result && (!receive->restarted || receive->vmm_lives))
 		result = open_vm(receive, err);
 	if (!result)
 		result = open_listener(receive, err);
@@ -205,12 +192,19 @@ static uint64_t max_page_stall_ns(const struct receive *receive)
 	return (uint64_t)receive->options.max_page_stall_ms * 1000000;
 }
 
-static int vmm_ended(const struct receive *receive, struct hf_err *err)
+static int explain_vmm_end(const struct receive *receive, struct hf_err *err)
 {
 	return hf_err_set(err, HF_ERR_LOCAL, ESRCH, "the destination's VMM at %s has ended",
 			  receive->options.vm);
 }
 
+static bool is_pause(const struct hf_destination_snapshot *snapshot)
+{
+	return snapshot->status == HF_STATUS_POSTCOPY_PAUSED ||
+	       snapshot->status == HF_STATUS_POSTCOPY_RECOVER_SETUP;
+}
+
+/* A pause needs no program: the VMM keeps the pages, the files what is known of them. */
 static void take_signal(struct receive *receive, int signal)
 {
 	struct hf_err err = HF_ERR_INIT;
@@ -218,6 +212,8 @@ static void take_signal(struct receive *receive, int signal)
 		receive->hold_background = false;
 		if (receive->engine)
 			hf_destination_hold_background(receive->engine, false);
+	} else if (signal && receive->engine && is_pause(&receive->snapshot)) {
+		receive->stopped = true;
 	} else if (signal && receive->engine && hf_destination_cancel(receive->engine, &err)) {
 		hf_complain(COMMAND, "%s", err.text);
 	}
@@ -227,7 +223,7 @@ static void take_signal(struct receive *receive, int signal)
 static int take_woken(struct receive *receive, const struct hf_woken *woken, struct hf_err *err)
 {
 	if (woken->vmm_ended)
-		return vmm_ended(receive, err);
+		return explain_vmm_end(receive, err);
 	take_signal(receive, woken->signal);
 	if (woken->signal == SIGINT || woken->signal == SIGTERM)
 		return hf_err_set(err, HF_ERR_CANCELLED, ECANCELED, "cancelled while waiting for a peer");
@@ -273,9 +269,8 @@ static int accept_peer(struct receive *receive, struct hf_err *err)
 		if (result)
 			return result;
 	}
-	receive->scheme->listener_close(receive->listener);
-	receive->listener = NULL;
-	return 0;
+	hf_receive_close_listener(receive);
+	return hf_receive_make_record(receive, err);
 }
 
 static int start_engine(struct receive *receive, struct hf_err *err)
@@ -287,34 +282,52 @@ static int start_engine(struct receive *receive, struct hf_err *err)
 	    .vcpus = receive->vcpus,
 	    .clock = hf_monotonic_clock(),
 	    .memory = hf_incoming_memory_port(receive->memory),
-	    .transport = receive->scheme->transport(receive->link),
+	    .transport = hf_link_relay_port(&receive->relay),
 	    .vm = hf_qmp_vm_port(receive->vm),
+	    .kept_received = hf_kept_pages_received(receive->kept),
+	    .kept_present = hf_kept_pages_present(receive->kept),
+	    .restarted = receive->restarted,
+	    .record = receive->found,
+	    .vmm_lives = receive->vmm_lives,
 	    .chunk_bytes = (uint32_t)receive->options.chunk_bytes,
 	    .background_held = receive->hold_background,
 	    .max_page_stall_ns = max_page_stall_ns(receive),
 	    .notify = hf_waiter_notify,
 	    .opaque = &receive->waiter,
 	};
-	int result = hf_destination_create(&receive->engine, &config, err);
+	int result = hf_vm_recorder_create(&receive->recorder, receive->record, err);
+	if (result)
+		return result;
+	config.recorder = hf_vm_recorder_port(receive->recorder);
+	result = hf_destination_create(&receive->engine, &config, err);
+	if (!result)
+		result = hf_vm_recorder_start(receive->recorder, recorded, receive->engine, err);
 	if (!result)
 		result = hf_incoming_memory_start(receive->memory, receive, err);
 	receive->memory_started = !result;
 	if (!result)
 		result = hf_qmp_vm_start(receive->vm, vm_done, receive->engine, err);
-	if (!result)
-		result = receive->scheme->start(receive->link, &hf_destination_events, receive->engine, err);
+	if (!result && receive->link)
+		result = hf_receive_start_link(receive, err);
+	if (!result && receive->restarted)
+		hf_destination_restart(receive->engine);
 	return result;
 }
 
-static bool at_end(const struct hf_destination_snapshot *snapshot)
+static bool at_end(const struct receive *receive)
 {
-	return snapshot->status == HF_STATUS_POSTCOPY_PAUSED || hf_status_is_final(snapshot->status);
+	if (hf_status_is_final(receive->snapshot.status))
+		return true;
+	return is_pause(&receive->snapshot) &&
+	       (!hf_receive_wants_link(receive) ||
+		hf_reconnect_over(&receive->reconnect, hf_monotonic_ns(NULL)));
 }
 
 /* Once: a page that cannot be placed is tried again and again while the others go on. */
 static void tell_trouble(struct receive *receive)
 {
-	if (receive->trouble_told || receive->snapshot.err.class == HF_ERR_NONE)
+	if (receive->trouble_told || is_pause(&receive->snapshot) ||
+	    receive->snapshot.err.class == HF_ERR_NONE)
 		return;
 	receive->trouble_told = true;
 	hf_progress_end(&receive->progress);
@@ -330,25 +343,51 @@ static void tell_link(struct receive *receive)
 	hf_link_warn(COMMAND, &receive->snapshot.link, &receive->blocks, max_page_stall_ns(receive));
 }
 
-static void wait_for_end(struct receive *receive)
+static int wait_ms(const struct receive *receive)
+{
+	int period_ms = hf_progress_period_ms(&receive->progress);
+	uint64_t due_ns =
+	    hf_receive_wants_link(receive) ? hf_reconnect_wake_ns(&receive->reconnect) : 0;
+	if (due_ns && receive->listener) /* who comes wakes; only the deadline does else */
+		due_ns = receive->reconnect.deadline_ns;
+	if (!due_ns)
+		return period_ms;
+	uint64_t now_ns = hf_monotonic_ns(NULL);
+	uint64_t left_ms = due_ns > now_ns ? (due_ns - now_ns) / 1000000 + 1 : 0;
+	if (left_ms > INT_MAX)
+		left_ms = INT_MAX;
+	return period_ms >= 0 && (uint64_t)period_ms < left_ms ? period_ms : (int)left_ms;
+}
+
+static void take_vmm_end(struct receive *receive)
 {
 	struct hf_err err = HF_ERR_INIT;
+	receive->vmm_ended = true;
+	explain_vmm_end(receive, &err);
+	hf_destination_vm_ended(receive->engine, &err);
+}
+
+static void wait_for_end(struct receive *receive)
+{
 	for (;;) {
 		hf_destination_snapshot(receive->engine, &receive->snapshot);
+		hf_receive_tend_link(receive);
+		hf_destination_snapshot(receive->engine, &receive->snapshot);
 		hf_progress_update(&receive->progress, &receive->snapshot);
-		if (at_end(&receive->snapshot))
+		if (at_end(receive))
 			break;
 		tell_trouble(receive);
 		tell_link(receive);
-		struct hf_woken woken =
-		    hf_waiter_wait(&receive->waiter, -1, hf_progress_period_ms(&receive->progress));
-		if (woken.vmm_ended) {
-			receive->vmm_ended = true;
-			vmm_ended(receive, &err);
-			hf_destination_fail(receive->engine, &err);
-		}
+		int fd = receive->listener ? receive->scheme->listener_fd(receive->listener) : -1;
+		struct hf_woken woken = hf_waiter_wait(&receive->waiter, fd, wait_ms(receive));
+		if (woken.vmm_ended)
+			take_vmm_end(receive);
 		take_signal(receive, woken.signal);
+		if (woken.extra)
+			hf_receive_take_link(receive);
 	}
+	if (receive->snapshot.pages_complete)
+		hf_destination_let_go(receive->engine);
 	hf_progress_end(&receive->progress);
 }
 
@@ -366,15 +405,14 @@ static void stop_ports(struct receive *receive)
 		hf_incoming_memory_stop(receive->memory);
 	receive->memory_started = false;
 	hf_qmp_vm_stop(receive->vm);
-	if (receive->link)
-		receive->scheme->close(receive->link);
-	receive->link = NULL;
+	hf_vm_recorder_stop(receive->recorder);
+	hf_receive_close_link(receive);
 }
 
 static void explain_failure(struct receive *receive)
 {
 	hf_complain(COMMAND, "%s; %s", receive->snapshot.err.text,
-		    hf_incoming_memory_touched(receive->memory)
+		    receive->memory && hf_incoming_memory_touched(receive->memory)
 			? "start the waiting VMM afresh before the next try, its memory has been touched"
 			: "the waiting VMM is untouched and still in inmigrate");
 }
@@ -402,7 +440,8 @@ static enum hf_exit conclude(struct receive *receive)
 	case HF_STATUS_COMPLETED:
 		return HF_EXIT_OK;
 	case HF_STATUS_POSTCOPY_PAUSED:
-		if (receive->vmm_ended) {
+	case HF_STATUS_POSTCOPY_RECOVER_SETUP:
+		if (receive->snapshot.handover == HF_DESTINATION_LOST || receive->vmm_ended) {
 			hf_complain(COMMAND,
 				    "%s after the hand-over: the VM is lost, the source has given it up",
 				    receive->snapshot.err.text);
@@ -443,14 +482,22 @@ static void report(struct receive *receive, const struct hf_err *early)
 	json_decref(report);
 }
 
+/* The files bind while the VM, or the doubt about it, is this side's and not all of it is here. */
+static void settle(struct receive *receive)
+{
+	if (hf_status_is_final(receive->snapshot.status))
+		hf_receive_forget(receive);
+}
+
 static void tear_down(struct receive *receive)
 {
-	if (receive->scheme)
-		receive->scheme->listener_close(receive->listener);
+	hf_receive_close_listener(receive);
 	stop_ports(receive);
 	hf_qmp_vm_destroy(receive->vm);
 	hf_destination_destroy(receive->engine);
 	hf_incoming_memory_destroy(receive->memory);
+	hf_receive_close_state(receive);
+	hf_link_relay_destroy(&receive->relay);
 	hf_attach_client_destroy(receive->attach);
 	free(receive->vcpu_threads);
 	hf_ramblocks_destroy(&receive->blocks);
@@ -460,14 +507,18 @@ static void tear_down(struct receive *receive)
 static enum hf_exit run(struct receive *receive)
 {
 	struct hf_err err = HF_ERR_INIT;
-	int result = set_up(receive, &err);
+	int result = hf_options_vm_key(&receive->options, receive->key, &err);
 	if (!result)
+		result = set_up(receive, &err);
+	if (!result && !receive->restarted)
 		result = accept_peer(receive, &err);
 	if (!result)
 		result = start_engine(receive, &err);
 	if (result) {
 		hf_complain(COMMAND, "%s", err.text);
 		report(receive, &err);
+		if (!receive->restarted)
+			hf_receive_forget(receive);
 		return err.class == HF_ERR_CANCELLED ? HF_EXIT_CANCELLED : HF_EXIT_FAILED;
 	}
 	wait_for_end(receive);
@@ -475,6 +526,7 @@ static enum hf_exit run(struct receive *receive)
 	hf_destination_snapshot(receive->engine, &receive->snapshot);
 	enum hf_exit code = conclude(receive);
 	report(receive, NULL);
+	settle(receive);
 	return code;
 }
 
@@ -491,6 +543,7 @@ int hf_main_receive(int argc, char **argv)
 		hf_complain(COMMAND, "%s", err.text);
 	if (result)
 		return result < 0 ? HF_EXIT_USAGE : HF_EXIT_OK;
+	receive.uri = receive.options.listen;
 	receive.hold_background = receive.options.no_background;
 	hf_progress_init(&receive.progress);
 	hf_ramblocks_init(&receive.blocks);

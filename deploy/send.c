@@ -7,9 +7,10 @@
  *
  * Who owns the VM decides what the end looks like. Before the hand-over every failure leaves it here,
  * running; the program waits until the engine says that the VM has been resumed or cannot be. After the
- * hand-over it belongs to the destination: cancelling is refused, the link's loss ends the program but leaves
- * the VMM stopped with the only copy of the pages that have not been fetched, and only `completed` ends the
- * VMM.
+ * hand-over it belongs to the destination: cancelling is refused, a lost link pauses and is looked for again
+ * (send_link.c), and only `completed` ends the VMM, which until then stands frozen with the only copy of the
+ * pages that have not been fetched. A program that ends before is started again with the same command line and
+ * goes on (send_state.c).
  *
  * Only a running VM is taken. The destination runs what it receives, so a paused VM would be started there
  * behind its operator's back (QEMU would keep it paused; refusing is the honest subset).
@@ -20,37 +21,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/source.h"
 #include "deploy/link_session.h"
 #include "deploy/monotonic.h"
-#include "deploy/options.h"
 #include "deploy/program.h"
 #include "deploy/report.h"
-#include "deploy/transports.h"
-#include "deploy/waiter.h"
-#include "hugemem/guest_memory.h"
-#include "kvm/qmp_vm.h"
+#include "deploy/send_internal.h"
 
-#define COMMAND		 "send"
-#define FLUSH_TIMEOUT_MS 2000u
-#define NS_PER_S	 1000000000ull
-
-struct send {
-	struct hf_options options;
-	struct hf_waiter waiter;
-	const struct hf_scheme *scheme;
-	struct hf_qmp_vm *vm;
-	struct hf_ramblocks blocks;
-	struct hf_outgoing_memory *memory;
-	void *link;
-	struct hf_source *engine;
-	struct hf_source_snapshot snapshot; /* the last one taken */
-	uint64_t deadline_ns;		    /* 0: none */
-	uint64_t switchover_deadline_ns;    /* 0: none */
-	bool switchover_noted;
-	bool link_told;
-	bool vmm_ended;
-};
+#define NS_PER_S 1000000000ull
 
 static int check_running(struct send *send, struct hf_err *err)
 {
@@ -85,7 +62,8 @@ static int map_blocks(struct send *send, const struct hf_qmp_vm_block *found, ui
 	return result;
 }
 
-static int open_memory(struct send *send, struct hf_err *err)
+/* The link is opened in between: the record is about its session. */
+static int open_memory_and_link(struct send *send, struct hf_err *err)
 {
 	struct hf_qmp_vm_block *found = NULL;
 	uint32_t count = 0;
@@ -95,21 +73,22 @@ static int open_memory(struct send *send, struct hf_err *err)
 	result = map_blocks(send, found, count, err);
 	if (result)
 		hf_err_prefix(err, "VM at %s", send->options.vm);
+	if (!result)
+		result = hf_send_connect(send, err);
+	if (!result)
+		result = hf_send_make_record(send, found, count, err);
 	hf_qmp_vm_blocks_free(found, count);
 	return result;
-}
-
-static int open_link(struct send *send, struct hf_err *err)
-{
-	struct hf_link_options options = {.channels = send->options.channels};
-	if (send->options.timeout_s && send->options.timeout_s < 10)
-		options.timeout_ms = send->options.timeout_s * 1000;
-	return send->scheme->connect(&send->link, send->options.to, &options, err);
 }
 
 static void vm_done(void *opaque, const struct hf_vm_result *result)
 {
 	hf_source_vm_done(opaque, result);
+}
+
+static void recorded(void *opaque, enum hf_record record, int result, const struct hf_err *err)
+{
+	hf_source_recorded(opaque, record, result, err);
 }
 
 static int start_engine(struct send *send, struct hf_err *err)
@@ -119,8 +98,11 @@ static int start_engine(struct send *send, struct hf_err *err)
 	    .blocks = &send->blocks,
 	    .clock = hf_monotonic_clock(),
 	    .memory = hf_outgoing_memory_port(send->memory),
-	    .transport = send->scheme->transport(send->link),
-	    .vm = hf_qmp_vm_port(send->vm),
+	    .transport = hf_link_relay_port(&send->relay),
+	    .vm = hf_send_vm_port(send),
+	    .recorder = hf_vm_recorder_port(send->recorder),
+	    .restarted = send->restarted,
+	    .record = hf_vm_record_state(send->record).record,
 	    .wish_placement = send->options.placement != HF_PLACEMENT_CHOICE_AUTO,
 	    .placement = send->options.placement == HF_PLACEMENT_CHOICE_COPY ? HF_PLACEMENT_COPY
 									     : HF_PLACEMENT_CONTINUE,
@@ -130,27 +112,41 @@ static int start_engine(struct send *send, struct hf_err *err)
 	    .opaque = &send->waiter,
 	};
 	int result = hf_source_create(&send->engine, &config, err);
-	if (result)
-		return result;
-	result = hf_qmp_vm_start(send->vm, vm_done, send->engine, err);
-	if (result)
-		return result;
-	return send->scheme->start(send->link, &hf_source_events, send->engine, err);
+	if (!result)
+		result = hf_vm_recorder_start(send->recorder, recorded, send->engine, err);
+	if (!result && send->vm)
+		result = hf_qmp_vm_start(send->vm, vm_done, send->engine, err);
+	if (!result && send->link)
+		result = hf_send_start_link(send, err);
+	return result;
+}
+
+static int open_vm(struct send *send, struct hf_err *err)
+{
+	int result = hf_qmp_vm_create(&send->vm, send->options.vm, err);
+	if (!result)
+		result = hf_vmm_open(&send->vmm, hf_qmp_vm_pid(send->vm), err);
+	if (!result)
+		result = check_running(send, err);
+	if (!result)
+		result = open_memory_and_link(send, err);
+	return result;
 }
 
 static int set_up(struct send *send, struct hf_err *err)
 {
+	hf_link_relay_init(&send->relay);
 	int result = hf_waiter_open(&send->waiter, err);
 	if (!result)
-		result = hf_qmp_vm_create(&send->vm, send->options.vm, err);
+		result = hf_send_guard(send, err); /* before there are threads */
 	if (!result)
-		result = hf_waiter_watch(&send->waiter, hf_qmp_vm_pid(send->vm), err);
+		result = hf_send_find_record(send, err);
 	if (!result)
-		result = check_running(send, err);
+		result = send->restarted ? hf_send_open_recorded_memory(send, err) : open_vm(send, err);
 	if (!result)
-		result = open_memory(send, err);
+		result = hf_waiter_watch(&send->waiter, send->vmm.pid, err);
 	if (!result)
-		result = open_link(send, err);
+		result = hf_vm_recorder_create(&send->recorder, send->record, err);
 	if (!result)
 		result = start_engine(send, err);
 	return result;
@@ -187,8 +183,11 @@ static uint64_t earlier_ns(uint64_t one_ns, uint64_t other_ns)
 
 static int wait_ms(const struct send *send)
 {
-	uint64_t deadline_ns = earlier_ns(send->deadline_ns, send->switchover_deadline_ns);
-	if (!deadline_ns || handed_over_or_ending(&send->snapshot))
+	uint64_t deadline_ns = hf_send_link_due_ns(send);
+	if (!handed_over_or_ending(&send->snapshot))
+		deadline_ns = earlier_ns(deadline_ns,
+					 earlier_ns(send->deadline_ns, send->switchover_deadline_ns));
+	if (!deadline_ns)
 		return -1;
 	uint64_t now_ns = hf_monotonic_ns(NULL);
 	return now_ns >= deadline_ns ? 0 : (int)((deadline_ns - now_ns) / 1000000 + 1);
@@ -228,11 +227,31 @@ static void check_deadlines(struct send *send)
 	}
 }
 
-static bool at_end(const struct hf_source_snapshot *snapshot)
+static bool is_pause(const struct hf_source_snapshot *snapshot)
 {
-	if (snapshot->status == HF_STATUS_POSTCOPY_PAUSED)
-		return true;
-	return hf_status_is_final(snapshot->status) && snapshot->owner != HF_VM_OWNER_RESUMING;
+	return snapshot->status == HF_STATUS_POSTCOPY_PAUSED ||
+	       snapshot->status == HF_STATUS_POSTCOPY_RECOVER_SETUP;
+}
+
+static bool at_end(const struct send *send)
+{
+	const struct hf_source_snapshot *snapshot = &send->snapshot;
+	bool waits = hf_send_wants_link(send) &&
+		     !hf_reconnect_over(&send->reconnect, hf_monotonic_ns(NULL)) && !send->reconnect.held;
+	if (is_pause(snapshot))
+		return !waits;
+	return hf_status_is_final(snapshot->status) && snapshot->owner != HF_VM_OWNER_RESUMING && !waits;
+}
+
+/* The VM's pages are kept by its VMM and the record: a pause needs no program. */
+static void take_signal(struct send *send, int signal)
+{
+	if (signal == SIGUSR1)
+		hf_source_hold_background(send->engine, false);
+	else if (signal && (is_pause(&send->snapshot) || hf_status_is_final(send->snapshot.status)))
+		send->stopped = true;
+	else if (signal)
+		cancel(send);
 }
 
 /* Once, when the destination has measured the link. */
@@ -251,16 +270,15 @@ static void wait_for_end(struct send *send)
 		send->deadline_ns = hf_monotonic_ns(NULL) + send->options.timeout_s * NS_PER_S;
 	for (;;) {
 		hf_source_snapshot(send->engine, &send->snapshot);
-		if (at_end(&send->snapshot))
+		hf_send_tend_link(send);
+		hf_source_snapshot(send->engine, &send->snapshot);
+		if (at_end(send))
 			return;
 		tell_link(send);
 		struct hf_woken woken = hf_waiter_wait(&send->waiter, -1, wait_ms(send));
 		if (woken.vmm_ended)
 			vmm_ended(send);
-		if (woken.signal == SIGINT || woken.signal == SIGTERM)
-			cancel(send);
-		if (woken.signal == SIGUSR1)
-			hf_source_hold_background(send->engine, false);
+		take_signal(send, woken.signal);
 		hf_source_snapshot(send->engine, &send->snapshot);
 		note_switchover(send);
 		check_deadlines(send);
@@ -274,14 +292,13 @@ static void flush_link(struct send *send)
 		send->scheme->flush(send->link, FLUSH_TIMEOUT_MS);
 }
 
+/* It is frozen, and is never thawed: somebody's `cont` may lie in its socket. */
 static void end_source_vmm(struct send *send)
 {
 	struct hf_err err = HF_ERR_INIT;
-	if (send->options.keep)
+	if (send->options.keep || send->vmm_ended)
 		return;
-	if (send->vmm_ended)
-		return;
-	if (hf_qmp_vm_quit(send->vm, &err))
+	if (hf_vmm_kill(&send->vmm, HF_VMM_KILL_LIMIT_MS, &err))
 		hf_complain(COMMAND,
 			    "completed, but the source's VMM could not be ended (%s); end it, never run it",
 			    err.text);
@@ -291,7 +308,7 @@ static void end_source_vmm(struct send *send)
 static void describe_source(const struct send *send, char *text, size_t bytes)
 {
 	char status[64];
-	if (hf_qmp_vm_status(send->vm, status, sizeof(status), NULL))
+	if (!send->vm || hf_qmp_vm_status(send->vm, status, sizeof(status), NULL))
 		snprintf(text, bytes, "; the VM stays with the source");
 	else if (!strcmp(status, "running"))
 		snprintf(text, bytes, "; the source VM runs on");
@@ -320,13 +337,18 @@ static enum hf_exit conclude(struct send *send)
 	switch (send->snapshot.status) {
 	case HF_STATUS_COMPLETED:
 		end_source_vmm(send);
-		printf("completed: the VM runs at %s, downtime %.1f ms\n", send->options.to,
-		       (double)send->snapshot.downtime_ns / 1e6);
+		if (send->snapshot.downtime_ns)
+			printf("completed: the VM runs at %s, downtime %.1f ms\n", send->uri,
+			       (double)send->snapshot.downtime_ns / 1e6);
+		else
+			printf("completed: the VM runs at %s\n", send->uri);
 		return HF_EXIT_OK;
 	case HF_STATUS_POSTCOPY_PAUSED:
+	case HF_STATUS_POSTCOPY_RECOVER_SETUP:
 		hf_complain(COMMAND,
 			    "the link was lost after the hand-over (%s); the VM belongs to the destination: "
-			    "the source VM is left stopped and must not be run again",
+			    "the source VM is left frozen and must not be run again; start the same command "
+			    "again to go on",
 			    send->snapshot.err.text);
 		return HF_EXIT_LINK_LOST;
 	case HF_STATUS_CANCELLED:
@@ -351,14 +373,26 @@ static void write_report(const struct send *send, const struct hf_err *early)
 	json_decref(report);
 }
 
+/* The record binds while the VM is the destination's and not all of it is there. */
+static void settle(struct send *send)
+{
+	const struct hf_source_snapshot *snapshot = &send->snapshot;
+	bool ours = hf_status_is_final(snapshot->status) && snapshot->owner == HF_VM_OWNER_SOURCE &&
+		    !snapshot->destination_in_doubt;
+	if (snapshot->status == HF_STATUS_COMPLETED || ours || send->aborted)
+		hf_send_forget(send);
+}
+
 /* Threads that call the engine end before it does; the VM adapter's may still use the link. */
 static void tear_down(struct send *send)
 {
 	hf_qmp_vm_stop(send->vm);
-	if (send->link)
-		send->scheme->close(send->link);
+	hf_vm_recorder_stop(send->recorder);
+	hf_send_close_link(send);
 	hf_qmp_vm_destroy(send->vm);
+	hf_send_close_state(send);
 	hf_source_destroy(send->engine);
+	hf_link_relay_destroy(&send->relay);
 	hf_outgoing_memory_destroy(send->memory);
 	hf_ramblocks_destroy(&send->blocks);
 	hf_waiter_close(&send->waiter);
@@ -378,15 +412,19 @@ int hf_main_send(int argc, char **argv)
 	if (result)
 		return result < 0 ? HF_EXIT_USAGE : HF_EXIT_OK;
 	hf_ramblocks_init(&send.blocks);
+	send.uri = send.options.to;
 	enum hf_exit code = HF_EXIT_FAILED;
-	if (set_up(&send, &err)) {
+	if (hf_options_vm_key(&send.options, send.key, &err) || set_up(&send, &err)) {
 		hf_complain(COMMAND, "%s", err.text);
 		write_report(&send, &err);
+		if (send.record && !send.restarted)
+			hf_send_forget(&send);
 	} else {
 		wait_for_end(&send);
 		flush_link(&send);
 		code = conclude(&send);
 		write_report(&send, NULL);
+		settle(&send);
 	}
 	tear_down(&send);
 	return code;

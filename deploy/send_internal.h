@@ -34,7 +34,7 @@
 
 struct send {
 	struct hf_options options;
-	const char *key; /* names the VM's record: its QMP socket */
+	char key[HF_VM_KEY_BYTES]; /* names the VM's record */
 	struct hf_waiter waiter;
 	const struct hf_scheme *scheme;
 	const char *uri; /* where the destination is; an operator may name another */

@@ -13,6 +13,7 @@
 #include "deploy/send_internal.h"
 
 #define AGAIN_TIMEOUT_MS 2000u /* for each step; the operator's signals wait meanwhile */
+#define DOUBT_LIMIT_S	 30u   /* for telling a destination that the VM stayed here */
 
 static int connect_link(struct send *send, const uint8_t *session, uint64_t epoch, struct hf_err *err)
 {
@@ -112,7 +113,10 @@ void hf_send_tend_link(struct send *send)
 	if (send->link)
 		hf_send_close_link(send);
 	tell_pause(send);
-	hf_reconnect_begin(&send->reconnect, now_ns, send->options.recover_timeout_s);
+	uint32_t limit_s = send->options.recover_timeout_s;
+	if (send->snapshot.destination_in_doubt && limit_s > DOUBT_LIMIT_S)
+		limit_s = DOUBT_LIMIT_S;
+	hf_reconnect_begin(&send->reconnect, now_ns, limit_s);
 	if (hf_reconnect_due(&send->reconnect, now_ns))
 		try_link(send);
 }

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * receive_internal.h - what the parts of `hugeferry receive` share.
+ *
+ * Purpose: receive.c is the program's life, receive_link.c its listener and links, receive_state.c what
+ * outlives it: the record, the kept maps, and a start that finds them.
+ * Ownership: the struct is the program's; receive.c tears it down.
+ * Threads: the main thread, except the callbacks of the ports.
+ * Units: in the names.
+ * Errors: 0 or -errno with text.
+ */
+#ifndef HF_DEPLOY_RECEIVE_INTERNAL_H
+#define HF_DEPLOY_RECEIVE_INTERNAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/destination.h"
+#include "deploy/link_relay.h"
+#include "deploy/options.h"
+#include "deploy/progress.h"
+#include "deploy/reconnect.h"
+#include "deploy/transports.h"
+#include "deploy/waiter.h"
+#include "hugemem/guest_memory.h"
+#include "hugemem/kept_pages.h"
+#include "kvm/qmp_vm.h"
+#include "kvm/vm_record.h"
+#include "kvm/vm_recorder.h"
+
+#define COMMAND		 "receive"
+#define FLUSH_TIMEOUT_MS 2000u
+
+struct receive {
+	struct hf_options options;
+	char key[HF_VM_KEY_BYTES]; /* names the VM's record and kept maps */
+	struct hf_waiter waiter;
+	struct hf_progress progress;
+	const struct hf_scheme *scheme;
+	const char *uri; /* to listen at; an operator may name another */
+	struct hf_qmp_vm *vm;
+	struct hf_attach_client *attach;
+	struct hf_ramblocks blocks;
+	struct hf_incoming_memory *memory;
+	uint32_t *vcpu_threads;
+	uint32_t vcpus;
+	void *listener;
+	struct hf_link_relay relay;
+	void *link;
+	uint8_t session[HF_SESSION_BYTES];
+	uint64_t epoch; /* of the last link; 0 after a new start: any may come */
+	struct hf_reconnect reconnect;
+	struct hf_vm_record *record;
+	struct hf_vm_recorder *recorder;
+	struct hf_kept_pages *kept;
+	enum hf_record found; /* by a program started again */
+	bool restarted, vmm_lives;
+	bool memory_started;
+	bool hold_background;
+	bool trouble_told;
+	bool link_told;
+	bool pause_told;
+	bool vmm_ended;
+	bool stopped; /* by a signal while paused: the state is kept for the next start */
+	struct hf_destination *engine;
+	struct hf_destination_snapshot snapshot; /* the last one taken */
+};
+
+/* ---- receive_link.c ---- */
+
+int hf_receive_listen(struct receive *receive, struct hf_err *err);
+/* The first link: whoever has come as a whole. */
+int hf_receive_start_link(struct receive *receive, struct hf_err *err);
+bool hf_receive_wants_link(const struct receive *receive);
+/* Closes what was lost and listens again. */
+void hf_receive_tend_link(struct receive *receive);
+/* Somebody is at the listener while a link is wanted. */
+void hf_receive_take_link(struct receive *receive);
+void hf_receive_close_link(struct receive *receive);
+void hf_receive_close_listener(struct receive *receive);
+
+/* ---- receive_state.c ---- */
+
+/* A record of a program before this one, if there is one: receive->restarted. */
+int hf_receive_find_record(struct receive *receive, struct hf_err *err);
+/* New ones, for the session that was accepted. */
+int hf_receive_make_record(struct receive *receive, struct hf_err *err);
+/* The kept maps of the program before this one, which must be about this VMM and these blocks. */
+int hf_receive_open_kept(struct receive *receive, struct hf_err *err);
+/* Nothing is needed of them any more. */
+void hf_receive_forget(struct receive *receive);
+void hf_receive_close_state(struct receive *receive);
+
+#endif
