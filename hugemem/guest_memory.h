@@ -23,6 +23,7 @@
 #include "core/memory.h"
 #include "core/ramblock.h"
 #include "hugemem/attach_client.h"
+#include "hugemem/vmm_identity.h"
 
 /* ---- destination ---- */
 
@@ -34,12 +35,41 @@ enum hf_placement_choice {
 	HF_PLACEMENT_CHOICE_CONTINUE
 };
 
+/*
+ * What an agent that died in postcopy or in a pause has left for the next one (kept_pages.h keeps it). With
+ * it, prepare() begins nothing: it goes on where the other one ended.
+ *
+ * What the engine has to keep to, in this mode:
+ *  - the received bits are those its predecessor set, by the rules of every migration (`continue`: content
+ *    whole, bit, CONTINUE; `copy`: COPY, bit). prepare() reads them; the engine sets none before ready();
+ *  - each page without a bit may hold part of its content in the alias, so clear() is told it is dirty;
+ *  - place_zero() of a page without a bit is right only if nothing was ever fetched for it: its presence bit
+ *    is clear in a map that is complete. Else its chunks are fetched again;
+ *  - a page with a bit is never fetched, and needs nothing before it faults: place_again() serves that.
+ *    Under `continue` it may not be mapped yet (its agent died before CONTINUE); release() makes that good;
+ *  - faults come from ready() on, also those the other agent had read and not answered: the VMM raises them
+ *    again. Blocked time counts anew from there;
+ *  - when every page has its bit, only release() is left, if that was not done already. It may be repeated.
+ */
+struct hf_taken_over {
+	enum hf_placement placement; /* never another than before */
+	struct hf_vmm_identity vmm;
+	/* As core/pagemap.h lays them out, over the blocks of the config in their order (the caller has
+	 * compared them: hf_kept_pages_check_vmm()). Outlives the object. */
+	const uint8_t *received;
+};
+
 struct hf_incoming_memory_config {
 	struct hf_attach_client *attach;
 	const struct hf_ramblocks *blocks; /* in the order of the attach client's regions; copied */
 	enum hf_placement_choice choice;
 	uint32_t staging_slots; /* copy; 0 = default */
 	struct hf_clock clock;
+	/*
+	 * NULL: memory that was never received before. Else a `choice` other than auto or the placement of
+	 * then is refused (-EINVAL), and so is another VMM (-ESTALE).
+	 */
+	const struct hf_taken_over *taken_over; /* copied */
 	/* The engine's entry points (hf_destination_memory_ready, _fault, _fail, _work). */
 	void (*ready)(void *engine, int result, const struct hf_err *err);
 	/*
@@ -54,7 +84,16 @@ struct hf_incoming_memory_config {
 		    enum hf_work_class class); /* returns enum hf_work_next of core/destination.h */
 };
 
-/* Chooses the placement and checks features; touches no memory yet. */
+/*
+ * Chooses the placement and checks features; touches no memory yet. With taken_over, ready() then hears one
+ * of these, and nothing has been placed:
+ *
+ *   -ESTALE   missing pages are not guarded any more, or by another registration than then. What the VMM has
+ *             read may be zeros: it must not run, nor go on running.
+ *   -EBUSY    the predecessor has not ended within 5 s; its process id is in the text. Try again.
+ *   others    this host lacks something (huge pages, locked memory). The VMM goes on waiting: help, then
+ *             start the agent again.
+ */
 int hf_incoming_memory_create(struct hf_incoming_memory **out, const struct hf_incoming_memory_config *config,
 			      struct hf_err *err);
 /* The port for the engine, and why that placement was taken ("shared hugetlbfs, MINOR_HUGETLBFS offered"). */

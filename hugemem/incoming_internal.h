@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * incoming_internal.h - what incoming_memory.c and incoming_prepare.c share. Internal to hugemem/.
+ * incoming_internal.h - what incoming_memory.c, _prepare.c and _takeover.c share. Internal to hugemem/.
  *
  * Purpose: the object behind struct hf_incoming_memory and the steps of making it ready.
  * Ownership: as the groups of the struct say.
@@ -23,8 +23,9 @@
 
 struct hf_incoming_memory {
 	/* Set at creation. */
-	struct hf_incoming_memory_config config; /* blocks points to the copy below */
+	struct hf_incoming_memory_config config; /* blocks and taken_over point to the copies below */
 	struct hf_ramblocks blocks;
+	struct hf_taken_over taken_over;
 	const struct hf_attached_region *regions; /* the attach client's */
 	enum hf_placement placement;
 	char reason[192];
@@ -43,17 +44,32 @@ struct hf_incoming_memory {
 	size_t staging_bytes;
 	size_t zeros_bytes;
 	struct hf_fault_reader *reader;
+	bool released; /* taken over after all ranges were unregistered: no userfault_fd */
 
 	/* Any thread. */
 	atomic_bool stopping;
 	atomic_bool touched; /* the VMM's ranges are registered, or may be */
 };
 
+extern const char *const hf_placement_names[]; /* by enum hf_placement */
+
 /* Every way in which the VMM's mappings could be others than the ones it named, or hold pages already. */
 int hf_incoming_check_mappings(const struct hf_incoming_memory *memory, struct hf_err *err);
 /* Runs in the background worker; needs start(). */
 int hf_incoming_prepare(struct hf_incoming_memory *memory, struct hf_err *err);
+/* Its steps, which taking over has as well. */
+int hf_incoming_take_resources(struct hf_incoming_memory *memory, struct hf_err *err);
+int hf_incoming_register(struct hf_incoming_memory *memory, struct hf_err *err);
+int hf_incoming_populate(struct hf_incoming_memory *memory, struct hf_err *err);
+int hf_incoming_start_reader(struct hf_incoming_memory *memory, struct hf_err *err);
 /* Frees what prepare has made, however far it came; the reader has been destroyed. */
 void hf_incoming_unprepare(struct hf_incoming_memory *memory);
+
+/* At creation: is it that VMM, and may it be that placement? Narrows config.choice to it. */
+int hf_incoming_check_taken_over(struct hf_incoming_memory *memory, struct hf_err *err);
+/* Instead of hf_incoming_prepare(), where something is taken over. */
+int hf_incoming_take_over(struct hf_incoming_memory *memory, struct hf_err *err);
+/* Is the page's received bit set? No, where nothing is taken over. Constant until ready(). */
+bool hf_incoming_was_received(const struct hf_incoming_memory *memory, uint32_t block, uint64_t page);
 
 #endif

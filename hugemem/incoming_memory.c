@@ -12,6 +12,9 @@
  *
  * After ready() nothing in the object changes until it is destroyed, so the operations take no lock.
  *
+ * What an agent that died has left is taken over by incoming_takeover.c instead of prepared; all else is the
+ * same.
+ *
  * stop() ends the threads and nothing else: what is missing stays missing and who waits goes on waiting. Only
  * release() ends the registration.
  */
@@ -124,8 +127,9 @@ static int op_release(void *self, struct hf_err *err)
 	struct hf_err first = HF_ERR_INIT, later = HF_ERR_INIT;
 	int result = 0;
 
-	/* A range that fails must not keep the waiters of the others. */
-	for (uint32_t block = 0; block < memory->blocks.count; block++) {
+	/* A range that fails must not keep the waiters of the others. One that has ended before is no
+	 * failure. */
+	for (uint32_t block = 0; !memory->released && block < memory->blocks.count; block++) {
 		int unregistered = unregister_block(memory, block, result ? &later : &first);
 		if (result == 0)
 			result = unregistered;
@@ -140,13 +144,13 @@ static int op_release(void *self, struct hf_err *err)
 	return result;
 }
 
-static int choose_placement(struct hf_incoming_memory *memory, bool minor, struct hf_err *err);
-static int choose_slots(struct hf_incoming_memory *memory, struct hf_err *err);
-
-static const char *const placement_names[] = {
+const char *const hf_placement_names[] = {
     [HF_PLACEMENT_COPY] = "copy",
     [HF_PLACEMENT_CONTINUE] = "continue",
 };
+
+static int choose_placement(struct hf_incoming_memory *memory, bool minor, struct hf_err *err);
+static int choose_slots(struct hf_incoming_memory *memory, struct hf_err *err);
 
 /* Called before prepare(): nothing depends on the placement yet. */
 static int op_choose(void *self, enum hf_placement placement, struct hf_memory *port, struct hf_err *err)
@@ -154,12 +158,20 @@ static int op_choose(void *self, enum hf_placement placement, struct hf_memory *
 	struct hf_incoming_memory *memory = self;
 	bool minor = memory->features & UFFD_FEATURE_MINOR_HUGETLBFS;
 
+	if (memory->config.taken_over && placement == memory->placement)
+		return 0;
+	if (memory->config.taken_over)
+		return hf_err_set(
+		    err, HF_ERR_LOCAL, EINVAL,
+		    "the source asks for placement %s, but this migration was begun with %s, which "
+		    "cannot change any more",
+		    hf_placement_names[placement], hf_placement_names[memory->placement]);
 	if (memory->config.choice != HF_PLACEMENT_CHOICE_AUTO)
 		return hf_err_set(
 		    err, HF_ERR_LOCAL, EINVAL,
 		    "the source asks for placement %s, but this side was told to take %s; leave it "
 		    "to one of them",
-		    placement_names[placement], placement_names[memory->placement]);
+		    hf_placement_names[placement], hf_placement_names[memory->placement]);
 	memory->config.choice =
 	    placement == HF_PLACEMENT_COPY ? HF_PLACEMENT_CHOICE_COPY : HF_PLACEMENT_CHOICE_CONTINUE;
 	int result = choose_placement(memory, minor, err);
@@ -371,9 +383,13 @@ static int set_up(struct hf_incoming_memory *memory, const struct hf_incoming_me
 	if (result == 0)
 		result = check_mixture(memory, err);
 	if (result == 0)
+		result = hf_incoming_check_taken_over(memory, err);
+	if (result == 0)
 		result = choose_placement(memory, probe.minor_hugetlbfs, err);
 	if (result)
 		return result;
+	if (config->taken_over)
+		snprintf(memory->reason, sizeof(memory->reason), "the migration was begun with it");
 	choose_modes(memory, &probe);
 	memory->placer.blocks = &memory->blocks;
 	memory->placer.regions = memory->regions;
@@ -393,10 +409,14 @@ int hf_incoming_memory_create(struct hf_incoming_memory **out, const struct hf_i
 	if (!memory)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
 	memory->config = *config;
+	if (config->taken_over) {
+		memory->taken_over = *config->taken_over;
+		memory->config.taken_over = &memory->taken_over;
+	}
 	memory->placer.userfault_fd = -1;
 	memory->placer.pagemap_fd = -1;
 	atomic_init(&memory->stopping, false);
-	atomic_init(&memory->touched, false);
+	atomic_init(&memory->touched, config->taken_over != NULL);
 	hf_ramblocks_init(&memory->blocks);
 	int result = set_up(memory, config, err);
 	if (result) {

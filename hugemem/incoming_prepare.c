@@ -203,11 +203,12 @@ static bool may_be_registered(int result)
 	return true;
 }
 
-static int register_ranges(struct hf_incoming_memory *memory, struct hf_err *err)
+int hf_incoming_register(struct hf_incoming_memory *memory, struct hf_err *err)
 {
 	int result = hf_attach_client_userfault(memory->config.attach, memory->modes, memory->features,
 						&memory->placer.userfault_fd, err);
-	atomic_store(&memory->touched, may_be_registered(result));
+	if (may_be_registered(result))
+		atomic_store(&memory->touched, true);
 	if (result)
 		return result;
 	int flags = fcntl(memory->placer.userfault_fd, F_GETFL);
@@ -303,8 +304,11 @@ static int map_alias(struct hf_incoming_memory *memory, uint32_t block, struct h
 {
 	const struct hf_attached_region *region = &memory->regions[block];
 
-	void *address = mmap(NULL, region->length_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, region->fd,
-			     (off_t)region->fd_offset_bytes);
+	/* The predecessor's reservations are the file's. What the VMM has discarded is not to be reserved
+	 * again. */
+	int reserve = memory->config.taken_over ? MAP_NORESERVE : 0;
+	void *address = mmap(NULL, region->length_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | reserve,
+			     region->fd, (off_t)region->fd_offset_bytes);
 	if (address == MAP_FAILED)
 		return hf_err_set(err, HF_ERR_LOCAL, errno, "block '%s': cannot map its RAM file: %s",
 				  region->idstr, strerror(errno));
@@ -342,28 +346,60 @@ static int map_aliases(struct hf_incoming_memory *memory, struct hf_err *err)
 	return refused ? too_few_pages(refused, refused_pages, err) : 0;
 }
 
-static int populate_alias(struct hf_incoming_memory *memory, uint32_t block, struct hf_err *err)
+static int cannot_populate(const struct hf_incoming_memory *memory, uint32_t block, int errnum,
+			   struct hf_err *err)
 {
-	uint64_t length_bytes = memory->blocks.blocks[block].length_bytes;
-	uint64_t step_bytes = memory->blocks.blocks[block].page_size_bytes;
+	const char *idstr = memory->blocks.blocks[block].idstr;
 
-	if (step_bytes < POPULATE_STEP_BYTES)
-		step_bytes = POPULATE_STEP_BYTES;
-	for (uint64_t done_bytes = 0; done_bytes < length_bytes; done_bytes += step_bytes) {
-		uint64_t left_bytes = length_bytes - done_bytes;
+	if (memory->config.taken_over)
+		return hf_err_set(err, HF_ERR_LOCAL, errnum,
+				  "block '%s': pages that have yet to come cannot be allocated: %s; the VM "
+				  "waits: free huge "
+				  "pages of this size or add some, then start this program again",
+				  idstr, strerror(errnum));
+	return hf_err_set(err, HF_ERR_LOCAL, errnum,
+			  "block '%s': the huge pages reserved for it cannot be allocated: %s; look "
+			  "for a hugetlb cgroup limit or a NUMA binding, then start the "
+			  "destination VMM anew",
+			  idstr, strerror(errnum));
+}
+
+static int populate_run(struct hf_incoming_memory *memory, uint32_t block, uint64_t page, uint64_t pages,
+			struct hf_err *err)
+{
+	const uint64_t page_size_bytes = memory->blocks.blocks[block].page_size_bytes;
+	uint8_t *address = memory->alias[block] + page * page_size_bytes;
+	uint64_t left_bytes = pages * page_size_bytes;
+	uint64_t step_bytes = page_size_bytes < POPULATE_STEP_BYTES ? POPULATE_STEP_BYTES : page_size_bytes;
+
+	while (left_bytes > 0) {
+		if (step_bytes > left_bytes)
+			step_bytes = left_bytes;
 		if (atomic_load(&memory->stopping))
 			return hf_err_set(err, HF_ERR_CANCELLED, ECANCELED,
 					  "stopped while allocating guest memory");
-		if (madvise(memory->alias[block] + done_bytes,
-			    left_bytes < step_bytes ? left_bytes : step_bytes, MADV_POPULATE_WRITE))
-			return hf_err_set(
-			    err, HF_ERR_LOCAL, errno,
-			    "block '%s': the huge pages reserved for it cannot be allocated: %s; look "
-			    "for a hugetlb cgroup limit or a NUMA binding, then start the "
-			    "destination VMM anew",
-			    memory->blocks.blocks[block].idstr, strerror(errno));
+		if (madvise(address, step_bytes, MADV_POPULATE_WRITE))
+			return cannot_populate(memory, block, errno, err);
+		address += step_bytes;
+		left_bytes -= step_bytes;
 	}
 	return 0;
+}
+
+/* All pages that have yet to come. */
+static int populate_alias(struct hf_incoming_memory *memory, uint32_t block, struct hf_err *err)
+{
+	const uint64_t pages = memory->blocks.blocks[block].pages;
+	int result = 0;
+
+	for (uint64_t first = 0; first < pages && result == 0;) {
+		uint64_t end = first;
+		while (end < pages && !hf_incoming_was_received(memory, block, end))
+			end++;
+		result = populate_run(memory, block, first, end - first, err);
+		first = end + 1; /* behind the received page that ended the run */
+	}
+	return result;
 }
 
 static int make_alias(struct hf_incoming_memory *memory, struct hf_err *err)
@@ -374,7 +410,7 @@ static int make_alias(struct hf_incoming_memory *memory, struct hf_err *err)
 	return map_aliases(memory, err);
 }
 
-static int populate_aliases(struct hf_incoming_memory *memory, struct hf_err *err)
+int hf_incoming_populate(struct hf_incoming_memory *memory, struct hf_err *err)
 {
 	int result = 0;
 
@@ -421,7 +457,7 @@ static int make_zeros(struct hf_incoming_memory *memory, struct hf_err *err)
 	return 0;
 }
 
-static int start_reader(struct hf_incoming_memory *memory, struct hf_err *err)
+int hf_incoming_start_reader(struct hf_incoming_memory *memory, struct hf_err *err)
 {
 	struct hf_fault_reader_config config = {.userfault_fd = memory->placer.userfault_fd,
 						.blocks = &memory->blocks,
@@ -435,11 +471,13 @@ static int start_reader(struct hf_incoming_memory *memory, struct hf_err *err)
 }
 
 /* What this host and this program must have; the VMM is not touched. */
-static int take_resources(struct hf_incoming_memory *memory, struct hf_err *err)
+int hf_incoming_take_resources(struct hf_incoming_memory *memory, struct hf_err *err)
 {
 	int result = memory->config.prepare_program ? memory->config.prepare_program(memory->engine, err) : 0;
 
-	if (result == 0)
+	/* What is taken over has most of its pages already; the rest is reserved, or found when it is
+	 * allocated. */
+	if (result == 0 && !memory->config.taken_over)
 		result = check_all_nodes(memory, err);
 	if (result == 0)
 		result = make_zeros(memory, err);
@@ -451,18 +489,20 @@ static int take_resources(struct hf_incoming_memory *memory, struct hf_err *err)
 
 int hf_incoming_prepare(struct hf_incoming_memory *memory, struct hf_err *err)
 {
+	if (memory->config.taken_over)
+		return hf_incoming_take_over(memory, err);
 	int result = check_fresh(memory, err);
 
 	if (result == 0)
-		result = take_resources(memory, err);
+		result = hf_incoming_take_resources(memory, err);
 	if (result == 0)
-		result = register_ranges(memory, err);
+		result = hf_incoming_register(memory, err);
 	if (result == 0)
 		result = check_fresh(memory, err);
 	if (result == 0)
-		result = populate_aliases(memory, err);
+		result = hf_incoming_populate(memory, err);
 	if (result == 0)
-		result = start_reader(memory, err);
+		result = hf_incoming_start_reader(memory, err);
 	return result;
 }
 

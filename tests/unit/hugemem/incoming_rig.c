@@ -95,6 +95,17 @@ static bool fault_of_thread_is_there(void *opaque)
 	return there;
 }
 
+bool has_faulted(struct destination *d, uint32_t block, uint64_t page)
+{
+	bool found = false;
+
+	pthread_mutex_lock(&d->engine.lock);
+	for (unsigned i = 0; i < d->engine.fault_count && !found; i++)
+		found = d->engine.faults[i].block == block && d->engine.faults[i].page == page;
+	pthread_mutex_unlock(&d->engine.lock);
+	return found;
+}
+
 /* Waits until the toucher's fault has been delivered, checks where it is. */
 void expect_fault(struct destination *destination, struct toucher *toucher, uint32_t block, uint64_t page)
 {
@@ -118,28 +129,47 @@ void make_guest_memory(struct destination *d)
 	}
 }
 
-void attach_vmm(struct destination *d)
+static const char *idstr_of(uint32_t block)
+{
+	return block == 0 ? "ram0" : "ram1";
+}
+
+void name_blocks(struct destination *d)
+{
+	for (uint32_t block = 0; block < d->block_count; block++)
+		assert_int_equal(hf_ramblocks_add(&d->blocks, idstr_of(block), d->pages * d->page_size_bytes,
+						  d->page_size_bytes, NULL),
+				 0);
+}
+
+void lend_memory(struct destination *d)
 {
 	const struct hf_attach_options options = {.socket_path = d->socket_path, .vm_name = "guest"};
 
 	assert_int_equal(hf_attach_create(&d->attach, &options, &d->err), 0);
 	for (uint32_t block = 0; block < d->block_count; block++) {
-		char idstr[16];
-		snprintf(idstr, sizeof(idstr), "ram%u", block);
-		const struct hf_attach_region region = {.idstr = idstr,
+		const struct hf_attach_region region = {.idstr = idstr_of(block),
 							.address = d->vmm[block],
 							.length_bytes = d->pages * d->page_size_bytes,
 							.page_size_bytes = d->page_size_bytes,
 							.fd = d->private_memory ? -1 : d->fd[block]};
 		if (hf_attach_add(d->attach, &region, &d->err))
 			fail_msg("%s", d->err.text);
-		assert_int_equal(
-		    hf_ramblocks_add(&d->blocks, idstr, region.length_bytes, region.page_size_bytes, NULL),
-		    0);
 	}
 	assert_int_equal(hf_attach_start(d->attach, &d->err), 0);
+}
+
+void connect_agent(struct destination *d)
+{
 	if (hf_attach_client_connect(&d->client, d->socket_path, &d->err))
 		fail_msg("%s", d->err.text);
+}
+
+void attach_vmm(struct destination *d)
+{
+	name_blocks(d);
+	lend_memory(d);
+	connect_agent(d);
 }
 
 int create_port(struct destination *d)
@@ -149,6 +179,7 @@ int create_port(struct destination *d)
 							 .choice = d->choice,
 							 .staging_slots = d->slots,
 							 .clock = {.now_ns = monotonic_ns},
+							 .taken_over = d->taken_over,
 							 .ready = engine_ready,
 							 .prepare_program = engine_prepare_program,
 							 .fault = engine_fault,

@@ -59,6 +59,7 @@ struct destination {
 	struct hf_attach *attach;
 	struct hf_attach_client *client;
 	struct hf_ramblocks blocks;
+	const struct hf_taken_over *taken_over;
 	struct hf_incoming_memory *memory;
 	struct hf_memory port;
 	struct engine engine;
@@ -72,12 +73,18 @@ int set_up(void **state);
 int tear_down(void **state);
 void make_guest_memory(struct destination *d);
 void attach_vmm(struct destination *d);
+/* Its steps, for tests whose agents are several. */
+void name_blocks(struct destination *d);
+void lend_memory(struct destination *d);
+void connect_agent(struct destination *d);
 /* The steps of bring_up(); a test may do something in between. */
 int create_port(struct destination *d);
 /* The result that ready() reported. */
 int prepare(struct destination *d);
 /* All of it; fails the test when a step fails. */
 void bring_up(struct destination *d);
+/* Has a fault on that page been delivered? Any thread's. */
+bool has_faulted(struct destination *d, uint32_t block, uint64_t page);
 /* Waits until the toucher's fault has been delivered, checks where it is. */
 void expect_fault(struct destination *destination, struct toucher *toucher, uint32_t block, uint64_t page);
 uint8_t *guest_page(struct destination *d, uint32_t block, uint64_t page);
