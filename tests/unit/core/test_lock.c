@@ -250,8 +250,8 @@ static const struct {
 	void (*breach)(void *opaque);
 	const char *says;
 } breaches[] = {
-    {take_against_the_order, "lock 'channel' (rank 8) is taken under 'link' (rank 9)"},
-    {take_two_of_a_rank, "lock 'other engine' (rank 10) is taken under 'engine' (rank 10)"},
+    {take_against_the_order, "lock 'channel' (rank 9) is taken under 'link' (rank 10)"},
+    {take_two_of_a_rank, "lock 'other engine' (rank 11) is taken under 'engine' (rank 11)"},
     {take_twice, "lock 'engine' is taken twice by one thread"},
     {give_back_anothers, "lock 'engine' is given back by a thread that does not hold it"},
     {be_without, "lock 'engine' is not held where it must be"},
