@@ -18,11 +18,13 @@
 
 #include "core/destination.h"
 #include "core/wire.h"
+#include "deploy/control.h"
 #include "deploy/link_session.h"
 #include "deploy/monotonic.h"
 #include "deploy/options.h"
 #include "deploy/program.h"
 #include "deploy/progress.h"
+#include "deploy/query_migrate.h"
 #include "deploy/report.h"
 #include "deploy/transports.h"
 #include "deploy/waiter.h"
@@ -36,6 +38,7 @@
 struct receive {
 	struct hf_options options;
 	struct hf_waiter waiter;
+	struct hf_control *control; /* NULL without --qmp */
 	struct hf_progress progress;
 	const struct hf_scheme *scheme;
 	struct hf_qmp_vm *vm;
@@ -51,6 +54,7 @@ struct receive {
 	bool trouble_told;
 	bool link_told;
 	bool vmm_ended;
+	bool cancel_asked; /* over the control socket, while there was no engine */
 	struct hf_destination *engine;
 	struct hf_destination_snapshot snapshot; /* the last one taken */
 };
@@ -188,9 +192,48 @@ static int open_listener(struct receive *receive, struct hf_err *err)
 	return 0;
 }
 
+/* ---- the control socket ---- */
+
+static struct hf_report_context report_context(const struct receive *receive)
+{
+	return (struct hf_report_context){
+	    .transport = receive->scheme ? receive->scheme->name : NULL,
+	    .placement_reason = receive->memory ? hf_incoming_memory_reason(receive->memory) : NULL,
+	    .blocks = &receive->blocks,
+	};
+}
+
+static int control_cancel(void *opaque, struct hf_err *err)
+{
+	struct receive *receive = opaque;
+	receive->cancel_asked = !receive->engine;
+	return receive->engine ? hf_destination_cancel(receive->engine, err) : 0;
+}
+
+static json_t *control_query(void *opaque)
+{
+	const struct receive *receive = opaque;
+	struct hf_report_context context = report_context(receive);
+	return hf_query_destination(receive->engine, &context);
+}
+
+static int open_control(struct receive *receive, struct hf_err *err)
+{
+	struct hf_control_config config = {
+	    .target = receive->options.qmp,
+	    .ops = {.cancel = control_cancel},
+	    .opaque = receive,
+	    .wake = hf_waiter_notify,
+	    .wake_opaque = &receive->waiter,
+	};
+	return hf_control_create(&receive->control, &config, err);
+}
+
 static int set_up(struct receive *receive, struct hf_err *err)
 {
 	int result = hf_waiter_open(&receive->waiter, err);
+	if (!result)
+		result = open_control(receive, err);
 	if (!result)
 		result = open_vm(receive, err);
 	if (!result)
@@ -229,7 +272,7 @@ static int take_woken(struct receive *receive, const struct hf_woken *woken, str
 	if (woken->vmm_ended)
 		return vmm_ended(receive, err);
 	take_signal(receive, woken->signal);
-	if (woken->signal == SIGINT || woken->signal == SIGTERM)
+	if (woken->signal == SIGINT || woken->signal == SIGTERM || receive->cancel_asked)
 		return hf_err_set(err, HF_ERR_CANCELLED, ECANCELED, "cancelled while waiting for a peer");
 	return 0;
 }
@@ -262,7 +305,10 @@ static int accept_peer(struct receive *receive, struct hf_err *err)
 {
 	int fd = receive->scheme->listener_fd(receive->listener);
 	while (!receive->link) {
-		struct hf_woken woken = hf_waiter_wait(&receive->waiter, fd, -1);
+		hf_control_run(receive->control);
+		struct hf_woken woken = {0};
+		if (!receive->cancel_asked)
+			woken = hf_waiter_wait(&receive->waiter, fd, -1);
 		int stop = take_woken(receive, &woken, err);
 		if (stop)
 			return stop;
@@ -334,7 +380,9 @@ static void wait_for_end(struct receive *receive)
 {
 	struct hf_err err = HF_ERR_INIT;
 	for (;;) {
+		hf_control_run(receive->control);
 		hf_destination_snapshot(receive->engine, &receive->snapshot);
+		hf_control_status(receive->control, receive->snapshot.status);
 		hf_progress_update(&receive->progress, &receive->snapshot);
 		if (at_end(&receive->snapshot))
 			break;
@@ -421,11 +469,7 @@ static enum hf_exit conclude(struct receive *receive)
 
 static json_t *make_report(struct receive *receive, const struct hf_err *early)
 {
-	struct hf_report_context context = {
-	    .transport = receive->scheme ? receive->scheme->name : NULL,
-	    .placement_reason = receive->memory ? hf_incoming_memory_reason(receive->memory) : NULL,
-	    .blocks = &receive->blocks,
-	};
+	struct hf_report_context context = report_context(receive);
 	return early ? hf_report_failure(early)
 		     : hf_report_destination(receive->engine, &receive->snapshot, &context);
 }
@@ -445,6 +489,7 @@ static void report(struct receive *receive, const struct hf_err *early)
 
 static void tear_down(struct receive *receive)
 {
+	hf_control_destroy(receive->control);
 	if (receive->scheme)
 		receive->scheme->listener_close(receive->listener);
 	stop_ports(receive);
@@ -470,9 +515,11 @@ static enum hf_exit run(struct receive *receive)
 		report(receive, &err);
 		return err.class == HF_ERR_CANCELLED ? HF_EXIT_CANCELLED : HF_EXIT_FAILED;
 	}
+	hf_control_set_query(receive->control, control_query, receive);
 	wait_for_end(receive);
 	stop_ports(receive);
 	hf_destination_snapshot(receive->engine, &receive->snapshot);
+	hf_control_status(receive->control, receive->snapshot.status);
 	enum hf_exit code = conclude(receive);
 	report(receive, NULL);
 	return code;

@@ -21,10 +21,12 @@
 #include <string.h>
 
 #include "core/source.h"
+#include "deploy/control.h"
 #include "deploy/link_session.h"
 #include "deploy/monotonic.h"
 #include "deploy/options.h"
 #include "deploy/program.h"
+#include "deploy/query_migrate.h"
 #include "deploy/report.h"
 #include "deploy/transports.h"
 #include "deploy/waiter.h"
@@ -38,6 +40,7 @@
 struct send {
 	struct hf_options options;
 	struct hf_waiter waiter;
+	struct hf_control *control; /* NULL without --qmp */
 	const struct hf_scheme *scheme;
 	struct hf_qmp_vm *vm;
 	struct hf_ramblocks blocks;
@@ -138,9 +141,44 @@ static int start_engine(struct send *send, struct hf_err *err)
 	return send->scheme->start(send->link, &hf_source_events, send->engine, err);
 }
 
+/* ---- the control socket ---- */
+
+static struct hf_report_context report_context(const struct send *send)
+{
+	return (struct hf_report_context){.transport = send->scheme ? send->scheme->name : NULL,
+					  .blocks = &send->blocks};
+}
+
+static int control_cancel(void *opaque, struct hf_err *err)
+{
+	const struct send *send = opaque;
+	return hf_source_cancel(send->engine, err);
+}
+
+static json_t *control_query(void *opaque)
+{
+	const struct send *send = opaque;
+	struct hf_report_context context = report_context(send);
+	return hf_query_source(send->engine, &context);
+}
+
+static int open_control(struct send *send, struct hf_err *err)
+{
+	struct hf_control_config config = {
+	    .target = send->options.qmp,
+	    .ops = {.cancel = control_cancel},
+	    .opaque = send,
+	    .wake = hf_waiter_notify,
+	    .wake_opaque = &send->waiter,
+	};
+	return hf_control_create(&send->control, &config, err);
+}
+
 static int set_up(struct send *send, struct hf_err *err)
 {
 	int result = hf_waiter_open(&send->waiter, err);
+	if (!result)
+		result = open_control(send, err);
 	if (!result)
 		result = hf_qmp_vm_create(&send->vm, send->options.vm, err);
 	if (!result)
@@ -153,6 +191,8 @@ static int set_up(struct send *send, struct hf_err *err)
 		result = open_link(send, err);
 	if (!result)
 		result = start_engine(send, err);
+	if (!result)
+		hf_control_set_query(send->control, control_query, send);
 	return result;
 }
 
@@ -250,7 +290,9 @@ static void wait_for_end(struct send *send)
 	if (send->options.timeout_s)
 		send->deadline_ns = hf_monotonic_ns(NULL) + send->options.timeout_s * NS_PER_S;
 	for (;;) {
+		hf_control_run(send->control);
 		hf_source_snapshot(send->engine, &send->snapshot);
+		hf_control_status(send->control, send->snapshot.status);
 		if (at_end(&send->snapshot))
 			return;
 		tell_link(send);
@@ -343,8 +385,7 @@ static void write_report(const struct send *send, const struct hf_err *early)
 	struct hf_err err = HF_ERR_INIT;
 	if (!send->options.json)
 		return;
-	struct hf_report_context context = {.transport = send->scheme ? send->scheme->name : NULL,
-					    .blocks = &send->blocks};
+	struct hf_report_context context = report_context(send);
 	json_t *report = early ? hf_report_failure(early) : hf_report_source(&send->snapshot, &context);
 	if (hf_report_write(report, send->options.json, &err))
 		hf_complain(COMMAND, "%s", err.text);
@@ -354,6 +395,7 @@ static void write_report(const struct send *send, const struct hf_err *early)
 /* Threads that call the engine end before it does; the VM adapter's may still use the link. */
 static void tear_down(struct send *send)
 {
+	hf_control_destroy(send->control);
 	hf_qmp_vm_stop(send->vm);
 	if (send->link)
 		send->scheme->close(send->link);
