@@ -37,6 +37,7 @@ enum hf_lock_rank {
 	HF_RANK_LINK,
 	HF_RANK_ENGINE,
 	HF_RANK_LINK_PROBE, /* a leaf: nothing is taken under it */
+	HF_RANK_CONTROL,    /* a leaf too */
 	HF_RANKS,
 };
 

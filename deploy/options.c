@@ -103,6 +103,8 @@ static const struct spec specs[] = {
      "the reference VMM (default: hugeferry-vmm next to this program)"},
     {"json", "FILE", SEND | RECEIVE | CHECK | DEMO, 0, KIND_TEXT, AT(json), 0, 0, NULL,
      "write the report as JSON to FILE"},
+    {"qmp", "unix:PATH", SEND | RECEIVE, 0, KIND_TEXT, AT(qmp), 0, 0, NULL,
+     "answer QMP there while it runs: query-migrate, migrate_cancel, MIGRATION events"},
 };
 
 #define SPECS (sizeof(specs) / sizeof(specs[0]))
@@ -325,6 +327,8 @@ int hf_options_parse(enum hf_command command, int argc, char **argv, struct hf_o
 		return bad(err, "'%s' is not expected here", argv[optind]);
 	if (command == HF_COMMAND_CHECK && !parsed.to && parsed.max_page_stall_ms)
 		return bad(err, "--max-page-stall is about a link; name it with --to URI");
+	if (parsed.qmp && (strncmp(parsed.qmp, "unix:", 5) != 0 || !parsed.qmp[5]))
+		return bad(err, "--qmp wants unix:PATH, not '%s'", parsed.qmp);
 	if (parsed.chunk_bytes & (parsed.chunk_bytes - 1))
 		return bad(err, "--chunk-size must be a power of two");
 	int result = check_required(command, &parsed, err);

@@ -32,6 +32,7 @@ struct hf_options {
 	const char *listen;
 	const char *attach;
 	const char *json;
+	const char *qmp;	       /* control socket, unix:PATH; NULL = none */
 	const char *vmm;	       /* demo: the reference VMM; NULL = next to this program */
 	uint32_t placement;	       /* enum hf_placement_choice */
 	uint32_t channels;	       /* page channels per class */

@@ -177,6 +177,8 @@ static int set_up(struct receive *receive, struct hf_err *err)
 	hf_link_relay_init(&receive->relay);
 	int result = hf_waiter_open(&receive->waiter, err);
 	if (!result)
+		result = hf_receive_open_control(receive, err);
+	if (!result)
 		result = hf_receive_find_record(receive, err);
 	if (!result && (!receive->restarted || receive->vmm_lives))
 		result = open_vm(receive, err);
@@ -225,7 +227,7 @@ static int take_woken(struct receive *receive, const struct hf_woken *woken, str
 	if (woken->vmm_ended)
 		return explain_vmm_end(receive, err);
 	take_signal(receive, woken->signal);
-	if (woken->signal == SIGINT || woken->signal == SIGTERM)
+	if (woken->signal == SIGINT || woken->signal == SIGTERM || receive->cancel_asked)
 		return hf_err_set(err, HF_ERR_CANCELLED, ECANCELED, "cancelled while waiting for a peer");
 	return 0;
 }
@@ -258,7 +260,10 @@ static int accept_peer(struct receive *receive, struct hf_err *err)
 {
 	int fd = receive->scheme->listener_fd(receive->listener);
 	while (!receive->link) {
-		struct hf_woken woken = hf_waiter_wait(&receive->waiter, fd, -1);
+		hf_control_run(receive->control);
+		struct hf_woken woken = {0};
+		if (!receive->cancel_asked)
+			woken = hf_waiter_wait(&receive->waiter, fd, -1);
 		int stop = take_woken(receive, &woken, err);
 		if (stop)
 			return stop;
@@ -318,9 +323,13 @@ static bool at_end(const struct receive *receive)
 {
 	if (hf_status_is_final(receive->snapshot.status))
 		return true;
-	return is_pause(&receive->snapshot) &&
-	       (!hf_receive_wants_link(receive) ||
-		hf_reconnect_over(&receive->reconnect, hf_monotonic_ns(NULL)));
+	if (!is_pause(&receive->snapshot))
+		return false;
+	/* Who can be told to listen again waits for that, unless every page is here. */
+	if (receive->control && !receive->snapshot.pages_complete)
+		return !hf_receive_wants_link(receive);
+	return !hf_receive_wants_link(receive) || receive->reconnect.held ||
+	       hf_reconnect_over(&receive->reconnect, hf_monotonic_ns(NULL));
 }
 
 /* Once: a page that cannot be placed is tried again and again while the others go on. */
@@ -370,9 +379,11 @@ static void take_vmm_end(struct receive *receive)
 static void wait_for_end(struct receive *receive)
 {
 	for (;;) {
+		hf_control_run(receive->control);
 		hf_destination_snapshot(receive->engine, &receive->snapshot);
 		hf_receive_tend_link(receive);
 		hf_destination_snapshot(receive->engine, &receive->snapshot);
+		hf_control_status(receive->control, receive->snapshot.status);
 		hf_progress_update(&receive->progress, &receive->snapshot);
 		if (at_end(receive))
 			break;
@@ -460,11 +471,7 @@ static enum hf_exit conclude(struct receive *receive)
 
 static json_t *make_report(struct receive *receive, const struct hf_err *early)
 {
-	struct hf_report_context context = {
-	    .transport = receive->scheme ? receive->scheme->name : NULL,
-	    .placement_reason = receive->memory ? hf_incoming_memory_reason(receive->memory) : NULL,
-	    .blocks = &receive->blocks,
-	};
+	struct hf_report_context context = hf_receive_report_context(receive);
 	return early ? hf_report_failure(early)
 		     : hf_report_destination(receive->engine, &receive->snapshot, &context);
 }
@@ -491,6 +498,7 @@ static void settle(struct receive *receive)
 
 static void tear_down(struct receive *receive)
 {
+	hf_control_destroy(receive->control);
 	hf_receive_close_listener(receive);
 	stop_ports(receive);
 	hf_qmp_vm_destroy(receive->vm);
@@ -498,6 +506,7 @@ static void tear_down(struct receive *receive)
 	hf_incoming_memory_destroy(receive->memory);
 	hf_receive_close_state(receive);
 	hf_link_relay_destroy(&receive->relay);
+	free(receive->uri_of_operator);
 	hf_attach_client_destroy(receive->attach);
 	free(receive->vcpu_threads);
 	hf_ramblocks_destroy(&receive->blocks);
@@ -521,9 +530,11 @@ static enum hf_exit run(struct receive *receive)
 			hf_receive_forget(receive);
 		return err.class == HF_ERR_CANCELLED ? HF_EXIT_CANCELLED : HF_EXIT_FAILED;
 	}
+	hf_receive_answer_queries(receive);
 	wait_for_end(receive);
 	stop_ports(receive);
 	hf_destination_snapshot(receive->engine, &receive->snapshot);
+	hf_control_status(receive->control, receive->snapshot.status);
 	enum hf_exit code = conclude(receive);
 	report(receive, NULL);
 	settle(receive);

@@ -16,10 +16,12 @@
 #include <stdint.h>
 
 #include "core/destination.h"
+#include "deploy/control.h"
 #include "deploy/link_relay.h"
 #include "deploy/options.h"
 #include "deploy/progress.h"
 #include "deploy/reconnect.h"
+#include "deploy/report.h"
 #include "deploy/transports.h"
 #include "deploy/waiter.h"
 #include "hugemem/guest_memory.h"
@@ -35,9 +37,11 @@ struct receive {
 	struct hf_options options;
 	char key[HF_VM_KEY_BYTES]; /* names the VM's record and kept maps */
 	struct hf_waiter waiter;
+	struct hf_control *control; /* NULL without --qmp */
 	struct hf_progress progress;
 	const struct hf_scheme *scheme;
-	const char *uri; /* to listen at; an operator may name another */
+	const char *uri;       /* to listen at */
+	char *uri_of_operator; /* NULL, or what uri points to: `migrate-recover` named it */
 	struct hf_qmp_vm *vm;
 	struct hf_attach_client *attach;
 	struct hf_ramblocks blocks;
@@ -61,6 +65,7 @@ struct receive {
 	bool link_told;
 	bool pause_told;
 	bool vmm_ended;
+	bool cancel_asked; /* over the control socket, while there was no engine */
 	bool stopped; /* by a signal while paused: the state is kept for the next start */
 	struct hf_destination *engine;
 	struct hf_destination_snapshot snapshot; /* the last one taken */
@@ -78,6 +83,13 @@ void hf_receive_tend_link(struct receive *receive);
 void hf_receive_take_link(struct receive *receive);
 void hf_receive_close_link(struct receive *receive);
 void hf_receive_close_listener(struct receive *receive);
+
+/* ---- receive_control.c ---- */
+
+struct hf_report_context hf_receive_report_context(const struct receive *receive);
+int hf_receive_open_control(struct receive *receive, struct hf_err *err);
+/* The engine is there. */
+void hf_receive_answer_queries(struct receive *receive);
 
 /* ---- receive_state.c ---- */
 

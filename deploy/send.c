@@ -140,6 +140,8 @@ static int set_up(struct send *send, struct hf_err *err)
 	if (!result)
 		result = hf_send_guard(send, err); /* before there are threads */
 	if (!result)
+		result = hf_send_open_control(send, err);
+	if (!result)
 		result = hf_send_find_record(send, err);
 	if (!result)
 		result = send->restarted ? hf_send_open_recorded_memory(send, err) : open_vm(send, err);
@@ -149,6 +151,8 @@ static int set_up(struct send *send, struct hf_err *err)
 		result = hf_vm_recorder_create(&send->recorder, send->record, err);
 	if (!result)
 		result = start_engine(send, err);
+	if (!result)
+		hf_send_answer_queries(send);
 	return result;
 }
 
@@ -236,8 +240,10 @@ static bool is_pause(const struct hf_source_snapshot *snapshot)
 static bool at_end(const struct send *send)
 {
 	const struct hf_source_snapshot *snapshot = &send->snapshot;
-	bool waits = hf_send_wants_link(send) &&
+	bool looks = hf_send_wants_link(send) &&
 		     !hf_reconnect_over(&send->reconnect, hf_monotonic_ns(NULL)) && !send->reconnect.held;
+	/* Who can be told to look again waits for that. */
+	bool waits = looks || (hf_send_wants_link(send) && send->control && is_pause(snapshot));
 	if (is_pause(snapshot))
 		return !waits;
 	return hf_status_is_final(snapshot->status) && snapshot->owner != HF_VM_OWNER_RESUMING && !waits;
@@ -269,9 +275,11 @@ static void wait_for_end(struct send *send)
 	if (send->options.timeout_s)
 		send->deadline_ns = hf_monotonic_ns(NULL) + send->options.timeout_s * NS_PER_S;
 	for (;;) {
+		hf_control_run(send->control);
 		hf_source_snapshot(send->engine, &send->snapshot);
 		hf_send_tend_link(send);
 		hf_source_snapshot(send->engine, &send->snapshot);
+		hf_control_status(send->control, send->snapshot.status);
 		if (at_end(send))
 			return;
 		tell_link(send);
@@ -365,8 +373,7 @@ static void write_report(const struct send *send, const struct hf_err *early)
 	struct hf_err err = HF_ERR_INIT;
 	if (!send->options.json)
 		return;
-	struct hf_report_context context = {.transport = send->scheme ? send->scheme->name : NULL,
-					    .blocks = &send->blocks};
+	struct hf_report_context context = hf_send_report_context(send);
 	json_t *report = early ? hf_report_failure(early) : hf_report_source(&send->snapshot, &context);
 	if (hf_report_write(report, send->options.json, &err))
 		hf_complain(COMMAND, "%s", err.text);
@@ -386,6 +393,7 @@ static void settle(struct send *send)
 /* Threads that call the engine end before it does; the VM adapter's may still use the link. */
 static void tear_down(struct send *send)
 {
+	hf_control_destroy(send->control);
 	hf_qmp_vm_stop(send->vm);
 	hf_vm_recorder_stop(send->recorder);
 	hf_send_close_link(send);
@@ -393,6 +401,7 @@ static void tear_down(struct send *send)
 	hf_send_close_state(send);
 	hf_source_destroy(send->engine);
 	hf_link_relay_destroy(&send->relay);
+	free(send->uri_of_operator);
 	hf_outgoing_memory_destroy(send->memory);
 	hf_ramblocks_destroy(&send->blocks);
 	hf_waiter_close(&send->waiter);

@@ -17,10 +17,12 @@
 #include <stdint.h>
 
 #include "core/source.h"
+#include "deploy/control.h"
 #include "deploy/guardian.h"
 #include "deploy/link_relay.h"
 #include "deploy/options.h"
 #include "deploy/reconnect.h"
+#include "deploy/report.h"
 #include "deploy/transports.h"
 #include "deploy/waiter.h"
 #include "hugemem/guest_memory.h"
@@ -36,8 +38,10 @@ struct send {
 	struct hf_options options;
 	char key[HF_VM_KEY_BYTES]; /* names the VM's record */
 	struct hf_waiter waiter;
+	struct hf_control *control; /* NULL without --qmp */
 	const struct hf_scheme *scheme;
-	const char *uri; /* where the destination is; an operator may name another */
+	const char *uri;       /* where the destination is */
+	char *uri_of_operator; /* NULL, or what uri points to: `migrate` with resume named it */
 	struct hf_qmp_vm *vm; /* NULL when started again: a frozen VMM does not answer */
 	struct hf_vmm_process vmm;
 	struct hf_ramblocks blocks;
@@ -78,6 +82,13 @@ void hf_send_tend_link(struct send *send);
 void hf_send_close_link(struct send *send);
 /* When something is to be done about the link; 0: nothing. */
 uint64_t hf_send_link_due_ns(const struct send *send);
+
+/* ---- send_control.c ---- */
+
+struct hf_report_context hf_send_report_context(const struct send *send);
+int hf_send_open_control(struct send *send, struct hf_err *err);
+/* The engine is there. */
+void hf_send_answer_queries(struct send *send);
 
 /* ---- send_state.c ---- */
 

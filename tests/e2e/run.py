@@ -12,6 +12,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "peer")]
 
 import blocks  # noqa: E402
+import control  # noqa: E402
 import cost  # noqa: E402
 import hostile_destinations  # noqa: E402
 import hostile_sources  # noqa: E402
@@ -63,7 +64,7 @@ def run_case(host, number, case):
 def main():
     build, wanted = sys.argv[1], sys.argv[2:]
     modules = (moves, refusals, blocks, preflight, stalls, losses, peers, hostile_sources,
-               hostile_destinations, openings, cost, many)
+               hostile_destinations, openings, control, cost, many)
     cases = [case for module in modules for case in module.CASES
              if not wanted or any(part in case.__name__ for part in wanted)]
     signal.signal(signal.SIGTERM, stop)

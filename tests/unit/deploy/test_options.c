@@ -82,6 +82,20 @@ static void a_limit_for_a_page_belongs_to_a_link(void **state)
 	assert_int_equal(options.max_page_stall_ms, 20);
 }
 
+static void a_control_socket_is_a_unix_socket(void **state)
+{
+	(void)state;
+	char *bad[] = {"tcp:localhost:1", "/tmp/q", "unix:"};
+	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+		struct hf_options options;
+		struct hf_err err = HF_ERR_INIT;
+		assert_int_equal(PARSE(HF_COMMAND_SEND, &options, &err, "--vm", "qmp:/a", "--to", "tcp:a:1",
+				       "--qmp", bad[i]),
+				 -EINVAL);
+		assert_non_null(strstr(err.text, "unix:PATH"));
+	}
+}
+
 static void what_is_required_is_asked_for_by_name(void **state)
 {
 	(void)state;
@@ -141,12 +155,13 @@ static void all_of_receive_reaches_its_fields(void **state)
 	struct hf_err err = HF_ERR_INIT;
 	assert_int_equal(PARSE(HF_COMMAND_RECEIVE, &options, &err, "--vm", "qmp:/v", "--attach", "/a",
 			       "--listen", "unix:/l", "--placement", "copy", "--channels", "7",
-			       "--chunk-size", "128K", "--json", "/j", "--no-background"),
+			       "--chunk-size", "128K", "--json", "/j", "--no-background", "--qmp", "unix:/q"),
 			 0);
 	assert_string_equal(options.vm, "qmp:/v");
 	assert_string_equal(options.attach, "/a");
 	assert_string_equal(options.listen, "unix:/l");
 	assert_string_equal(options.json, "/j");
+	assert_string_equal(options.qmp, "unix:/q");
 	assert_int_equal(options.placement, 1);
 	assert_int_equal(options.channels, 7);
 	assert_int_equal(options.chunk_bytes, 128 << 10);
@@ -159,6 +174,7 @@ int main(void)
 	    cmocka_unit_test(sizes_are_digits_and_one_unit),
 	    cmocka_unit_test(anything_else_is_no_size_and_changes_nothing),
 	    cmocka_unit_test(a_limit_for_a_page_belongs_to_a_link),
+	    cmocka_unit_test(a_control_socket_is_a_unix_socket),
 	    cmocka_unit_test(what_is_required_is_asked_for_by_name),
 	    cmocka_unit_test(a_command_knows_only_its_own_options),
 	    cmocka_unit_test(values_out_of_range_are_refused_with_the_range),

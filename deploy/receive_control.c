@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The control socket of `receive`: what an operator can ask of the destination while it runs. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "deploy/monotonic.h"
+#include "deploy/query_migrate.h"
+#include "deploy/receive_internal.h"
+
+struct hf_report_context hf_receive_report_context(const struct receive *receive)
+{
+	return (struct hf_report_context){
+	    .transport = receive->scheme ? receive->scheme->name : NULL,
+	    .placement_reason = receive->memory ? hf_incoming_memory_reason(receive->memory) : NULL,
+	    .blocks = &receive->blocks,
+	};
+}
+
+static int control_cancel(void *opaque, struct hf_err *err)
+{
+	struct receive *receive = opaque;
+	receive->cancel_asked = !receive->engine;
+	return receive->engine ? hf_destination_cancel(receive->engine, err) : 0;
+}
+
+/* Nobody listens until the operator says so. */
+static int control_pause(void *opaque, struct hf_err *err)
+{
+	struct receive *receive = opaque;
+	if (!receive->engine)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "there is no migration yet");
+	int result = hf_destination_pause(receive->engine, err);
+	if (result == 0)
+		receive->reconnect.held = true;
+	return result;
+}
+
+static int take_uri(struct receive *receive, const char *uri, struct hf_err *err)
+{
+	const struct hf_scheme *scheme;
+	int result = hf_scheme_of(uri, &scheme, err);
+	if (result)
+		return result;
+	char *copy = strdup(uri);
+	if (!copy)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
+	hf_receive_close_listener(receive);
+	free(receive->uri_of_operator);
+	receive->uri = receive->uri_of_operator = copy;
+	receive->scheme = scheme;
+	return 0;
+}
+
+static int control_recover(void *opaque, const char *uri, struct hf_err *err)
+{
+	struct receive *receive = opaque;
+	if (receive->engine)
+		hf_destination_snapshot(receive->engine, &receive->snapshot);
+	if (!receive->engine || !hf_receive_wants_link(receive))
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
+				  "only a paused migration can be recovered; this one is '%s'",
+				  hf_status_name(receive->snapshot.status));
+	hf_receive_close_link(receive);
+	int result = take_uri(receive, uri, err);
+	if (result)
+		return result;
+	hf_reconnect_end(&receive->reconnect);
+	hf_reconnect_begin(&receive->reconnect, hf_monotonic_ns(NULL), receive->options.recover_timeout_s);
+	result = hf_receive_listen(receive, err);
+	if (result == 0)
+		hf_destination_recover_setup(receive->engine, true);
+	return result;
+}
+
+static json_t *control_query(void *opaque)
+{
+	const struct receive *receive = opaque;
+	struct hf_report_context context = hf_receive_report_context(receive);
+	return hf_query_destination(receive->engine, &context);
+}
+
+int hf_receive_open_control(struct receive *receive, struct hf_err *err)
+{
+	struct hf_control_config config = {
+	    .target = receive->options.qmp,
+	    .ops = {.cancel = control_cancel, .pause = control_pause, .recover = control_recover},
+	    .opaque = receive,
+	    .wake = hf_waiter_notify,
+	    .wake_opaque = &receive->waiter,
+	};
+	return hf_control_create(&receive->control, &config, err);
+}
+
+void hf_receive_answer_queries(struct receive *receive)
+{
+	hf_control_set_query(receive->control, control_query, receive);
+}
