@@ -51,8 +51,10 @@ struct hf_qmp_server_config {
 
 int hf_qmp_server_create(struct hf_qmp_server **out, const struct hf_qmp_server_config *config,
 			 struct hf_err *err);
-/* Sends {"event": name, "data": data, "timestamp": ...} to every client past negotiation. Steals data (may be
- * NULL). */
+/*
+ * Sends {"event": name, "data": data, "timestamp": ...} to every client past negotiation. On return it lies in
+ * each client's socket, unless that is full. Steals data (may be NULL).
+ */
 void hf_qmp_server_event(struct hf_qmp_server *server, const char *name, json_t *data);
 void hf_qmp_server_destroy(struct hf_qmp_server *server); /* not from a handler */
 
