@@ -14,6 +14,10 @@ const char *hf_vm_op_name(enum hf_vm_op op)
 		return "load";
 	case HF_VM_RUN:
 		return "run";
+	case HF_VM_FENCE:
+		return "fence";
+	case HF_VM_KILL:
+		return "kill";
 	case HF_VM_OPS:
 		break;
 	}

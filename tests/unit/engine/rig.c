@@ -124,7 +124,8 @@ struct hf_err rig_sent_fail(const struct rig *rig)
 
 static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t bytes)
 {
-	static const char *const names[HF_VM_OPS] = {"stop", "save", "resume", "load", "run"};
+	static const char *const names[HF_VM_OPS] = {"stop", "save",  "resume", "load",
+						     "run",  "fence", "kill"};
 	struct rig *rig = self;
 	if (op == HF_VM_LOAD) {
 		assert_int_equal(bytes, RIG_STATE_BYTES);
