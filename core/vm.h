@@ -21,17 +21,23 @@
 enum hf_vm_op {
 	HF_VM_STOP = 0, /* source: stop the vCPUs, drain; -EPERM: it did not run, and was left as it is */
 	HF_VM_SAVE,	/* source: the device state, whole */
-	HF_VM_FENCE,	/* source: freeze the VMM; -EPERM: somebody has run the VM since it was stopped */
-	HF_VM_RESUME,	/* source: thaw the VMM if it is frozen, and run again; the VM stays here */
+	HF_VM_RESUME,	/* source: thaw if fenced, run again; the migration failed before the hand-over */
 	HF_VM_LOAD,	/* destination: load device state; may touch memory, which must be served meanwhile */
+	HF_VM_RUN,	/* destination: run. Done again it changes nothing. See below for its errors */
 	/*
-	 * destination: run; a VM that runs already is no error. -EOWNERDEAD: nobody knows whether it ran; any
-	 * other error: it surely did not.
+	 * source, after SAVE: freeze the VMM, so that nobody else revives the VM. -EPERM: somebody has run it
+	 * since STOP, the state that was saved is worth nothing. After a failure it is not frozen.
 	 */
-	HF_VM_RUN,
-	HF_VM_KILL, /* destination: end the VMM, however it is, and wait until it has ended */
+	HF_VM_FENCE,
+	HF_VM_KILL, /* destination: end the VMM, so that the VM surely does not run here */
 	HF_VM_OPS,
 };
+
+/*
+ * HF_VM_RUN failed with -EOWNERDEAD: the VMM has ended or gives no answer, or let the VM run and it stands
+ * still again: nobody can say that it has not run. (-ECANCELED, when the adapter is being closed, says as
+ * little.) With any other error the VMM lives and says that it has not run it.
+ */
 
 /* The end of an operation. */
 struct hf_vm_result {

@@ -263,8 +263,8 @@ int hf_options_vm_key(const struct hf_options *options, char key[static HF_VM_KE
 	if (strncmp(path, "qmp:", 4) == 0)
 		path += 4;
 	if (*path != '/' && !getcwd(here, sizeof(here)))
-		return hf_err_set(err, HF_ERR_LOCAL, errno, "--vm %s: the working directory has no short name",
-				  options->vm);
+		return hf_err_set(err, HF_ERR_LOCAL, errno,
+				  "--vm %s: the working directory has no short name", options->vm);
 	int length = snprintf(key, HF_VM_KEY_BYTES, "%s%s%s", here, *here ? "/" : "", path);
 	if (length < 0 || length >= HF_VM_KEY_BYTES)
 		return bad(err, "--vm %s: the path is too long", options->vm);

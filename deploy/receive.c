@@ -8,8 +8,8 @@
  *
  * After the hand-over the VM lives here and nothing is given up: signals are refused by the engine. When the
  * link is lost the source is awaited again (receive_link.c). A program that ends, in whatever way, leaves the
- * VMM with its own copy of the userfaultfd, so missing pages stay missing and never read as zeros; started again
- * with the same command line it goes on (receive_state.c).
+ * VMM with its own copy of the userfaultfd, so missing pages stay missing and never read as zeros; started
+ * again with the same command line it goes on (receive_state.c).
  */
 #include <errno.h>
 #include <limits.h>
@@ -355,8 +355,7 @@ static void tell_link(struct receive *receive)
 static int wait_ms(const struct receive *receive)
 {
 	int period_ms = hf_progress_period_ms(&receive->progress);
-	uint64_t due_ns =
-	    hf_receive_wants_link(receive) ? hf_reconnect_wake_ns(&receive->reconnect) : 0;
+	uint64_t due_ns = hf_receive_wants_link(receive) ? hf_reconnect_wake_ns(&receive->reconnect) : 0;
 	if (due_ns && receive->listener) /* who comes wakes; only the deadline does else */
 		due_ns = receive->reconnect.deadline_ns;
 	if (!due_ns)

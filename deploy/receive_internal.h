@@ -66,7 +66,7 @@ struct receive {
 	bool pause_told;
 	bool vmm_ended;
 	bool cancel_asked; /* over the control socket, while there was no engine */
-	bool stopped; /* by a signal while paused: the state is kept for the next start */
+	bool stopped;	   /* by a signal while paused: the state is kept for the next start */
 	struct hf_destination *engine;
 	struct hf_destination_snapshot snapshot; /* the last one taken */
 };

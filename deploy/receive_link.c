@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The links of `receive`. Theory of operation: the destination listens, always. The listener is closed while a
- * link is there. When the link is lost the same address is opened again, for the one session that goes on; who
- * else comes is refused and told why. A program started again waits like that from the beginning.
+ * The links of `receive`. Theory of operation: the destination listens, always. The listener is closed while
+ * a link is there. When the link is lost the same address is opened again, for the one session that goes on;
+ * who else comes is refused and told why. A program started again waits like that from the beginning.
  */
 #include <errno.h>
 #include <stdio.h>

@@ -4,8 +4,8 @@
  * VM's QMP socket, which the same command line names again:
  *
  *   the record      who may run the VM (kvm/vm_record.h); on storage that outlives the host
- *   the kept maps   which pages are here (hugemem/kept_pages.h); on a tmpfs, for they are worth nothing without
- *                   the VMM, which does not outlive the host either
+ *   the kept maps   which pages are here (hugemem/kept_pages.h); on a tmpfs, for they are worth nothing
+ * without the VMM, which does not outlive the host either
  *
  * Who finds a record goes on from it:
  *
@@ -14,8 +14,8 @@
  *   running         the same, and the VM is told to run (again)
  *   refused         the VM is the source's; the source is told when it asks
  *
- * If the VMM has ended meanwhile a loaded VM is handed back, and one that was told to run is lost: nobody can tell
- * what it did.
+ * If the VMM has ended meanwhile a loaded VM is handed back, and one that was told to run is lost: nobody can
+ * tell what it did.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -42,8 +42,7 @@ static void remove_files(struct receive *receive)
 /* Kept maps without a record that binds are of no use, whatever is in them. */
 static int remove_kept(struct receive *receive, struct hf_err *err)
 {
-	int result =
-	    hf_kept_pages_open(&receive->kept, receive->options.runtime_dir, receive->key, err);
+	int result = hf_kept_pages_open(&receive->kept, receive->options.runtime_dir, receive->key, err);
 	if (result == -ENOENT)
 		return 0;
 	if (result == 0)
@@ -99,10 +98,11 @@ static int same_session(const struct receive *receive, struct hf_err *err)
 	const struct hf_kept_description *kept = hf_kept_pages_description(receive->kept);
 	if (memcmp(kept->session, receive->session, sizeof(receive->session)) == 0)
 		return 0;
-	return hf_err_set(err, HF_ERR_LOCAL, ESTALE,
-			  "%s and %s are of two migrations: which pages of the VM are here is not known, and it "
-			  "must not be run",
-			  hf_vm_record_path(receive->record), hf_kept_pages_path(receive->kept));
+	return hf_err_set(
+	    err, HF_ERR_LOCAL, ESTALE,
+	    "%s and %s are of two migrations: which pages of the VM are here is not known, and it "
+	    "must not be run",
+	    hf_vm_record_path(receive->record), hf_kept_pages_path(receive->kept));
 }
 
 int hf_receive_open_kept(struct receive *receive, struct hf_err *err)

@@ -2,7 +2,8 @@
 /*
  * reconnect.h - when to look for a new link, and until when.
  *
- * Purpose: both programs look for a link by themselves while one is missing: at once, then after 100 ms, 200 ms
+ * Purpose: both programs look for a link by themselves while one is missing: at once, then after 100 ms, 200
+ * ms
  * ... 5 s, up to a deadline that counts from the loss of the last link that worked.
  * Ownership, threads: a plain value of one thread.
  * Units: nanoseconds of CLOCK_MONOTONIC.

@@ -9,8 +9,8 @@
  * running; the program waits until the engine says that the VM has been resumed or cannot be. After the
  * hand-over it belongs to the destination: cancelling is refused, a lost link pauses and is looked for again
  * (send_link.c), and only `completed` ends the VMM, which until then stands frozen with the only copy of the
- * pages that have not been fetched. A program that ends before is started again with the same command line and
- * goes on (send_state.c).
+ * pages that have not been fetched. A program that ends before is started again with the same command line
+ * and goes on (send_state.c).
  *
  * Only a running VM is taken. The destination runs what it receives, so a paused VM would be started there
  * behind its operator's back (QEMU would keep it paused; refusing is the honest subset).
@@ -189,8 +189,8 @@ static int wait_ms(const struct send *send)
 {
 	uint64_t deadline_ns = hf_send_link_due_ns(send);
 	if (!handed_over_or_ending(&send->snapshot))
-		deadline_ns = earlier_ns(deadline_ns,
-					 earlier_ns(send->deadline_ns, send->switchover_deadline_ns));
+		deadline_ns =
+		    earlier_ns(deadline_ns, earlier_ns(send->deadline_ns, send->switchover_deadline_ns));
 	if (!deadline_ns)
 		return -1;
 	uint64_t now_ns = hf_monotonic_ns(NULL);

@@ -42,7 +42,7 @@ struct send {
 	const struct hf_scheme *scheme;
 	const char *uri;       /* where the destination is */
 	char *uri_of_operator; /* NULL, or what uri points to: `migrate` with resume named it */
-	struct hf_qmp_vm *vm; /* NULL when started again: a frozen VMM does not answer */
+	struct hf_qmp_vm *vm;  /* NULL when started again: a frozen VMM does not answer */
 	struct hf_vmm_process vmm;
 	struct hf_ramblocks blocks;
 	struct hf_outgoing_memory *memory;

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The links of `send`. Theory of operation: the source connects, always. While the engine wants a link and has
- * none, the main thread tries again (reconnect.h); each attempt has a higher epoch, which is on record before it
- * is used, so that a program started again never comes with an epoch the destination has seen. A link that
- * connected and is lost before the two sides agree is one more failed attempt: the deadline runs on.
+ * The links of `send`. Theory of operation: the source connects, always. While the engine wants a link and
+ * has none, the main thread tries again (reconnect.h); each attempt has a higher epoch, which is on record
+ * before it is used, so that a program started again never comes with an epoch the destination has seen. A
+ * link that connected and is lost before the two sides agree is one more failed attempt: the deadline runs
+ * on.
  */
 #include <errno.h>
 #include <string.h>

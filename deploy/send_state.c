@@ -1,20 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * What outlives `send`. Theory of operation: from the moment a destination has taken the session there is a
- * record of it (kvm/vm_record.h), named after the VM's QMP socket, since that is what the same command line names
- * again and a frozen VMM cannot be asked. Who finds one goes on from it:
+ * record of it (kvm/vm_record.h), named after the VM's QMP socket, since that is what the same command line
+ * names again and a frozen VMM cannot be asked. Who finds one goes on from it:
  *
- *   given-up      the VM is the destination's. Its VMM stands frozen here with the pages; they are served again,
- *                 over the session that the record names
- *   anything else the program before this one ended before the VM was given up. The guardian has run the VM
- *                 again, or this program does; the destination, which may still wait for a word, is told, and the
- *                 record is removed
+ *   given-up      the VM is the destination's. Its VMM stands frozen here with the pages; they are served
+ * again, over the session that the record names anything else the program before this one ended before the VM
+ * was given up. The guardian has run the VM again, or this program does; the destination, which may still
+ * wait for a word, is told, and the record is removed
  *
- * The record goes when nothing depends on it any more: the VM runs here, or every page is at the destination and
- * the VMM has ended.
+ * The record goes when nothing depends on it any more: the VM runs here, or every page is at the destination
+ * and the VMM has ended.
  *
- * Between STOP and the record a killed program must not leave the VM standing: the guardian sees to that. It is
- * armed before the VMM is asked to stop; if it cannot be, the VM is not stopped.
+ * Between STOP and the record a killed program must not leave the VM standing: the guardian sees to that. It
+ * is armed before the VMM is asked to stop; if it cannot be, the VM is not stopped.
  */
 #include <errno.h>
 #include <limits.h>
@@ -37,8 +36,8 @@ static int read_record(void *opaque, enum hf_record *record, struct hf_err *err)
 {
 	const struct send *send = opaque;
 	struct hf_vm_record_state state;
-	int result = hf_vm_record_read(send->options.state_dir, HF_VM_RECORD_OUTGOING, send->key, &state, NULL,
-				       err);
+	int result =
+	    hf_vm_record_read(send->options.state_dir, HF_VM_RECORD_OUTGOING, send->key, &state, NULL, err);
 	if (result == -ENOENT) {
 		*record = HF_RECORD_NONE;
 		return 0;
@@ -62,8 +61,7 @@ static int guarded_request(void *self, enum hf_vm_op op, const void *data, size_
 	struct hf_err err = HF_ERR_INIT;
 	struct hf_vm vm = hf_qmp_vm_port(send->vm);
 	if (op == HF_VM_STOP) {
-		int result =
-		    hf_guardian_arm(send->guardian, hf_qmp_vm_pid(send->vm), send->options.vm, &err);
+		int result = hf_guardian_arm(send->guardian, hf_qmp_vm_pid(send->vm), send->options.vm, &err);
 		if (result < 0) {
 			hf_complain(COMMAND, "%s", err.text);
 			return result;
@@ -130,10 +128,11 @@ static int remove_record(struct send *send, struct hf_err *err)
 
 static int vmm_is_gone(const struct send *send, struct hf_err *err)
 {
-	return hf_err_set(err, HF_ERR_LOCAL, ESRCH,
-			  "the VM was given to the destination, and its VMM here, with the pages that had not "
-			  "been fetched, has ended; see whether the VM is whole there; then remove %s",
-			  hf_vm_record_path(send->record));
+	return hf_err_set(
+	    err, HF_ERR_LOCAL, ESRCH,
+	    "the VM was given to the destination, and its VMM here, with the pages that had not "
+	    "been fetched, has ended; see whether the VM is whole there; then remove %s",
+	    hf_vm_record_path(send->record));
 }
 
 /* Before it was given up: it runs here. */
@@ -169,8 +168,8 @@ static int take_up(struct send *send, struct hf_err *err)
 
 int hf_send_find_record(struct send *send, struct hf_err *err)
 {
-	int result = hf_vm_record_open(&send->record, send->options.state_dir, HF_VM_RECORD_OUTGOING, send->key,
-				       err);
+	int result =
+	    hf_vm_record_open(&send->record, send->options.state_dir, HF_VM_RECORD_OUTGOING, send->key, err);
 	if (result == -ENOENT)
 		return 0;
 	if (result == 0)

@@ -159,6 +159,15 @@ static int map_file(struct hf_kept_pages *kept, struct hf_err *err)
 }
 
 /* Of a header that is good. */
+static enum hf_placement placement_of(const struct hf_kept_header *header)
+{
+	bool other = __atomic_load_n(&header->flags, __ATOMIC_ACQUIRE) & HF_KEPT_OTHER_PLACEMENT;
+
+	if (!other)
+		return (enum hf_placement)header->placement;
+	return header->placement == HF_PLACEMENT_COPY ? HF_PLACEMENT_CONTINUE : HF_PLACEMENT_COPY;
+}
+
 static void describe(struct hf_kept_pages *kept)
 {
 	const struct hf_kept_header *header = kept->header;
@@ -167,7 +176,7 @@ static void describe(struct hf_kept_pages *kept)
 	*description = (struct hf_kept_description){
 	    .vm_name = header->vm_name,
 	    .vmm = {.pid = (pid_t)header->vmm_pid, .started_ticks = header->vmm_started_ticks},
-	    .placement = (enum hf_placement)header->placement,
+	    .placement = placement_of(header),
 	    .chunk_bytes = header->chunk_bytes,
 	    .blocks = &kept->blocks};
 	memcpy(description->session, header->session, sizeof(description->session));
@@ -362,6 +371,16 @@ struct hf_taken_over hf_kept_pages_taken_over(struct hf_kept_pages *kept)
 	return (struct hf_taken_over){.placement = kept->description.placement,
 				      .vmm = kept->description.vmm,
 				      .received = hf_kept_pages_received(kept)};
+}
+
+void hf_kept_pages_set_placement(struct hf_kept_pages *kept, enum hf_placement placement)
+{
+	/* One store: it is the old one or the new one, whenever this process is killed. */
+	if (placement != (enum hf_placement)kept->header->placement)
+		__atomic_fetch_or(&kept->header->flags, HF_KEPT_OTHER_PLACEMENT, __ATOMIC_RELEASE);
+	else
+		__atomic_fetch_and(&kept->header->flags, ~HF_KEPT_OTHER_PLACEMENT, __ATOMIC_RELEASE);
+	kept->description.placement = placement;
 }
 
 void hf_kept_pages_set_presence_complete(struct hf_kept_pages *kept)

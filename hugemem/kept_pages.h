@@ -69,6 +69,8 @@ size_t hf_kept_pages_bitmap_bytes(const struct hf_kept_pages *kept); /* of each 
 /* What hf_incoming_memory needs of it. */
 struct hf_taken_over hf_kept_pages_taken_over(struct hf_kept_pages *kept);
 
+/* Before anything of the VMM is touched: the source's operator wishes another placement. */
+void hf_kept_pages_set_placement(struct hf_kept_pages *kept, enum hf_placement placement);
 /* After the last present bit was set; everything before it is seen by whoever sees the flag. */
 void hf_kept_pages_set_presence_complete(struct hf_kept_pages *kept);
 bool hf_kept_pages_presence_complete(const struct hf_kept_pages *kept);

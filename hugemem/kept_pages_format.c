@@ -181,7 +181,7 @@ static int check_values(const struct hf_kept_header *header, const char *vm_name
 	if (header->vmm_pid <= 0 || header->vmm_pid > INT32_MAX || header->chunk_bytes == 0 ||
 	    header->vmm_boot_id[HF_BOOT_ID_BYTES - 1] != '\0')
 		return damaged(err, "its process, boot or chunk is impossible");
-	if (header->flags & ~HF_KEPT_PRESENCE_COMPLETE)
+	if (header->flags & ~HF_KEPT_FLAGS)
 		return damaged(err, "it has flags that are not known");
 	return 0;
 }

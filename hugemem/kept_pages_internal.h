@@ -42,6 +42,8 @@ struct hf_kept_header {
 };
 
 #define HF_KEPT_PRESENCE_COMPLETE 1u
+#define HF_KEPT_OTHER_PLACEMENT	  2u /* not the one in the header: the source's operator wished so */
+#define HF_KEPT_FLAGS		  3u
 
 /*
  * The name of a VM's file: [A-Za-z0-9_-] and dots but the first stay, each other byte is %XX. A name too long

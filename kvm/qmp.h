@@ -51,8 +51,10 @@ struct hf_qmp_server_config {
 
 int hf_qmp_server_create(struct hf_qmp_server **out, const struct hf_qmp_server_config *config,
 			 struct hf_err *err);
-/* Sends {"event": name, "data": data, "timestamp": ...} to every client past negotiation. Steals data (may be
- * NULL). */
+/*
+ * Sends {"event": name, "data": data, "timestamp": ...} to every client past negotiation. On return it lies
+ * in each client's socket, unless that is full. Steals data (may be NULL).
+ */
 void hf_qmp_server_event(struct hf_qmp_server *server, const char *name, json_t *data);
 void hf_qmp_server_destroy(struct hf_qmp_server *server); /* not from a handler */
 
@@ -77,6 +79,12 @@ const char *hf_qmp_client_path(const struct hf_qmp_client *client);
  */
 int hf_qmp_client_execute(struct hf_qmp_client *client, const char *command, json_t *arguments,
 			  uint32_t timeout_ms, json_t **result, struct hf_err *err);
+/*
+ * Waits until every event that lay in the socket when this was called has been delivered. -EAGAIN: what lies
+ * there ends in the middle of a message; -ETIMEDOUT: more and more comes. Not from an event's callback; one
+ * caller at a time.
+ */
+int hf_qmp_client_drain(struct hf_qmp_client *client, uint32_t timeout_ms, struct hf_err *err);
 /* Ends pending and later commands with -ECANCELED; for another thread that waits in one. */
 void hf_qmp_client_shutdown(struct hf_qmp_client *client);
 void hf_qmp_client_destroy(struct hf_qmp_client *client);

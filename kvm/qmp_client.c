@@ -11,6 +11,9 @@
  * so that no caller blocks in a write and no line is ever cut. The first failure of the connection is kept
  * (`failure`) and ends every pending and later command with the same words.
  *
+ * drain() is for a VMM that has been frozen: nothing comes any more but what lies in our socket. The reader
+ * thread notes when it has found the socket empty after it was asked to, and so has delivered all events.
+ *
  * The VMM is not trusted: bytes go through the bounded codec, an event or answer of the wrong shape fails the
  * connection or the command, and foreign text is made printable before it enters an error line.
  */
@@ -63,6 +66,8 @@ struct hf_qmp_client {
 	uint32_t users; /* threads inside execute() */
 	struct hf_err failure;
 	bool stop;
+	uint32_t drains_wanted, drains_done;
+	bool drained_mid_message; /* at the last drain */
 };
 
 static uint64_t now_ms(void)
@@ -200,8 +205,8 @@ static int take_input(struct hf_qmp_client *client, struct hf_err *err)
 	return n > 0 ? take_messages(client, err) : set_lost(client, n, err);
 }
 
-/* Writes what waits; returns the events to poll for, or 0 to stop. */
-static short prepare_poll(struct hf_qmp_client *client)
+/* Writes what waits; returns the events to poll for, or 0 to stop. *drain: not 0 if a drain is asked for. */
+static short prepare_poll(struct hf_qmp_client *client, uint32_t *drain)
 {
 	hf_lock(&client->mutex);
 	int r = hf_qmp_stream_flush(&client->stream);
@@ -215,8 +220,19 @@ static short prepare_poll(struct hf_qmp_client *client)
 	}
 	if (client->stop || client->failure.class != HF_ERR_NONE)
 		events = 0;
+	*drain = client->drains_wanted != client->drains_done ? client->drains_wanted : 0;
 	hf_unlock(&client->mutex);
 	return events;
+}
+
+/* The socket was empty after this drain was asked for. */
+static void note_drained(struct hf_qmp_client *client, uint32_t drain)
+{
+	hf_lock(&client->mutex);
+	client->drains_done = drain;
+	client->drained_mid_message = client->stream.framer.depth > 0;
+	hf_cond_broadcast(&client->changed);
+	hf_unlock(&client->mutex);
 }
 
 static void *reader_thread(void *opaque)
@@ -224,20 +240,24 @@ static void *reader_thread(void *opaque)
 	struct hf_qmp_client *client = opaque;
 	struct hf_err err = HF_ERR_INIT;
 	short events;
+	uint32_t drain;
 	if (take_messages(client, &err) < 0) // what came along with the greeting
 		fail(client, &err);
-	while ((events = prepare_poll(client)) != 0) {
+	while ((events = prepare_poll(client, &drain)) != 0) {
 		struct pollfd set[2] = {{.fd = client->stream.fd, .events = events},
 					{.fd = client->wake_fd, .events = POLLIN}};
-		if (poll(set, 2, -1) < 0)
+		if (poll(set, 2, drain ? 0 : -1) < 0)
 			continue;
 		if (set[1].revents) {
 			uint64_t count;
 			ssize_t n = read(client->wake_fd, &count, sizeof(count));
 			(void)n; // non-blocking: nothing to read is fine
 		}
-		if ((set[0].revents & (POLLIN | POLLHUP | POLLERR)) && take_input(client, &err) < 0)
+		bool readable = set[0].revents & (POLLIN | POLLHUP | POLLERR);
+		if (readable && take_input(client, &err) < 0)
 			fail(client, &err);
+		if (drain && !readable)
+			note_drained(client, drain);
 	}
 	return NULL;
 }
@@ -382,6 +402,45 @@ int hf_qmp_client_execute(struct hf_qmp_client *client, const char *command, jso
 	json_decref(arguments);
 	if (r == 0)
 		r = take_answer(client, command, pending.answer, result, err);
+	leave(client);
+	return r;
+}
+
+/* Under the lock. */
+static int wait_drained(struct hf_qmp_client *client, uint32_t timeout_ms, struct hf_err *err)
+{
+	hf_lock_assert_held(&client->mutex);
+	uint64_t deadline_ns = (now_ms() + timeout_ms) * NS_PER_MS;
+	if (++client->drains_wanted == 0)
+		++client->drains_wanted;
+	uint32_t drain = client->drains_wanted;
+	int result = 0;
+	client_wake(client);
+	while (client->drains_done != drain && client->failure.class == HF_ERR_NONE && result == 0)
+		result = hf_cond_wait_until(&client->changed, &client->mutex, deadline_ns);
+	if (client->failure.class != HF_ERR_NONE) {
+		if (err)
+			*err = client->failure;
+		return -client->failure.errnum;
+	}
+	if (client->drains_done != drain)
+		return hf_err_set(err, HF_ERR_LOCAL, ETIMEDOUT,
+				  "the VMM (pid %d, QMP socket %s) says more than can be read within %u ms",
+				  (int)client->vmm.pid, client->address.sun_path, timeout_ms);
+	if (client->drained_mid_message)
+		return hf_err_set(
+		    err, HF_ERR_LOCAL, EAGAIN,
+		    "the VMM (pid %d, QMP socket %s) was interrupted in the middle of a message",
+		    (int)client->vmm.pid, client->address.sun_path);
+	return 0;
+}
+
+int hf_qmp_client_drain(struct hf_qmp_client *client, uint32_t timeout_ms, struct hf_err *err)
+{
+	enter(client);
+	hf_lock(&client->mutex);
+	int r = wait_drained(client, timeout_ms, err);
+	hf_unlock(&client->mutex);
 	leave(client);
 	return r;
 }

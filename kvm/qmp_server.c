@@ -625,6 +625,8 @@ void hf_qmp_server_event(struct hf_qmp_server *server, const char *name, json_t 
 		if (pending_bytes > EVENTS_PENDING_MAX_BYTES ||
 		    hf_qmp_stream_queue(&client->stream, line, length_bytes) < 0)
 			client->doomed = true;
+		else
+			client_flush(client);
 	}
 	hf_unlock(&server->mutex);
 	server_wake(server);

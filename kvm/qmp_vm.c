@@ -10,6 +10,21 @@
  *
  * A VMM that dies closes its QMP connection: the command under way, or the next question (at most
  * PACE_MAX_MS later), fails with the client's words, which name socket and pid. Every wait has a limit.
+ *
+ * FENCE is where events are the truth. A VM that somebody ran and stopped again looks like one that nobody
+ * has touched; only the RESUME event tells.
+ *
+ *     STOP     the flag is cleared, `stop`
+ *              ...                            somebody's `cont`: RESUME goes into our socket, a vCPU runs
+ *     FENCE    every thread stands still      a `cont` not yet read stays unread
+ *              our socket is read empty       RESUME found: thawed, -EPERM
+ *
+ * A VMM says RESUME before a vCPU runs, so once it is frozen the event is in our socket, or has been read, or
+ * the VM has not run. A frozen VMM answers nothing: it is never asked, and ended by a signal only, since
+ * thawing it would let it read what others have sent.
+ *
+ * RUN tells its failures apart by what the VMM says. Only a `cont` that was refused, by a VMM that then says
+ * that the VM stands still and has sent no RESUME, has surely not run it.
  */
 #include <errno.h>
 #include <poll.h>
@@ -28,6 +43,7 @@
 #define PACE_MAX_MS	 200
 #define STOP_LIMIT_MS	 60000 /* QEMU drains block devices in `stop` */
 #define RUN_LIMIT_MS	 60000
+#define DRAIN_LIMIT_MS	 2000
 #define STATUS_MAX_BYTES 64
 
 /* ---- waiting ---- */
@@ -112,9 +128,24 @@ static void on_event(void *opaque, const char *name, const json_t *data)
 	if (resume) {
 		hf_lock(&vm->mutex);
 		vm->resume_seen = true;
+		vm->revived |= !vm->own_cont;
 		hf_unlock(&vm->mutex);
 	}
 	vm_wake(vm);
+}
+
+static void set_revived(struct hf_qmp_vm *vm, bool revived)
+{
+	hf_lock(&vm->mutex);
+	vm->revived = revived;
+	hf_unlock(&vm->mutex);
+}
+
+static void set_own_cont(struct hf_qmp_vm *vm, bool own_cont)
+{
+	hf_lock(&vm->mutex);
+	vm->own_cont = own_cont;
+	hf_unlock(&vm->mutex);
 }
 
 /* ---- operations ---- */
@@ -151,6 +182,8 @@ static int op_stop(struct hf_qmp_vm *vm, struct hf_err *err)
 		return hf_qmp_vm_error(vm, EPERM, err,
 				       "is in state %s, not running any more: somebody else has stopped it",
 				       status);
+	/* Before: that somebody stops and runs it at this very moment must not go unnoticed. */
+	set_revived(vm, false);
 	r = hf_qmp_client_execute(vm->client, "stop", NULL, STOP_LIMIT_MS, NULL, err);
 	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(STOP_LIMIT_MS, "stopped after 'stop'");
 	while (r >= 0) {
@@ -182,49 +215,175 @@ static bool take_resume_seen(struct hf_qmp_vm *vm)
 	return seen;
 }
 
-static int op_run(struct hf_qmp_vm *vm, struct hf_err *err)
+/* After `cont` was accepted. */
+static int wait_running(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	char status[STATUS_MAX_BYTES];
 	bool running = false;
-	take_resume_seen(vm);
-	int r = hf_qmp_client_execute(vm->client, "cont", NULL, RUN_LIMIT_MS, NULL, err);
-	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(RUN_LIMIT_MS, "come to run after 'cont'");
-	while (r >= 0) {
+	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(vm->run_limit_ms, "come to run after 'cont'");
+	for (;;) {
 		if (take_resume_seen(vm))
 			return 0;
-		r = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, err);
+		int r = hf_qmp_vm_query_status(vm, vm->run_limit_ms, status, sizeof(status), &running, err);
 		if (r < 0 || running)
-			return r;
+			return take_resume_seen(vm) ? 0 : r;
 		if (cannot_run(status))
 			return hf_qmp_vm_error(vm, EREMOTEIO, err,
 					       "accepted 'cont' but is in state %s: it does not run", status);
 		r = hf_qmp_vm_pace_wait(vm, &pace, -1, 0, err);
+		if (r < 0)
+			return r;
 	}
+}
+
+static int give_cont(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	take_resume_seen(vm);
+	set_own_cont(vm, true);
+	int r = hf_qmp_client_execute(vm->client, "cont", NULL, vm->run_limit_ms, NULL, err);
+	set_own_cont(vm, false); // its event came before its answer
+	return r;
+}
+
+/* *still: after a failure the VMM has said that the VM has not run. */
+static int run_vm(struct hf_qmp_vm *vm, bool *still, struct hf_err *err)
+{
+	char status[STATUS_MAX_BYTES];
+	bool running = false;
+	*still = false;
+	int r = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, err);
+	if (r < 0 || running)
+		return r;
+	r = give_cont(vm, err);
+	if (r == 0)
+		return wait_running(vm, err);
+	if (r != -EREMOTEIO && r != -ENOSYS) // no answer to `cont`
+		return r;
+	int asked = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, NULL);
+	if (asked == 0 && running)
+		return 0;
+	*still = asked == 0 && !take_resume_seen(vm);
+	return r;
+}
+
+static int op_run(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	bool still;
+	struct hf_err why = HF_ERR_INIT;
+	int r = run_vm(vm, &still, &why);
+	if (r == 0)
+		return 0;
+	if (r == -ECANCELED || still) {
+		if (err)
+			*err = why;
+		return r;
+	}
+	return hf_err_set(err, why.class, EOWNERDEAD, "it is not known whether the VM has run: %s", why.text);
+}
+
+static void set_fenced(struct hf_qmp_vm *vm, bool fenced)
+{
+	hf_lock(&vm->mutex);
+	vm->fenced = fenced;
+	hf_unlock(&vm->mutex);
+}
+
+static int thaw(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	set_fenced(vm, false);
+	return hf_vmm_thaw(&vm->process, err);
+}
+
+bool hf_qmp_vm_is_fenced(struct hf_qmp_vm *vm)
+{
+	hf_lock(&vm->mutex);
+	bool fenced = vm->fenced;
+	hf_unlock(&vm->mutex);
+	return fenced || hf_vmm_is_fenced(&vm->process);
+}
+
+int hf_qmp_vm_resume(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	bool still;
+	int r = hf_qmp_vm_is_fenced(vm) ? thaw(vm, err) : 0;
+	return r < 0 ? r : run_vm(vm, &still, err);
+}
+
+static int set_revived_error(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	return hf_qmp_vm_error(vm, EPERM, err,
+			       "has run the VM since its device state was saved, because another QMP client "
+			       "asked for it: what was saved is worth nothing, and the VM stays here");
+}
+
+static int check_not_running(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	char status[STATUS_MAX_BYTES];
+	bool running = false;
+	int r = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, err);
+	return r == 0 && running ? set_revived_error(vm, err) : r;
+}
+
+static int check_not_revived(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	hf_lock(&vm->mutex);
+	bool revived = vm->revived;
+	hf_unlock(&vm->mutex);
+	return revived ? set_revived_error(vm, err) : 0;
+}
+
+/* Asked first, for a VMM whose events do not come; told last, when nothing more can come. */
+static int fence_stopped(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	int r = hf_vmm_is_fenced(&vm->process) ? 0 : check_not_running(vm, err);
+	if (r < 0)
+		return r;
+	set_fenced(vm, true);
+	r = hf_vmm_fence(&vm->process, HF_VMM_FENCE_LIMIT_MS, err);
+	if (r == 0)
+		r = hf_qmp_client_drain(vm->client, DRAIN_LIMIT_MS, err);
+	return r < 0 ? r : check_not_revived(vm, err);
+}
+
+static int op_fence(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	int r = fence_stopped(vm, err);
+	if (r < 0 && hf_qmp_vm_is_fenced(vm))
+		thaw(vm, NULL);
 	return r;
 }
 
 /* ---- the worker ---- */
 
-static int run_op(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request *request, void **data,
-		  size_t *length_bytes, struct hf_err *err)
+int hf_qmp_vm_do(struct hf_qmp_vm *vm, enum hf_vm_op op, struct hf_err *err)
 {
-	switch (request->op) {
+	switch (op) {
 	case HF_VM_STOP:
 		return op_stop(vm, err);
-	case HF_VM_SAVE:
-		return hf_qmp_vm_save(vm, data, length_bytes, err);
-	case HF_VM_LOAD:
-		return hf_qmp_vm_load(vm, request->data, request->length_bytes, err);
 	case HF_VM_RESUME:
+		return hf_qmp_vm_resume(vm, err);
 	case HF_VM_RUN:
 		return op_run(vm, err);
-	case HF_VM_FENCE: // TEMPORARY: merged from the fence branch
-		return 0;
+	case HF_VM_FENCE:
+		return op_fence(vm, err);
 	case HF_VM_KILL:
+		return hf_vmm_kill(&vm->process, HF_VMM_KILL_LIMIT_MS, err);
+	case HF_VM_SAVE:
+	case HF_VM_LOAD:
 	case HF_VM_OPS:
 		break;
 	}
-	return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "no such operation on a VM: %d", (int)request->op);
+	return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "no such operation on a VM: %d", (int)op);
+}
+
+static int run_op(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request *request, void **data,
+		  size_t *length_bytes, struct hf_err *err)
+{
+	if (request->op == HF_VM_SAVE)
+		return hf_qmp_vm_save(vm, data, length_bytes, err);
+	if (request->op == HF_VM_LOAD)
+		return hf_qmp_vm_load(vm, request->data, request->length_bytes, err);
+	return hf_qmp_vm_do(vm, request->op, err);
 }
 
 static void run_and_report(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request *request)
@@ -300,12 +459,15 @@ int hf_qmp_vm_create(struct hf_qmp_vm **out, const char *target, struct hf_err *
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for a VM adapter");
 	hf_lock_init(&vm->mutex, "hf_qmp_vm.mutex", HF_RANK_VM_ADAPTER);
 	hf_cond_init(&vm->changed);
+	vm->run_limit_ms = RUN_LIMIT_MS;
 	vm->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	int r = 0;
 	if (vm->wake_fd < 0)
 		r = hf_err_set(err, HF_ERR_LOCAL, errno, "VM adapter: cannot be made: %s", strerror(errno));
 	if (r == 0)
 		r = hf_qmp_client_connect(&vm->client, target, on_event, vm, err);
+	if (r == 0)
+		r = hf_vmm_open(&vm->process, hf_qmp_client_pid(vm->client), err);
 	if (r < 0) {
 		hf_qmp_vm_destroy(vm);
 		return r;
@@ -371,6 +533,7 @@ void hf_qmp_vm_destroy(struct hf_qmp_vm *vm)
 		return;
 	hf_qmp_vm_stop(vm);
 	hf_qmp_client_destroy(vm->client);
+	hf_vmm_close(&vm->process);
 	hf_cond_destroy(&vm->changed);
 	hf_lock_destroy(&vm->mutex);
 	if (vm->wake_fd >= 0)

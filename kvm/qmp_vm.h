@@ -40,7 +40,7 @@ void hf_qmp_vm_stop(struct hf_qmp_vm *vm);
 void hf_qmp_vm_destroy(struct hf_qmp_vm *vm);
 
 pid_t hf_qmp_vm_pid(const struct hf_qmp_vm *vm);
-/* "running", "paused", "inmigrate", ... as query-status says. */
+/* "running", "paused", "inmigrate", ... as query-status says; "fenced" if the VMM is frozen, by whomever. */
 int hf_qmp_vm_status(struct hf_qmp_vm *vm, char *status, size_t status_bytes, struct hf_err *err);
 /* Thread ids of the vCPUs, in cpu-index order (query-cpus-fast). Free with free(). */
 int hf_qmp_vm_vcpus(struct hf_qmp_vm *vm, uint32_t **thread_ids, uint32_t *count, struct hf_err *err);
@@ -48,7 +48,12 @@ int hf_qmp_vm_vcpus(struct hf_qmp_vm *vm, uint32_t **thread_ids, uint32_t *count
 int hf_qmp_vm_blocks(struct hf_qmp_vm *vm, struct hf_qmp_vm_block **blocks, uint32_t *count,
 		     struct hf_err *err);
 void hf_qmp_vm_blocks_free(struct hf_qmp_vm_block *blocks, uint32_t count);
-/* Ends the VMM (quit). */
+/*
+ * HF_VM_RESUME in the caller's thread, for a program that does nothing else: thaws the VMM if it is frozen
+ * and runs the VM unless it runs. Not once the worker has been started.
+ */
+int hf_qmp_vm_resume(struct hf_qmp_vm *vm, struct hf_err *err);
+/* Ends the VMM: quit, or SIGKILL if it is frozen, and then the files it would have removed stay. */
 int hf_qmp_vm_quit(struct hf_qmp_vm *vm, struct hf_err *err);
 
 #endif

@@ -21,6 +21,7 @@
 #include "core/vm.h"
 #include "kvm/qmp.h"
 #include "kvm/qmp_vm.h"
+#include "kvm/vmm_process.h"
 
 #define HF_QMP_VM_QUEUE		  8
 #define HF_QMP_VM_STATE_MAX_BYTES (256u << 20)
@@ -35,7 +36,9 @@ struct hf_qmp_vm_request {
 struct hf_qmp_vm {
 	/* set at creation */
 	struct hf_qmp_client *client;
+	struct hf_vmm_process process;
 	int wake_fd; /* written at events that an operation may wait for, and at the end */
+	uint32_t run_limit_ms;
 
 	/* set by start() */
 	void (*done)(void *engine, const struct hf_vm_result *result);
@@ -49,6 +52,9 @@ struct hf_qmp_vm {
 	uint32_t queue_first, queue_count;
 	bool started, stopping;
 	bool resume_seen; /* RESUME event since `cont` was given */
+	bool revived;	  /* RESUME event since STOP, and not of our own `cont` */
+	bool own_cont;	  /* our `cont` is under way: its event is no revival */
+	bool fenced;	  /* by us */
 };
 
 uint64_t hf_qmp_vm_now_ms(void);
@@ -86,6 +92,11 @@ int hf_qmp_vm_query_status(struct hf_qmp_vm *vm, uint32_t timeout_ms, char *stat
 			   bool *running, struct hf_err *err);
 
 /* *data: malloc'd. */
+/* One of STOP, RESUME, RUN, FENCE, KILL in the caller's thread, instead of the worker's. */
+int hf_qmp_vm_do(struct hf_qmp_vm *vm, enum hf_vm_op op, struct hf_err *err);
+/* We have frozen it, or somebody else has: it does not answer. */
+bool hf_qmp_vm_is_fenced(struct hf_qmp_vm *vm);
+
 int hf_qmp_vm_save(struct hf_qmp_vm *vm, void **data, size_t *length_bytes, struct hf_err *err);
 int hf_qmp_vm_load(struct hf_qmp_vm *vm, const void *data, size_t length_bytes, struct hf_err *err);
 

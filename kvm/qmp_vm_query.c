@@ -17,12 +17,19 @@ pid_t hf_qmp_vm_pid(const struct hf_qmp_vm *vm)
 int hf_qmp_vm_status(struct hf_qmp_vm *vm, char *status, size_t status_bytes, struct hf_err *err)
 {
 	bool running;
+	if (hf_qmp_vm_is_fenced(vm)) { // it would not answer
+		snprintf(status, status_bytes, "fenced");
+		return 0;
+	}
 	return hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, status_bytes, &running, err);
 }
 
 int hf_qmp_vm_quit(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	struct hf_err quit_err = HF_ERR_INIT;
+	/* Never thawed: somebody else's `cont` may lie in its socket. */
+	if (hf_qmp_vm_is_fenced(vm))
+		return hf_vmm_kill(&vm->process, HF_VMM_KILL_LIMIT_MS, err);
 	int r = hf_qmp_vm_command(vm, "quit", NULL, NULL, &quit_err);
 	// A VMM may be gone before its answer is written.
 	if (r == -ECONNRESET)

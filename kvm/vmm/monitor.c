@@ -161,13 +161,15 @@ static int run_locked(struct vmm_monitor *monitor, struct hf_err *err)
 	/* Before the vCPUs run: one that fails at once changes the state again. */
 	enum vmm_run_state before = monitor->state;
 	monitor->state = VMM_RUNNING;
+	/* As QEMU does: whoever freezes this process later finds the event if a vCPU has run. */
+	vmm_monitor_event_locked(monitor, "RESUME", NULL);
 	result = vmm_machine_run(monitor->machine, err);
 	if (result) {
 		monitor->state = before;
+		vmm_monitor_event_locked(monitor, "STOP", NULL);
 		return result;
 	}
 	monitor->must_be_armed = false;
-	vmm_monitor_event_locked(monitor, "RESUME", NULL);
 	return 0;
 }
 

@@ -146,12 +146,12 @@ static void roll_back_locked(struct vmm_monitor *monitor, bool stopped_for_it, c
 	monitor->state = monitor->state_before;
 	if (!stopped_for_it)
 		return;
+	vmm_monitor_event_locked(monitor, "RESUME", NULL); // before the vCPUs run, as in `cont`
 	if (vmm_machine_run(monitor->machine, &run_err)) {
 		monitor->state = VMM_INTERNAL_ERROR;
 		vmm_monitor_log(monitor, run_err.text);
-		return;
+		vmm_monitor_event_locked(monitor, "STOP", NULL);
 	}
-	vmm_monitor_event_locked(monitor, "RESUME", NULL);
 }
 
 static void *migrate_worker(void *opaque)

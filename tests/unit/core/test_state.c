@@ -165,8 +165,8 @@ static void an_incoming_migration_can_end_from_any_state(void **state)
 static void every_vm_operation_has_a_name_of_its_own(void **state)
 {
 	(void)state;
-	static const char *const names[HF_VM_OPS] = {"stop", "save", "fence", "resume",
-						     "load", "run",  "kill"};
+	static const char *const names[HF_VM_OPS] = {"stop", "save",  "resume", "load",
+						     "run",  "fence", "kill"};
 	for (int i = 0; i < HF_VM_OPS; i++)
 		assert_string_equal(hf_vm_op_name((enum hf_vm_op)i), names[i]);
 	assert_string_equal(hf_vm_op_name(HF_VM_OPS), "unknown");

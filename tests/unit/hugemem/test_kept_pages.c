@@ -435,7 +435,7 @@ static void impossible_values_with_a_right_digest_are_refused(void **state)
 	    {FIELD(chunk_bytes, 0), "impossible"},
 	    {FIELD(vmm_pid, 0), "impossible"},
 	    {FIELD(vmm_pid, UINT64_C(1) << 33), "impossible"},
-	    {FIELD(flags, 2), "flags"},
+	    {FIELD(flags, 4), "flags"},
 	    {BLOCK(length_bytes, 0), "memory blocks is impossible"},
 	    {BLOCK(length_bytes, UINT64_C(1) << 62), "impossible"},
 	    {BLOCK(page_size_bytes, 3), "memory blocks is impossible"},

@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -36,8 +37,9 @@ struct capability {
 
 struct machine {
 	const struct fake_vm_script *script;
+	_Atomic bool *has_run;
 	struct hf_qmp_server *server;
-	int commands;
+	int commands, refused;
 	int stream_fd; /* connected (migrate) or listening (migrate-incoming) */
 	struct capability capabilities[CAPABILITIES_MAX];
 
@@ -64,8 +66,14 @@ static int enter(struct machine *machine, const char *name, struct hf_err *err)
 {
 	if (++machine->commands == machine->script->die_at_command)
 		_exit(1);
-	if (machine->script->refuse && strcmp(machine->script->refuse, name) == 0)
+	if (machine->commands == machine->script->silent_from_command)
+		for (;;)
+			pause();
+	bool tired = machine->script->refusals && machine->refused == machine->script->refusals;
+	if (machine->script->refuse && strcmp(machine->script->refuse, name) == 0 && !tired) {
+		machine->refused++;
 		return hf_err_set(err, HF_ERR_LOCAL, EPERM, "scripted refusal");
+	}
 	return 0;
 }
 
@@ -107,10 +115,16 @@ static int handle_cont(void *opaque, const json_t *arguments, json_t **result, s
 	(void)arguments, (void)result;
 	int r = enter(machine, "cont", err);
 	const char *status = machine->script->status_after_cont;
+	if (r < 0 && machine->script->runs_and_stops_before_refusal) {
+		emit(machine, "RESUME", NULL);
+		emit(machine, "STOP", NULL);
+	}
 	if (r == 0) {
-		set_status(machine, status ? status : "running");
+		// As in QEMU: told before a vCPU runs.
 		if (!status)
 			emit(machine, "RESUME", NULL);
+		*machine->has_run = true;
+		set_status(machine, status ? status : "running");
 	}
 	return r;
 }
@@ -411,10 +425,11 @@ static const struct hf_qmp_command commands[] = {
     {NULL, NULL, NULL},
 };
 
-static void run_machine(const struct fake_vm_script *script, int ready_fd)
+static void run_machine(const struct fake_vm_script *script, _Atomic bool *has_run, int ready_fd)
 {
 	struct machine machine = {
 	    .script = script,
+	    .has_run = has_run,
 	    .mutex = PTHREAD_MUTEX_INITIALIZER,
 	    .capabilities = {
 		{"events", false}, {"x-ignore-shared", false}, {"return-path", true}, {"xbzrle", false}}};
@@ -438,22 +453,32 @@ void fake_vm_start(struct fake_vm *vm, const struct fake_vm_script *script)
 	char byte;
 	assert_return_code(pipe(ready), 0);
 	unlink(script->socket_path);
+	vm->has_run =
+	    mmap(NULL, sizeof(*vm->has_run), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	assert_ptr_not_equal(vm->has_run, MAP_FAILED);
 	vm->pid = fork();
 	assert_return_code(vm->pid, 0);
 	if (vm->pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		run_machine(script, ready[1]);
+		run_machine(script, vm->has_run, ready[1]);
 	}
 	close(ready[1]);
 	assert_int_equal(read(ready[0], &byte, 1), 1);
 	close(ready[0]);
 }
 
+bool fake_vm_has_run(const struct fake_vm *vm)
+{
+	return *vm->has_run;
+}
+
 void fake_vm_stop(struct fake_vm *vm)
 {
-	if (vm->pid <= 0)
-		return;
-	kill(vm->pid, SIGKILL);
-	waitpid(vm->pid, NULL, 0);
-	vm->pid = 0;
+	if (vm->pid > 0) {
+		kill(vm->pid, SIGKILL);
+		waitpid(vm->pid, NULL, 0);
+	}
+	if (vm->has_run)
+		munmap(vm->has_run, sizeof(*vm->has_run));
+	*vm = (struct fake_vm){0};
 }

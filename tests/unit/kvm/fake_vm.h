@@ -22,9 +22,12 @@ struct fake_vm_script {
 	size_t state_bytes;	/* of the device state it sends, or expects; bytes are fake_vm_state_byte() */
 	int die_at_command;	/* exits instead of answering its nth command; 0: never */
 	size_t die_after_bytes; /* exits in the stream; 0: never */
-	const char *refuse;	/* answers this command with the error "scripted refusal" */
-	const char *migration_error; /* the migration fails with this error-desc... */
-	bool fails_unconnected;	     /* ... before it connects */
+	int silent_from_command;	    /* from its nth command on it answers nothing; 0: never */
+	const char *refuse;		    /* answers this command with the error "scripted refusal" */
+	int refusals;			    /* ... so often; 0: always */
+	bool runs_and_stops_before_refusal; /* ... of `cont` */
+	const char *migration_error;	    /* the migration fails with this error-desc... */
+	bool fails_unconnected;		    /* ... before it connects */
 	bool no_events;
 	bool no_capability_commands;
 	bool silent_migration;	       /* query-migrate says nothing of an incoming migration */
@@ -38,6 +41,7 @@ struct fake_vm_script {
 
 struct fake_vm {
 	pid_t pid;
+	_Atomic bool *has_run; /* shared with it */
 };
 
 static inline uint8_t fake_vm_state_byte(size_t at)
@@ -46,6 +50,8 @@ static inline uint8_t fake_vm_state_byte(size_t at)
 }
 
 void fake_vm_start(struct fake_vm *vm, const struct fake_vm_script *script);
+/* A `cont` was done, as far as a frozen or dead one got. */
+bool fake_vm_has_run(const struct fake_vm *vm);
 /* Kills it, if it still lives, and waits for its end. */
 void fake_vm_stop(struct fake_vm *vm);
 

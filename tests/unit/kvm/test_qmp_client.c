@@ -492,6 +492,29 @@ static void many_threads_on_many_clients_get_their_own_answers(void **state)
 		hf_qmp_client_destroy(clients[i]);
 }
 
+static void events_that_lie_in_the_socket_have_been_delivered_after_a_drain(void **state)
+{
+	struct fixture *fixture = *state;
+	struct hf_err err = HF_ERR_INIT;
+	connect_raw(fixture);
+	for (int i = 0; i < 200; i++) {
+		fixture->events[0] = '\0'; // the reader has nothing to deliver now
+		raw_send(&fixture->raw, "{\"event\": \"A\"}{\"event\": \"B\"}\r\n{\"event\": \"C\"}");
+		assert_int_equal(hf_qmp_client_drain(fixture->client, LONG_MS, NULL), 0);
+		assert_string_equal(fixture->events, "A() B() C() ");
+	}
+	raw_send(&fixture->raw, "{\"event\": \"RES");
+	assert_int_equal(hf_qmp_client_drain(fixture->client, LONG_MS, &err), -EAGAIN);
+	assert_non_null(strstr(err.text, "middle of a message"));
+	raw_send(&fixture->raw, "UME\"}");
+	assert_int_equal(hf_qmp_client_drain(fixture->client, LONG_MS, NULL), 0);
+	raw_close(&fixture->raw);
+	int r;
+	while ((r = hf_qmp_client_drain(fixture->client, LONG_MS, NULL)) == 0)
+		continue;
+	assert_int_equal(r, -ECONNRESET);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -512,6 +535,7 @@ int main(void)
 	    TEST(a_vmm_that_reads_nothing_does_not_block_the_caller),
 	    TEST(a_command_that_is_too_long_or_no_utf8_is_refused),
 	    TEST(many_threads_on_many_clients_get_their_own_answers),
+	    TEST(events_that_lie_in_the_socket_have_been_delivered_after_a_drain),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

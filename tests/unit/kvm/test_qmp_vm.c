@@ -13,151 +13,12 @@
 
 #include <cmocka.h>
 
-#include "fake_vm.h"
 #include "kvm/qmp.h"
-#include "kvm/qmp_vm.h"
-#include "raw_qmp.h"
+#include "vm_fixture.h"
 
-#define STATE_BYTES  300000
-#define RESULTS_MAX  32
 #define COMMANDS_MAX 30
 #define MIGRATION_ACTIVE                                                                                     \
 	"{\"event\": \"MIGRATION\", \"data\": {\"status\": \"active\"}, \"timestamp\": \"*\"}"
-
-struct end {
-	enum hf_vm_op op;
-	int result;
-	struct hf_err err;
-};
-
-struct fixture {
-	struct raw_directory directory;
-	struct fake_vm machine;
-	struct hf_qmp_vm *vm;
-	uint8_t *state; /* what SAVE brought, or LOAD gets */
-	size_t state_bytes;
-
-	pthread_mutex_t mutex;
-	pthread_cond_t changed;
-	struct end ends[RESULTS_MAX];
-	int end_count;
-};
-
-static int setup(void **state)
-{
-	struct fixture *fixture = calloc(1, sizeof(*fixture));
-	raw_directory_make(&fixture->directory);
-	setenv("TMPDIR", fixture->directory.path, 1); // teardown sees what is left there
-	pthread_mutex_init(&fixture->mutex, NULL);
-	pthread_cond_init(&fixture->changed, NULL);
-	*state = fixture;
-	return 0;
-}
-
-static void close_vm(struct fixture *fixture)
-{
-	hf_qmp_vm_destroy(fixture->vm);
-	fixture->vm = NULL;
-	fake_vm_stop(&fixture->machine);
-	free(fixture->state);
-	fixture->state = NULL;
-	fixture->end_count = 0;
-}
-
-static int teardown(void **state)
-{
-	struct fixture *fixture = *state;
-	close_vm(fixture);
-	unlink(fixture->directory.socket_path);
-	raw_directory_remove(&fixture->directory);
-	free(fixture);
-	return 0;
-}
-
-/* The engine's end of the port. */
-static void on_done(void *engine, const struct hf_vm_result *result)
-{
-	struct fixture *fixture = engine;
-	pthread_mutex_lock(&fixture->mutex);
-	struct end *end = &fixture->ends[fixture->end_count++];
-	*end = (struct end){.op = result->op, .result = result->result};
-	if (result->err)
-		end->err = *result->err;
-	if (result->data) {
-		free(fixture->state);
-		fixture->state = malloc(result->length_bytes);
-		memcpy(fixture->state, result->data, result->length_bytes);
-		fixture->state_bytes = result->length_bytes;
-	}
-	pthread_cond_broadcast(&fixture->changed);
-	pthread_mutex_unlock(&fixture->mutex);
-}
-
-static void open_vm(struct fixture *fixture, struct fake_vm_script script)
-{
-	struct hf_err err = HF_ERR_INIT;
-	script.socket_path = fixture->directory.socket_path;
-	fake_vm_start(&fixture->machine, &script);
-	int r = hf_qmp_vm_create(&fixture->vm, fixture->directory.socket_path, &err);
-	if (r < 0)
-		print_error("%s\n", err.text);
-	assert_int_equal(r, 0);
-	assert_int_equal(hf_qmp_vm_start(fixture->vm, on_done, fixture, &err), 0);
-}
-
-static int request(struct fixture *fixture, enum hf_vm_op op)
-{
-	struct hf_vm port = hf_qmp_vm_port(fixture->vm);
-	bool load = op == HF_VM_LOAD;
-	return port.ops->request(port.self, op, load ? fixture->state : NULL,
-				 load ? fixture->state_bytes : 0);
-}
-
-static struct end wait_end(struct fixture *fixture, int number)
-{
-	pthread_mutex_lock(&fixture->mutex);
-	while (fixture->end_count < number)
-		pthread_cond_wait(&fixture->changed, &fixture->mutex);
-	struct end end = fixture->ends[number - 1];
-	pthread_mutex_unlock(&fixture->mutex);
-	return end;
-}
-
-/* Runs one operation to its end. */
-static struct end run(struct fixture *fixture, enum hf_vm_op op)
-{
-	int number = fixture->end_count + 1; // nothing else is under way
-	assert_int_equal(request(fixture, op), 0);
-	struct end end = wait_end(fixture, number);
-	assert_int_equal(end.op, op);
-	if (end.result < 0)
-		assert_int_equal(end.result, -end.err.errnum);
-	return end;
-}
-
-static void expect_ok(struct fixture *fixture, enum hf_vm_op op)
-{
-	struct end end = run(fixture, op);
-	if (end.result < 0)
-		print_error("%s\n", end.err.text);
-	assert_int_equal(end.result, 0);
-}
-
-static void expect_failure(struct fixture *fixture, enum hf_vm_op op, int error, const char *words)
-{
-	struct end end = run(fixture, op);
-	if (end.result != -error || !strstr(end.err.text, words))
-		print_error("got %d: %s\n", end.result, end.err.text);
-	assert_int_equal(end.result, -error);
-	assert_non_null(strstr(end.err.text, words));
-}
-
-static void expect_status(struct fixture *fixture, const char *expected)
-{
-	char status[32];
-	assert_int_equal(hf_qmp_vm_status(fixture->vm, status, sizeof(status), NULL), 0);
-	assert_string_equal(status, expected);
-}
 
 static void make_state(struct fixture *fixture, size_t bytes)
 {
@@ -252,21 +113,11 @@ static void memory_is_kept_out_of_the_stream_and_nothing_waits_for_a_return_path
 	raw_close(&raw);
 }
 
-/* A VM in the state from which op may start. */
-static struct fake_vm_script script_for(enum hf_vm_op op)
-{
-	return (struct fake_vm_script){.state_bytes = STATE_BYTES,
-				       .slow_queries = 2,
-				       .status = op == HF_VM_LOAD   ? "inmigrate"
-						 : op == HF_VM_STOP ? "running"
-								    : "paused"};
-}
-
 static void expect_death(struct fixture *fixture, const struct end *end)
 {
 	char pid[32];
 	snprintf(pid, sizeof(pid), "pid %d", (int)fixture->machine.pid);
-	assert_int_equal(end->result, -ECONNRESET);
+	assert_int_equal(end->result, end->op == HF_VM_RUN ? -EOWNERDEAD : -ECONNRESET);
 	assert_int_equal(end->err.class, HF_ERR_LOCAL);
 	assert_non_null(strstr(end->err.text, pid));
 	assert_non_null(strstr(end->err.text, fixture->directory.socket_path));
@@ -275,7 +126,7 @@ static void expect_death(struct fixture *fixture, const struct end *end)
 static void a_vmm_that_dies_at_any_command_is_named_and_nothing_is_left(void **state)
 {
 	struct fixture *fixture = *state;
-	for (int op = 0; op < HF_VM_OPS; op++) {
+	for (int op = 0; op < HF_VM_KILL; op++) { // to that, dead is as good as any
 		int deaths = 0;
 		struct end end = {.result = -1};
 		for (int at = 1; end.result < 0; at++) {
@@ -292,7 +143,7 @@ static void a_vmm_that_dies_at_any_command_is_named_and_nothing_is_left(void **s
 			}
 			close_vm(fixture);
 		}
-		assert_true(deaths >= (op == HF_VM_SAVE || op == HF_VM_LOAD ? 4 : 2));
+		assert_true(deaths >= (op == HF_VM_SAVE || op == HF_VM_LOAD ? 4 : op == HF_VM_FENCE ? 1 : 2));
 	}
 }
 
@@ -415,7 +266,54 @@ static void a_vm_that_cannot_run_after_cont_is_an_error(void **state)
 	struct fake_vm_script script = script_for(HF_VM_RUN);
 	script.status_after_cont = "internal-error";
 	open_vm(fixture, script);
-	expect_failure(fixture, HF_VM_RUN, EREMOTEIO, "internal-error");
+	expect_failure(fixture, HF_VM_RUN, EOWNERDEAD, "internal-error");
+}
+
+static void a_vm_that_runs_is_run_again_without_a_cont(void **state)
+{
+	struct fixture *fixture = *state;
+	for (int i = 0; i < 2; i++) {
+		open_vm(fixture, (struct fake_vm_script){.refuse = "cont"});
+		expect_ok(fixture, i ? HF_VM_RUN : HF_VM_RESUME);
+		close_vm(fixture);
+	}
+}
+
+static void only_a_vmm_that_says_so_has_not_run_its_vm(void **state)
+{
+	struct fixture *fixture = *state;
+	struct fake_vm_script script = script_for(HF_VM_RUN);
+	script.refuse = "cont";
+	open_vm(fixture, script);
+	expect_failure(fixture, HF_VM_RUN, EREMOTEIO, "scripted refusal");
+	close_vm(fixture);
+
+	// Refused, then dead: its word for it is missing.
+	script.die_at_command = 3;
+	open_vm(fixture, script);
+	expect_failure(fixture, HF_VM_RUN, EOWNERDEAD, "scripted refusal");
+	close_vm(fixture);
+
+	// It has run for a moment, whatever became of it and of the answer.
+	script = script_for(HF_VM_RUN);
+	script.runs_and_stops_before_refusal = true;
+	script.refuse = "cont";
+	open_vm(fixture, script);
+	expect_failure(fixture, HF_VM_RUN, EOWNERDEAD, "scripted refusal");
+}
+
+static void a_vmm_silent_after_cont_may_have_run_its_vm(void **state)
+{
+	struct fixture *fixture = *state;
+	for (int at = 2; at <= 3; at++) { // `cont`, or the question behind it
+		struct fake_vm_script script = script_for(HF_VM_RUN);
+		script.silent_from_command = at;
+		script.no_events = true;
+		open_vm(fixture, script);
+		fixture->vm->run_limit_ms = 100;
+		expect_failure(fixture, HF_VM_RUN, EOWNERDEAD, "no answer");
+		close_vm(fixture);
+	}
 }
 
 static void destroy_ends_every_request_exactly_once_also_in_the_middle_of_a_load(void **state)
@@ -599,6 +497,9 @@ int main(void)
 	    TEST(a_state_past_the_limit_is_refused_and_the_vm_can_be_resumed),
 	    TEST(a_save_of_no_bytes_is_an_error),
 	    TEST(a_vm_that_cannot_run_after_cont_is_an_error),
+	    TEST(a_vm_that_runs_is_run_again_without_a_cont),
+	    TEST(only_a_vmm_that_says_so_has_not_run_its_vm),
+	    TEST(a_vmm_silent_after_cont_may_have_run_its_vm),
 	    TEST(destroy_ends_every_request_exactly_once_also_in_the_middle_of_a_load),
 	    TEST(bad_requests_are_refused_at_once),
 	    TEST(a_request_before_start_is_refused),

@@ -3,6 +3,7 @@
  * The reference VMM alone: its guest runs, checks its memory, sees what is wrong; it stops, goes on and ends
  * as told.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -11,8 +12,12 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "kvm/qmp_vm.h"
+#include "kvm/qmp_vm_internal.h"
+#include "kvm/vmm_process.h"
 #include "vmm_rig.h"
 
 #define PAGE_BYTES   (2 * RIG_MIB)
@@ -20,6 +25,13 @@
 #define STEPS	     300 /* more than HF_GUEST_PORT_STEPS, so that each vCPU has read its port twice */
 
 static const char *const small[] = {"--page-size", "2M", "--fill", "70", NULL};
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
 
 static void runs_right_on(uint32_t vcpus, const char *pattern)
 {
@@ -105,6 +117,60 @@ static void a_stopped_guest_stands_and_goes_on(void **state)
 	}
 	rig_await_event(vmm, "STOP");
 	rig_await_event(vmm, "RESUME");
+	rig_vmm_quit(vmm);
+}
+
+/* ---- the fence ---- */
+
+static void a_fenced_vmm_takes_no_step_until_it_is_thawed(void **state)
+{
+	static const char *const four[] = {"--page-size", "2M", "--vcpus", "4", "--fill", "70", NULL};
+	struct rig_vmm *vmm = rig_vmm_start("fenced", MEMORY_BYTES, four);
+	struct hf_vmm_process process = {0};
+	uint64_t longest_ns = 0, steps[4];
+
+	(void)state;
+	assert_int_equal(hf_vmm_open(&process, vmm->pid, NULL), 0);
+	for (int round = 0; round < 30; round++) {
+		rig_await_steps(vmm, 4, 5);
+		uint64_t begin_ns = now_ns();
+		assert_int_equal(hf_vmm_fence(&process, HF_VMM_FENCE_LIMIT_MS, NULL), 0);
+		uint64_t taken_ns = now_ns() - begin_ns;
+		longest_ns = taken_ns > longest_ns ? taken_ns : longest_ns;
+		for (uint32_t i = 0; i < 4; i++)
+			steps[i] = rig_status(vmm, i)->step;
+		rig_assert_right(vmm); // reads all of the memory
+		for (uint32_t i = 0; i < 4; i++)
+			assert_int_equal(rig_status(vmm, i)->step, steps[i]);
+		assert_int_equal(hf_vmm_thaw(&process, NULL), 0);
+	}
+	print_message("the longest fence took %.3f ms\n", (double)longest_ns / 1e6);
+	hf_vmm_close(&process);
+	rig_vmm_quit(vmm);
+}
+
+static void a_stopped_vm_is_fenced_and_one_revived_by_another_client_is_not(void **state)
+{
+	struct rig_vmm *vmm = rig_vmm_start("fenced", MEMORY_BYTES, small);
+	struct hf_err err = HF_ERR_INIT;
+	struct hf_qmp_vm *vm = NULL;
+	char status[32];
+
+	(void)state;
+	assert_int_equal(hf_qmp_vm_create(&vm, vmm->qmp_path, &err), 0);
+	for (int revived = 0; revived < 2; revived++) {
+		assert_int_equal(hf_qmp_vm_do(vm, HF_VM_STOP, &err), 0);
+		if (revived) {
+			rig_do(vmm, "cont");
+			rig_do(vmm, "stop");
+		}
+		assert_int_equal(hf_qmp_vm_do(vm, HF_VM_FENCE, &err), revived ? -EPERM : 0);
+		assert_int_equal(hf_qmp_vm_status(vm, status, sizeof(status), NULL), 0);
+		assert_string_equal(status, revived ? "paused" : "fenced");
+		assert_int_equal(hf_qmp_vm_resume(vm, NULL), 0);
+		rig_await_steps(vmm, 1, STEPS);
+	}
+	hf_qmp_vm_destroy(vm);
 	rig_vmm_quit(vmm);
 }
 
@@ -398,6 +464,9 @@ int main(void)
 	    cmocka_unit_test_teardown(the_guest_runs_right_on_eight_vcpus, rig_end_all),
 	    cmocka_unit_test_teardown(vcpu_threads_are_those_query_cpus_fast_names, rig_end_all),
 	    cmocka_unit_test_teardown(a_stopped_guest_stands_and_goes_on, rig_end_all),
+	    cmocka_unit_test_teardown(a_fenced_vmm_takes_no_step_until_it_is_thawed, rig_end_all),
+	    cmocka_unit_test_teardown(a_stopped_vm_is_fenced_and_one_revived_by_another_client_is_not,
+				      rig_end_all),
 	    cmocka_unit_test_teardown(a_zeroed_page_is_seen_by_guest_and_verifier, rig_end_all),
 	    cmocka_unit_test_teardown(a_stale_page_is_seen_by_guest_and_verifier, rig_end_all),
 	    cmocka_unit_test_teardown(a_torn_page_is_seen_by_guest_and_verifier, rig_end_all),

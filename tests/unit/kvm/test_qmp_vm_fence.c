@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Claims about a VMM that is frozen or ended for certain, while other QMP clients do what they like. */
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <sys/wait.h>
+
+#include <cmocka.h>
+
+#include "vm_fixture.h"
+
+static void open_saved(struct fixture *fixture, struct fake_vm_script script)
+{
+	script.state_bytes = STATE_BYTES;
+	open_vm(fixture, script);
+	expect_ok(fixture, HF_VM_STOP);
+	expect_ok(fixture, HF_VM_SAVE);
+}
+
+/* Another QMP client, that gives commands and hears nothing. */
+static void somebody_says(const struct fixture *fixture, const char *const *commands)
+{
+	struct raw_qmp raw;
+	raw_negotiate(&raw, fixture->directory.socket_path);
+	for (; *commands; commands++) {
+		json_t *answer;
+		bool answered = false;
+		char line[64];
+		snprintf(line, sizeof(line), "{\"execute\": \"%s\", \"id\": 7}\n", *commands);
+		raw_send(&raw, line);
+		while (!answered && (answer = raw_receive(&raw))) { // events come before
+			answered = json_object_get(answer, "return") != NULL;
+			json_decref(answer);
+		}
+		assert_true(answered);
+	}
+	raw_close(&raw);
+}
+
+static const char *const runs_it[] = {"cont", NULL};
+static const char *const runs_and_stops_it[] = {"cont", "stop", NULL};
+
+static void a_fenced_vm_is_frozen_and_resume_thaws_and_runs_it(void **state)
+{
+	struct fixture *fixture = *state;
+	open_saved(fixture, (struct fake_vm_script){0});
+	expect_ok(fixture, HF_VM_FENCE);
+	assert_true(hf_vmm_is_fenced(&fixture->vm->process));
+	expect_status(fixture, "fenced");
+	expect_ok(fixture, HF_VM_FENCE);
+	expect_ok(fixture, HF_VM_RESUME);
+	expect_status(fixture, "running");
+	// What our own `cont` told is no revival of what is stopped later.
+	expect_ok(fixture, HF_VM_STOP);
+	expect_ok(fixture, HF_VM_FENCE);
+}
+
+static void a_vm_that_somebody_else_has_revived_is_not_fenced(void **state)
+{
+	struct fixture *fixture = *state;
+	for (int i = 0; i < 3; i++) {
+		open_saved(fixture, (struct fake_vm_script){.no_events = i == 2});
+		somebody_says(fixture, i == 1 ? runs_and_stops_it : runs_it);
+		expect_failure(fixture, HF_VM_FENCE, EPERM, "another QMP client");
+		assert_false(hf_vmm_is_fenced(&fixture->vm->process));
+		expect_status(fixture, i == 1 ? "paused" : "running");
+		expect_ok(fixture, HF_VM_RESUME);
+		expect_status(fixture, "running");
+		close_vm(fixture);
+	}
+}
+
+struct reviver {
+	struct raw_qmp raw;
+	int turns; /* until it says `cont` */
+};
+
+static void *revive(void *opaque)
+{
+	struct reviver *reviver = opaque;
+	for (int i = 0; i < reviver->turns; i++)
+		sched_yield();
+	raw_send(&reviver->raw, "{\"execute\": \"cont\"}\n");
+	return NULL;
+}
+
+static void a_revival_while_the_vmm_is_being_frozen_never_goes_unseen(void **state)
+{
+	struct fixture *fixture = *state;
+	int fenced = 0, rounds = 200;
+	for (int i = 0; i < rounds; i++) {
+		struct reviver reviver = {.turns = i};
+		pthread_t thread;
+		open_saved(fixture, (struct fake_vm_script){0});
+		raw_negotiate(&reviver.raw, fixture->directory.socket_path);
+		assert_int_equal(pthread_create(&thread, NULL, revive, &reviver), 0);
+		struct end end = run(fixture, HF_VM_FENCE);
+		if (end.result == 0)
+			assert_false(fake_vm_has_run(&fixture->machine));
+		else
+			assert_int_equal(end.result, -EPERM);
+		fenced += end.result == 0;
+		pthread_join(thread, NULL);
+		raw_close(&reviver.raw);
+		close_vm(fixture);
+	}
+	print_message("%d of %d were fenced before they were revived\n", fenced, rounds);
+}
+
+static void a_frozen_vmm_is_not_asked_to_quit_but_killed(void **state)
+{
+	struct fixture *fixture = *state;
+	int wait_status;
+	struct raw_qmp raw;
+	open_saved(fixture, (struct fake_vm_script){0});
+	raw_negotiate(&raw, fixture->directory.socket_path);
+	expect_ok(fixture, HF_VM_FENCE);
+	raw_send(&raw, "{\"execute\": \"cont\"}\n"); // it would be done if it were thawed
+	assert_int_equal(hf_qmp_vm_quit(fixture->vm, NULL), 0);
+	assert_false(fake_vm_has_run(&fixture->machine));
+	assert_int_equal(waitpid(fixture->machine.pid, &wait_status, 0), fixture->machine.pid);
+	assert_true(WIFSIGNALED(wait_status) && WTERMSIG(wait_status) == SIGKILL);
+	fixture->machine.pid = 0;
+	raw_close(&raw);
+}
+
+static void kill_ends_a_vmm_that_runs_is_frozen_or_is_dead_already(void **state)
+{
+	struct fixture *fixture = *state;
+	for (int i = 0; i < 3; i++) {
+		open_vm(fixture, script_for(HF_VM_RUN));
+		if (i == 1)
+			kill(fixture->machine.pid, SIGSTOP);
+		if (i == 2)
+			kill(fixture->machine.pid, SIGKILL);
+		expect_ok(fixture, HF_VM_KILL);
+		assert_true(hf_vmm_has_ended(&fixture->vm->process));
+		assert_int_equal(waitpid(fixture->machine.pid, NULL, WNOHANG), fixture->machine.pid);
+		fixture->machine.pid = 0;
+		expect_ok(fixture, HF_VM_KILL);
+		close_vm(fixture);
+	}
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    TEST(a_fenced_vm_is_frozen_and_resume_thaws_and_runs_it),
+	    TEST(a_vm_that_somebody_else_has_revived_is_not_fenced),
+	    TEST(a_revival_while_the_vmm_is_being_frozen_never_goes_unseen),
+	    TEST(a_frozen_vmm_is_not_asked_to_quit_but_killed),
+	    TEST(kill_ends_a_vmm_that_runs_is_frozen_or_is_dead_already),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
