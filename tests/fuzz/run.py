@@ -27,7 +27,7 @@ ENVIRONMENT.pop("ASAN_OPTIONS", None)  # AFL++ refuses to start with those of th
 
 
 def dictionary(target):
-    words = {"attach": "json", "qmp": "json", "options": "options"}.get(target.split("_")[0])
+    words = {"attach": "json", "qmp": "json", "vm": "json", "options": "options"}.get(target.split("_")[0])
     return os.path.join(HERE, "dict", words + ".dict") if words else None
 
 

@@ -224,8 +224,36 @@ def options():
     yield "path", b"\7qmp:/run/x"
 
 
+def vm_record():
+    """Slots and description without checksums, which the target adds; its first byte says to which."""
+    def slot(sequence, record, epoch="3"):
+        return (f'{{"version": 1, "sequence": {sequence}, "record": "{record}", "epoch": "{epoch}", '
+                '"written_at": "2026-01-01T00:00:00Z"').encode()
+
+    def description(role, blocks=""):
+        return (f'{{"version": 1, "role": "{role}", "vm_name": "vm1", "session": "000102030405060708090a0b0c0d0e0f", '
+                '"vmm_pid": 77, "vmm_start_ticks": 5, "boot_id": "01234567-89ab-cdef-0123-456789abcdef", '
+                '"qmp_target": "qmp:/run/vm", "peer_uri": "tcp:b:4444", "listen_uri": "unix:/run/l", '
+                f'"placement": "continue", "chunk_bytes": 262144, "blocks": [{blocks}]').encode()
+
+    def block(idstr):
+        return f'{{"idstr": "{idstr}", "path": "/dev/hugepages/r", "length_bytes": 4194304, "page_size_bytes": 2097152}}'
+
+    def file(right, *parts):
+        return bytes([right]) + b"\n".join(parts)
+
+    yield "outgoing", file(7, slot(1, "none"), slot(2, "given-up"), description("outgoing", block("a")))
+    yield "incoming", file(7, slot(4, "running"), slot(4, "running"), description("incoming", f'{block("a")}, {block("b")}'))
+    yield "torn", file(6, slot(5, "refused"), slot(4, "running", "18446744073709551615"), description("incoming"))
+    yield "damaged", file(4, slot(5, "refused"), slot(4, "running"), description("incoming"))
+    yield "contradiction", file(7, slot(4, "loaded"), slot(4, "running"), description("incoming"))
+    yield "other-side", file(7, slot(4, "loaded"), slot(4, "loaded"), description("outgoing"))
+    yield "twice", file(7, slot(1, "none"), slot(1, "none"), description("outgoing", f'{block("a")}, {block("a")}'))
+    yield "raw", b"\x08" + slot(1, "none") + b" " * 4096
+
+
 TARGETS = [wire, destination, source, tcp_open, tcp_link, attach_client, attach_agent, qmp_codec, qmp_server, qmp_vm,
-           devstate, options]
+           vm_record, devstate, options]
 
 
 def main():
