@@ -127,6 +127,15 @@ static unsigned end_failed(struct hf_source *s, const struct hf_err *why)
 	return ACTION_NOTIFY;
 }
 
+static unsigned pause_locked(struct hf_source *s, const struct hf_err *why)
+{
+	hf_lock_assert_held(&s->lock);
+	if (s->status != HF_STATUS_POSTCOPY_PAUSED)
+		s->err = *why;
+	move(s, HF_STATUS_POSTCOPY_PAUSED);
+	return ACTION_NOTIFY;
+}
+
 /* Locked. One step of the hand-over. why: of a failure; *actions untouched for an event not expected. */
 static int take_step(struct hf_source *s, enum hf_handover_source_event event, const struct hf_err *why,
 		     unsigned *actions)
@@ -158,20 +167,13 @@ static int take_step(struct hf_source *s, enum hf_handover_source_event event, c
 	if (step.actions & HF_ACT_SAY_RUN)
 		act |= ACTION_SEND_RUN;
 	if (step.actions & HF_ACT_ALARM) {
-		s->err = *why;
-		act |= ACTION_NOTIFY;
+		/* It is not known what is on record, so the VM is treated as given up: it does not run here.
+		 */
+		s->owner = HF_VM_OWNER_DESTINATION;
+		act |= pause_locked(s, why);
 	}
 	*actions = act;
 	return 0;
-}
-
-static unsigned pause_locked(struct hf_source *s, const struct hf_err *why)
-{
-	hf_lock_assert_held(&s->lock);
-	if (s->status != HF_STATUS_POSTCOPY_PAUSED)
-		s->err = *why;
-	move(s, HF_STATUS_POSTCOPY_PAUSED);
-	return ACTION_NOTIFY;
 }
 
 /* Locked. */
@@ -581,6 +583,8 @@ static unsigned recorded_locked(struct hf_source *s, enum hf_record record, int 
 		s->record_time_ns = hf_clock_now_ns(&s->clock) - s->record_ns;
 	if (record == HF_RECORD_TAKEN_BACK && !failed)
 		s->owner = HF_VM_OWNER_SOURCE;
+	if (record == HF_RECORD_GIVEN_UP && failed)
+		s->refusal = err; /* why the VM stays here, once that is on record */
 	if (take_step(s, failed ? HF_SOURCE_RECORD_FAILED : HF_SOURCE_RECORDED, &err, &actions) < 0)
 		return 0;
 	if (record == HF_RECORD_GIVEN_UP && !failed)

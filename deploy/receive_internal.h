@@ -99,6 +99,8 @@ int hf_receive_find_record(struct receive *receive, struct hf_err *err);
 int hf_receive_make_record(struct receive *receive, struct hf_err *err);
 /* The kept maps of the program before this one, which must be about this VMM and these blocks. */
 int hf_receive_open_kept(struct receive *receive, struct hf_err *err);
+/* Of a VM whose VMM has ended: nobody else can be asked. */
+int hf_receive_recall_blocks(struct receive *receive, struct hf_err *err);
 /* Nothing is needed of them any more. */
 void hf_receive_forget(struct receive *receive);
 void hf_receive_close_state(struct receive *receive);

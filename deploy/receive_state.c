@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/wire.h"
 #include "deploy/program.h"
 #include "deploy/receive_internal.h"
 
@@ -121,13 +122,26 @@ int hf_receive_open_kept(struct receive *receive, struct hf_err *err)
 	return result;
 }
 
+int hf_receive_recall_blocks(struct receive *receive, struct hf_err *err)
+{
+	const struct hf_vm_record_description *about = hf_vm_record_description(receive->record);
+	int result = 0;
+	for (uint32_t i = 0; i < about->block_count && result == 0; i++)
+		result =
+		    hf_ramblocks_add(&receive->blocks, about->blocks[i].idstr, about->blocks[i].length_bytes,
+				     about->blocks[i].page_size_bytes, err);
+	return result;
+}
+
 /* ---- made ---- */
 
 static int make_kept(struct receive *receive, struct hf_err *err)
 {
 	struct hf_kept_description about = {.vm_name = receive->key,
 					    .placement = hf_incoming_memory_port(receive->memory).placement,
-					    .chunk_bytes = (uint32_t)receive->options.chunk_bytes,
+					    .chunk_bytes = receive->options.chunk_bytes
+							       ? (uint32_t)receive->options.chunk_bytes
+							       : HF_CHUNK_DEFAULT_BYTES,
 					    .blocks = &receive->blocks};
 	memcpy(about.session, receive->session, sizeof(about.session));
 	int result = hf_vmm_identity_of(hf_attach_client_pid(receive->attach), &about.vmm, err);
