@@ -166,9 +166,11 @@ static int open_listener(struct receive *receive, struct hf_err *err)
 	int result = hf_receive_listen(receive, err);
 	if (result)
 		return result;
-	printf("listening on %s\n", receive->scheme->listener_uri(receive->listener));
+	const char *bound = receive->scheme->listener_uri(receive->listener);
+	printf("listening on %s\n", bound);
 	fflush(stdout);
-	return 0;
+	/* Where the source will come again: the port that was found, if any would do. */
+	return hf_receive_take_uri(receive, bound, err);
 }
 
 /* Of a VM whose VMM has ended there is nothing to open: the source is only told. */
@@ -507,7 +509,7 @@ static void tear_down(struct receive *receive)
 	hf_incoming_memory_destroy(receive->memory);
 	hf_receive_close_state(receive);
 	hf_link_relay_destroy(&receive->relay);
-	free(receive->uri_of_operator);
+	free(receive->uri_owned);
 	hf_attach_client_destroy(receive->attach);
 	free(receive->vcpu_threads);
 	hf_ramblocks_destroy(&receive->blocks);

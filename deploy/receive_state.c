@@ -80,6 +80,10 @@ static int take_up(struct receive *receive, struct hf_err *err)
 	receive->found = state.record;
 	receive->restarted = true;
 	receive->vmm_lives = lives;
+	/* "Any free port" was a certain one then. */
+	size_t length = strlen(receive->uri);
+	if (length > 2 && strcmp(receive->uri + length - 2, ":0") == 0 && about->listen_uri)
+		return hf_receive_take_uri(receive, about->listen_uri, err);
 	return 0;
 }
 
