@@ -478,6 +478,7 @@ static void take_link(struct hf_destination *d, const struct hf_link_info *info)
 {
 	hf_lock_assert_held(&d->lock);
 	d->epoch = d->epoch_last = info->epoch;
+	d->links_used++;
 	d->link = *info;
 	d->recoverable = (info->features & HF_WIRE_FEATURE_RECOVER) != 0;
 	d->advised = d->run_heard = d->resumed_said = d->fetching = false;

@@ -89,6 +89,7 @@ struct hf_source {
 	struct hf_err broken;  /* came while the record was being written */
 	struct hf_err refusal; /* why the destination hands the VM back */
 	uint64_t epoch, epoch_last;
+	uint32_t links_used;
 	bool recoverable; /* the session has the feature */
 	bool in_doubt;	  /* see the snapshot */
 	bool vm_stopping, vm_busy;
@@ -420,6 +421,7 @@ static unsigned link_up_again(struct hf_source *s, const struct hf_link_info *in
 	    take_step(s, HF_SOURCE_LINK, NULL, &actions) < 0)
 		return 0;
 	s->epoch = s->epoch_last = info->epoch;
+	s->links_used++;
 	s->recoverable = true;
 	s->resumed = false;
 	s->in_doubt = false;
@@ -441,6 +443,7 @@ static void event_link_up(void *engine, const struct hf_link_info *info)
 	hf_lock(&s->lock);
 	if (s->status == HF_STATUS_NONE) {
 		s->epoch = s->epoch_last = info->epoch;
+		s->links_used++;
 		s->recoverable = (info->features & HF_WIRE_FEATURE_RECOVER) != 0;
 		s->link_up_ns = hf_clock_now_ns(&s->clock);
 		atomic_store(&s->probing, (info->features & HF_WIRE_FEATURE_LINK) != 0);
@@ -936,6 +939,7 @@ void hf_source_snapshot(struct hf_source *s, struct hf_source_snapshot *out)
 	    .handover = s->handover,
 	    .destination_in_doubt = s->in_doubt,
 	    .recoverable = s->recoverable,
+	    .links_used = s->links_used,
 	    .err = s->err,
 	    .placement = s->ready.placement,
 	    .chunk_bytes = s->ready.chunk_bytes,
