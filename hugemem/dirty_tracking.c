@@ -11,24 +11,24 @@
  *   present, protected PRESENT                    protected; or touched again where a mark was
  *   mark               SWAPPED                    let go of while it was protected
  *
- * A fresh registration protects nothing, so everything present shows as written: the first harvest is like
- * all others and needs no protection before it. Holes are left alone. UFFDIO_WRITEPROTECT of the whole range
- * would put a mark on each, and a page that is then filled by a read would not show as written, though the
- * file behind it may hold anything; without the mark every page that comes to exist shows as written, whoever
- * filled it and however it was touched first.
+ * A fresh registration protects nothing, so everything present shows as written: the first harvest needs no
+ * protection before it. Each harvest walks the block's entries twice:
  *
- * A page that was written and then let go of (MADV_DONTNEED, a hole punched) leaves an empty entry: the write
- * no longer shows. So the pages that are present are looked for as well, and one that was present at the last
- * harvest and is not now is reported. The order of the two walks matters:
+ *   A  written entries: reported, and protected again
+ *   B  all entries: empty ones get a mark (UFFDIO_WRITEPROTECT), as do holes in the first harvest
  *
- *   written (and protect), then present
+ * so that from then on every entry is protected in one way or the other. One that B finds empty in a later
+ * harvest was written, or touched, and then let go of (MADV_DONTNEED, a hole punched), which leaves nothing
+ * else behind: it is reported. Without the marks a page could be absent at two harvests, be written in
+ * between, and never show. In the first harvest an empty entry is a hole, unless the file holds the page: the
+ * file is looked at after the marks are set.
  *
- *   let go of before the walk for written pages  -> the walk for present ones misses it: reported now
- *   let go of between the walks                  -> the same
- *   let go of after both                         -> missed by the next one: reported then
- *   let go of and touched again before `present` -> entry was empty: it shows as written next time
- *                                                   entry was a mark: nobody had written; see the header on
- * punching
+ * Pages that are present in B and were not at the last harvest, or the other way round, are reported too.
+ * One that was protected and let go of leaves a mark, and may have been punched out; one that comes back
+ * from a mark by a read does not show as written, though the file may hold anything by then.
+ *
+ * What races with B: an entry that B finds empty may be filled before its mark is set, and is then protected
+ * with a write in it that never shows. It was reported, or is in the file when that is looked at.
  *
  * Reading and protecting need not be one step. Let S be what the first walk finds, at t1, and each page of S
  * be protected at t2 > t1. The caller reads a page's content after the harvest, so after t2. A write to a
@@ -38,10 +38,10 @@
  * and neither reports nor protects them, in most releases; so these are asked for first and then protected by
  * UFFDIO_WRITEPROTECT, run by run.
  *
- * Cost of a harvest of 1000 pages of 2 MiB, two walks (tests/unit/hugemem/test_dirty_tracking.c,
- * a_harvest_costs; a shared 2-core virtual machine, Linux 6.18): 170 us if nothing was written, 540 us if all
- * were, in one run, 390 us if every second one was. The first write to a page after a harvest costs the guest
- * one fault, 20 us here.
+ * Cost of a harvest of 1000 pages of 2 MiB (tests/unit/hugemem/test_dirty_tracking.c, a_harvest_costs; a
+ * shared 2-core virtual machine, Linux 6.18): 170 us if nothing was written, 560 us for the first, 300 us if
+ * all were written, 280 us if every second one was. The first write to a page after a harvest costs the guest
+ * one fault, 0.6 us on an idle machine.
  */
 #include "hugemem/dirty_tracking.h"
 
@@ -249,6 +249,11 @@ int hf_dirty_tracking_stop(struct hf_dirty_tracking *tracking, struct hf_err *er
 
 /* ---- harvest ---- */
 
+static size_t bitmap_bytes_of(const struct tracked_block *block)
+{
+	return ((size_t)block->pages + 7) / 8;
+}
+
 static uint64_t page_of(const struct tracked_block *block, uint64_t address)
 {
 	return (address - block->region->vmm_address) / block->region->page_size_bytes;
@@ -274,33 +279,46 @@ static int take_written(const struct hf_dirty_tracking *tracking, const struct t
 	return hf_userfault_protect(tracking->userfault, run->start, run->end - run->start);
 }
 
+typedef int take_run(const struct hf_dirty_tracking *tracking, const struct tracked_block *block,
+		     const struct page_region *run);
+
 /* One call of the kernel: as many runs as fit. *start becomes where the next one goes on. */
-static int find_some_written(const struct hf_dirty_tracking *tracking, const struct tracked_block *block,
-			     uint64_t *start, uint64_t end)
+static int walk_some(const struct hf_dirty_tracking *tracking, const struct tracked_block *block,
+		     struct pm_scan_arg *scan, take_run *take)
 {
 	struct page_region runs[REGIONS_AT_ONCE];
-	struct pm_scan_arg scan = {
-	    .size = sizeof(scan),
-	    .flags = PM_SCAN_CHECK_WPASYNC | (scan_protects(block) ? PM_SCAN_WP_MATCHING : 0),
-	    .start = *start,
-	    .end = end,
-	    .vec = (uintptr_t)runs,
-	    .vec_len = REGIONS_AT_ONCE,
-	    .category_mask = PAGE_IS_WRITTEN,
-	    .return_mask = PAGE_IS_WRITTEN,
-	};
-	int count = ioctl(tracking->pagemap, PAGEMAP_SCAN, &scan);
+
+	scan->vec = (uintptr_t)runs;
+	scan->vec_len = REGIONS_AT_ONCE;
+	int count = ioctl(tracking->pagemap, PAGEMAP_SCAN, scan);
 	if (count < 0)
 		return -errno;
-	if (scan.walk_end <= *start)
+	if (scan->walk_end <= scan->start)
 		return -EIO;
-	*start = scan.walk_end;
+	scan->start = scan->walk_end;
 	for (int i = 0; i < count; i++) {
-		int result = take_written(tracking, block, &runs[i]);
+		int result = take(tracking, block, &runs[i]);
 		if (result)
 			return result;
 	}
 	return 0;
+}
+
+/* Every run of entries that has all categories of `wanted`; `told` of its categories are told. */
+static int walk(const struct hf_dirty_tracking *tracking, const struct tracked_block *block, uint64_t flags,
+		uint64_t wanted, uint64_t told, take_run *take)
+{
+	struct pm_scan_arg scan = {.size = sizeof(scan),
+				   .flags = PM_SCAN_CHECK_WPASYNC | flags,
+				   .start = block->region->vmm_address,
+				   .end = block->region->vmm_address + block->region->length_bytes,
+				   .category_mask = wanted,
+				   .return_mask = told};
+	int result = 0;
+
+	while (scan.start < scan.end && result == 0)
+		result = walk_some(tracking, block, &scan, take);
+	return result;
 }
 
 /* The page tables of a process that has exited are empty, and that is no error to the kernel. */
@@ -311,44 +329,29 @@ static int check_alive(const struct hf_dirty_tracking *tracking, const struct tr
 	return mapped < 0 ? mapped : 0;
 }
 
-static int find_written(const struct hf_dirty_tracking *tracking, const struct tracked_block *block)
+static int take_entry(const struct hf_dirty_tracking *tracking, const struct tracked_block *block,
+		      const struct page_region *run)
 {
-	uint64_t start = block->region->vmm_address, end = start + block->region->length_bytes;
-	int result = 0;
-
-	while (start < end && result == 0)
-		result = find_some_written(tracking, block, &start, end);
-	return result;
+	if (run->categories & PAGE_IS_PRESENT)
+		set_bits(block, block->now, run->start, run->end);
+	if (run->categories & (PAGE_IS_PRESENT | PAGE_IS_SWAPPED))
+		return 0;
+	if (block->harvested)
+		set_bits(block, block->found, run->start, run->end);
+	return hf_userfault_protect(tracking->userfault, run->start, run->end - run->start);
 }
 
-static void add_present(void *opaque, uint64_t start, uint64_t end)
+/* Reports pages that have come or gone since the last harvest. */
+static void compare_present(struct tracked_block *block, uint32_t *gone)
 {
-	const struct tracked_block *block = opaque;
-
-	set_bits(block, block->now, start, end);
-}
-
-/* Reports pages that were present at the last harvest and are not now. */
-static int find_gone(const struct hf_dirty_tracking *tracking, struct tracked_block *block, uint32_t *gone)
-{
-	uint64_t start = block->region->vmm_address;
-	size_t bytes = ((size_t)block->pages + 7) / 8;
-
-	memset(block->now, 0, bytes);
-	int result = hf_vmm_pages_mapped(tracking->pagemap, start, start + block->region->length_bytes,
-					 block->region->page_size_bytes, add_present, block);
-	if (result)
-		return result;
 	*gone = 0;
-	for (size_t i = 0; i < bytes; i++) {
-		uint8_t left = block->present[i] & (uint8_t)~block->now[i];
-		block->found[i] |= left;
-		*gone += (uint32_t)__builtin_popcount(left);
+	for (size_t i = 0; i < bitmap_bytes_of(block); i++) {
+		block->found[i] |= block->present[i] ^ block->now[i];
+		*gone += (uint32_t)__builtin_popcount(block->found[i] & (uint8_t)~block->now[i]);
 	}
 	uint8_t *before = block->present;
 	block->present = block->now;
 	block->now = before;
-	return 0;
 }
 
 /* Pages that the file holds and the VMM has not mapped show in no page table. */
@@ -386,14 +389,16 @@ static int cannot_look(const struct hf_dirty_tracking *tracking, int result, str
 static int look(const struct hf_dirty_tracking *tracking, struct tracked_block *block, uint32_t *gone,
 		struct hf_err *err)
 {
-	int result = find_written(tracking, block);
-
+	memset(block->now, 0, bitmap_bytes_of(block));
+	int result = walk(tracking, block, scan_protects(block) ? PM_SCAN_WP_MATCHING : 0, PAGE_IS_WRITTEN,
+			  PAGE_IS_WRITTEN, take_written);
 	if (result == 0)
-		result = find_gone(tracking, block, gone);
+		result = walk(tracking, block, 0, 0, PAGE_IS_PRESENT | PAGE_IS_SWAPPED, take_entry);
 	if (result == 0)
 		result = check_alive(tracking, block);
 	if (result)
 		return cannot_look(tracking, result, err);
+	compare_present(block, gone);
 	result = block->harvested ? 0 : find_in_file(block, err);
 	if (result == 0)
 		block->harvested = true;
@@ -405,7 +410,7 @@ int hf_dirty_tracking_harvest(struct hf_dirty_tracking *tracking, uint32_t block
 {
 	struct tracked_block *tracked = &tracking->blocks[block];
 	struct hf_dirty_harvest done = {0};
-	size_t bytes = ((size_t)tracked->pages + 7) / 8;
+	size_t bytes = bitmap_bytes_of(tracked);
 
 	if (bitmap_bytes != bytes)
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "block '%s': a bitmap has %zu bytes, not %zu",

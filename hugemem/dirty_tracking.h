@@ -37,7 +37,7 @@ struct hf_dirty_tracking;
 
 struct hf_dirty_harvest {
 	uint32_t pages; /* found by this harvest, also those whose bits were set before */
-	uint32_t gone;	/* of these, pages that the VMM no longer has: the source may hold a hole there */
+	uint32_t gone;	/* of these, pages that the VMM has not mapped: the source may hold a hole there */
 };
 
 /*
@@ -53,8 +53,8 @@ int hf_dirty_tracking_start(struct hf_dirty_tracking **out, struct hf_attach_cli
  * kept apart from the next. A write that happens meanwhile is in this harvest or in the next one; in either
  * case reading the page *after* the harvest shows all writes that are not in a later one.
  *
- * Cost: two walks of the block's page table entries, O(pages): 0.2 us a page, 0.6 us one that was written
- * (measured, dirty_tracking.c). The first harvest also looks at the file's pages.
+ * Cost: two walks of the block's page table entries, O(pages): 0.2 us a page, 0.3 to 0.6 us one that was
+ * written (measured, dirty_tracking.c). The first harvest also looks at the file's pages.
  */
 int hf_dirty_tracking_harvest(struct hf_dirty_tracking *tracking, uint32_t block, uint8_t *bitmap,
 			      size_t bitmap_bytes, struct hf_dirty_harvest *harvest, struct hf_err *err);

@@ -6,7 +6,8 @@
  *
  * Kernel: 6.7 (WP_ASYNC, PAGEMAP_SCAN), 6.4 (WP_UNPOPULATED).
  *
- * Relied on by: hugemem/dirty_tracking.c (holes are never protected).
+ * Relied on by: hugemem/dirty_tracking.c (holes are protected, and pages that come to
+ * exist are looked for besides).
  */
 #include <inttypes.h>
 

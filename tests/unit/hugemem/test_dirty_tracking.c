@@ -238,9 +238,26 @@ static void a_page_that_the_vmm_has_let_go_of_is_found_once(void **state)
 	assert_int_equal(bits, 3);
 	assert_int_equal(done.gone, 2);
 	assert_int_equal(harvest(&vm, 0), 0);
-	assert_int_equal(*page_at(&vm, 0, 0), 2);
+	assert_int_equal(*page_at(&vm, 0, 0), 2); /* comes back */
 	*page_at(&vm, 0, 1) = 3;
 	assert_int_equal(harvest(&vm, 0), 3);
+	close_vm(&vm);
+}
+
+/* Absent at both harvests around it, so that nothing but an empty entry tells of it. */
+static void a_page_that_came_was_written_and_was_let_go_of_is_found(void **state)
+{
+	struct vm vm;
+
+	(void)state;
+	open_and_start(&vm);
+	assert_int_equal(harvest(&vm, 0), 0);
+	for (uint8_t value = 1; value < 4; value++) {
+		*page_at(&vm, 0, 1) = value;
+		madvise(page_at(&vm, 0, 1), HUGE_BYTES, MADV_DONTNEED);
+		assert_int_equal(harvest(&vm, 0), 2);
+		assert_int_equal(harvest(&vm, 0), 0);
+	}
 	close_vm(&vm);
 }
 
@@ -494,13 +511,16 @@ static void a_start_forgets_what_an_earlier_agent_has_seen(void **state)
 
 	(void)state;
 	open_and_start(&vm);
-	*page_at(&vm, 0, 0) = *page_at(&vm, 0, 1) = 1;
-	assert_int_equal(harvest(&vm, 0), 3);
+	*page_at(&vm, 0, 0) = *page_at(&vm, 0, 1) = *page_at(&vm, 0, 2) = 1;
+	assert_int_equal(harvest(&vm, 0), 7);
+	ram_punch(vm.fd, 2 * HUGE_BYTES, HUGE_BYTES); /* leaves a mark */
 	struct hf_dirty_tracking *dead = vm.tracking;
 	start(&vm);
 	assert_int_equal(harvest(&vm, 0), 3);
+	vm.alias[2 * HUGE_BYTES] = 9; /* by somebody else */
+	assert_int_equal(*page_at(&vm, 0, 2), 9);
 	*page_at(&vm, 0, 1) = 2;
-	assert_int_equal(harvest(&vm, 0), 2);
+	assert_int_equal(harvest(&vm, 0), 6);
 	assert_int_equal(hf_dirty_tracking_stop(dead, NULL), 0);
 	close_vm(&vm);
 }
@@ -639,6 +659,7 @@ int main(void)
 	    cmocka_unit_test(a_written_page_is_found_once_and_a_page_only_read_is_not),
 	    cmocka_unit_test(a_page_that_comes_to_exist_is_found_however_it_came),
 	    cmocka_unit_test(a_page_that_the_vmm_has_let_go_of_is_found_once),
+	    cmocka_unit_test(a_page_that_came_was_written_and_was_let_go_of_is_found),
 	    cmocka_unit_test(blocks_at_offsets_of_one_file_are_told_apart),
 	    cmocka_unit_test(the_order_of_blocks_is_the_callers),
 	    cmocka_unit_test(a_bitmap_gathers_harvests_and_loses_nothing),
