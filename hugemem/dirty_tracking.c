@@ -39,9 +39,9 @@
  * UFFDIO_WRITEPROTECT, run by run.
  *
  * Cost of a harvest of 1000 pages of 2 MiB (tests/unit/hugemem/test_dirty_tracking.c, a_harvest_costs; a
- * shared 2-core virtual machine, Linux 6.18): 170 us if nothing was written, 560 us for the first, 300 us if
- * all were written, 280 us if every second one was. The first write to a page after a harvest costs the guest
- * one fault, 0.6 us on an idle machine.
+ * shared 2-core virtual machine, Linux 6.18): 170 us if nothing was written, 560 us (once 4.5 ms) for the
+ * first, 300 us if all were written, 280 us if every second one was. The first write to a page after a
+ * harvest costs the guest one fault: 0.6 to 20 us from run to run.
  */
 #include "hugemem/dirty_tracking.h"
 
