@@ -759,6 +759,8 @@ static unsigned on_run(struct hf_destination *d)
 	if (d->status == HF_STATUS_POSTCOPY_RECOVER && d->handover != HF_DESTINATION_LOST)
 		d->err = HF_ERR_INIT;
 	move(d, paused ? d->status : HF_STATUS_POSTCOPY_ACTIVE, listens ? HF_INCOMING_RUNNING : d->incoming);
+	if (hf_destination_background_limited(d))
+		actions |= ACTION_KICK_BACKGROUND; /* it comes again and again */
 	return actions | ACTION_PUMP | ACTION_NOTIFY;
 }
 
@@ -994,6 +996,14 @@ void hf_destination_hold_background(struct hf_destination *d, bool hold)
 	hf_destination_unlock_act(d, hold ? 0 : ACTION_PUMP | ACTION_KICK_BACKGROUND);
 }
 
+void hf_destination_limit_background(struct hf_destination *d, uint64_t limit_bytes_per_s)
+{
+	hf_lock_assert_entry(__func__);
+	hf_lock(&d->lock);
+	hf_limiter_set(&d->limiter, limit_bytes_per_s, hf_clock_now_ns(&d->clock));
+	hf_destination_unlock_act(d, ACTION_PUMP | ACTION_KICK_BACKGROUND);
+}
+
 /* ---- creation ---------------------------------------------------------------------------------- */
 
 static int check_config(const struct hf_destination_config *config, struct hf_err *err)
@@ -1031,6 +1041,7 @@ int hf_destination_create(struct hf_destination **out, const struct hf_destinati
 	d->chunk_bytes = config->chunk_bytes ? config->chunk_bytes : HF_CHUNK_DEFAULT_BYTES;
 	d->background_held = config->background_held;
 	d->max_page_stall_ns = config->max_page_stall_ns;
+	hf_limiter_init(&d->limiter, config->max_postcopy_bandwidth, hf_clock_now_ns(&d->clock));
 	snprintf(d->vm_name, sizeof(d->vm_name), "%s", config->vm_name);
 	hf_lock_init(&d->lock, "hf_destination.lock", HF_RANK_ENGINE);
 	hf_ramblocks_init(&d->blocks);

@@ -61,6 +61,7 @@ struct hf_destination_config {
 	uint32_t chunk_bytes;		   /* 0 = default; power of two */
 	uint32_t background_share_percent; /* least share of bytes the background gets under endless faults; 0
 					      = default */
+	uint64_t max_postcopy_bandwidth;   /* bytes/s of the background alone; 0 = no limit */
 	bool background_held;		   /* --no-background: serve faults only until told otherwise */
 	uint64_t max_page_stall_ns;	   /* refuse a link on which one page takes longer; 0 = none */
 	/* Something a waiting thread may want to see has changed. Called without the lock; must only signal.
@@ -91,6 +92,7 @@ enum hf_work_next {
 	HF_WORK_IDLE = 0, /* nothing to do; wait for the next kick */
 	HF_WORK_MORE,	  /* call again */
 	HF_WORK_LATER,	  /* could not place now; call again after a short while */
+	HF_WORK_SOON,	  /* the background waits for its limit: call again within HF_LIMITER_BURST_NS */
 };
 /* One piece of work that needs no transfer; called by the memory port's worker of that class. */
 enum hf_work_next hf_destination_work(struct hf_destination *destination, enum hf_work_class class);
@@ -107,6 +109,8 @@ void hf_destination_restart(struct hf_destination *destination);
 
 /* Operator. */
 void hf_destination_hold_background(struct hf_destination *destination, bool hold);
+/* Of the background, in bytes/s, from now on; 0: none. Pages that a thread waits for know no limit. */
+void hf_destination_limit_background(struct hf_destination *destination, uint64_t limit_bytes_per_s);
 /* Before the hand-over: cancels and returns 0. After it: -EPERM with the reason. */
 int hf_destination_cancel(struct hf_destination *destination, struct hf_err *err);
 /* A failure of this host outside the ports (a thread died). */

@@ -10,6 +10,7 @@
 #define HF_CORE_DESTINATION_INTERNAL_H
 
 #include "core/destination.h"
+#include "core/limiter.h"
 #include "core/link_probe.h"
 #include "core/lock.h"
 #include "core/pagemap.h"
@@ -169,6 +170,7 @@ struct hf_destination {
 	uint32_t transfers_of[HF_FETCH_CLASSES]; /* in use; a promoted one is urgent */
 	uint32_t urgent_fetching;		 /* of the urgent ones those with bytes to come */
 	struct hf_schedule schedule;
+	struct hf_limiter limiter; /* of the background */
 	struct hf_blocktime *blocktime;
 	struct hf_latency fault_latency;
 	uint32_t pages_received, pages_fetched, pages_zero;
@@ -271,6 +273,8 @@ void hf_destination_fetch_link_down(struct hf_destination *destination);
 void hf_destination_promote(struct hf_destination *destination, uint32_t page);
 /* Locked. */
 void hf_destination_free_transfer(struct hf_destination *destination, uint16_t index);
+/* Locked. Would the background post now, but for its limit? */
+bool hf_destination_background_limited(const struct hf_destination *destination);
 /* Without the lock: posts fetches until there is nothing to post or no room. */
 void hf_destination_pump(struct hf_destination *destination);
 void hf_destination_event_fetch_done(void *engine, const struct hf_fetch_done *done);

@@ -278,8 +278,11 @@ enum hf_work_next hf_destination_work(struct hf_destination *d, enum hf_work_cla
 	hf_lock(&d->lock);
 	uint32_t page = take_local(d, class);
 	if (page == HF_PAGE_NONE) {
+		bool limited = class == HF_WORK_BACKGROUND && hf_destination_background_limited(d);
 		hf_unlock(&d->lock);
-		return HF_WORK_IDLE;
+		if (limited)
+			hf_destination_pump(d);
+		return limited ? HF_WORK_SOON : HF_WORK_IDLE;
 	}
 	uint16_t index = d->pages[page].transfer;
 	bool visible = d->pages[page].counted;

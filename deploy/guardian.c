@@ -257,7 +257,7 @@ static int open_agent(struct watch *watch, int ready[2])
 /* 0 once the guardian waits for the agent's end. */
 static int fork_guardian(struct hf_guardian *guardian, struct watch *watch)
 {
-	int ready[2];
+	int ready[2] = {-1, -1};
 	char byte;
 	int r = open_agent(watch, ready);
 	if (r < 0)

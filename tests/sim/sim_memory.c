@@ -317,6 +317,9 @@ static void worker(struct sim *sim, uint64_t class, void *data)
 	case HF_WORK_LATER:
 		sim_at(sim, 20000, worker, class, NULL);
 		return;
+	case HF_WORK_SOON:
+		sim_at(sim, 5000000, worker, class, NULL);
+		return;
 	case HF_WORK_IDLE:
 		break;
 	}
