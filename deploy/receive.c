@@ -299,6 +299,7 @@ static int start_engine(struct receive *receive, struct hf_err *err)
 	    .vmm_lives = receive->vmm_lives,
 	    .chunk_bytes = (uint32_t)receive->options.chunk_bytes,
 	    .background_held = receive->hold_background,
+	    .max_postcopy_bandwidth = receive->options.max_postcopy_bandwidth,
 	    .max_page_stall_ns = max_page_stall_ns(receive),
 	    .notify = hf_waiter_notify,
 	    .opaque = &receive->waiter,

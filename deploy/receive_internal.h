@@ -40,7 +40,7 @@ struct receive {
 	struct hf_control *control; /* NULL without --qmp */
 	struct hf_progress progress;
 	const struct hf_scheme *scheme;
-	const char *uri;       /* to listen at */
+	const char *uri; /* to listen at */
 	char *uri_owned; /* NULL, or what uri points to */
 	struct hf_qmp_vm *vm;
 	struct hf_attach_client *attach;
