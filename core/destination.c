@@ -786,8 +786,10 @@ static unsigned on_fail(struct hf_destination *d, const uint8_t *payload, size_t
 		hf_err_prefix(&why, "VM '%s' stays with the source", d->vm_name);
 	/* The source saying so before RUN means that it keeps the VM, even if LOADED has been said. */
 	unsigned actions = 0;
+	/* The source tells a destination that may have LOADED until it has an answer. */
+	bool answer = d->recoverable && d->incoming >= HF_INCOMING_LISTEN;
 	if (take_step(d, HF_DESTINATION_HEARD_FAIL, &why, &actions) == 0)
-		return actions;
+		return actions | (answer ? ACTION_SEND_FAIL : 0);
 	return hf_destination_fail_locked(d, &why) & ~(unsigned)ACTION_SEND_FAIL;
 }
 

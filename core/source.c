@@ -26,7 +26,7 @@
  *
  * A lost link is no end: on the next one (a higher epoch) ADVISE goes ahead and then RUN, or FAIL if the VM
  * stayed here. What was said on an older link need not have been heard, so nothing of it is remembered but
- * RESUMED.
+ * RESUMED. FAIL to a destination that may have LOADED is said until it is answered (with FAIL).
  */
 #include "core/source.h"
 
@@ -120,7 +120,7 @@ static unsigned end_failed(struct hf_source *s, const struct hf_err *why)
 	s->err = *why;
 	move(s, why->class == HF_ERR_CANCELLED ? HF_STATUS_CANCELLED : HF_STATUS_FAILED);
 	s->end_ns = hf_clock_now_ns(&s->clock);
-	s->in_doubt = s->device_whole && s->recoverable && s->epoch == 0;
+	s->in_doubt = s->device_whole && s->recoverable;
 	/* Serving goes on until the link is down: a refusal now would tear it down before FAIL has left. */
 	if (s->vm_stopping)
 		s->owner = HF_VM_OWNER_RESUMING;
@@ -420,7 +420,6 @@ static unsigned link_up_again(struct hf_source *s, const struct hf_link_info *in
 	s->epoch = s->epoch_last = info->epoch;
 	s->recoverable = true;
 	s->resumed = false;
-	s->in_doubt = false;
 	if (s->link_up_ns == 0)
 		s->link_up_ns = hf_clock_now_ns(&s->clock);
 	if (s->owner == HF_VM_OWNER_DESTINATION && !hf_status_is_final(s->status)) {
@@ -613,7 +612,12 @@ static unsigned on_fail(struct hf_source *s, const uint8_t *payload, size_t byte
 	if (hf_wire_decode_fail(payload, bytes, &why, &err) < 0)
 		return violation(s, &err);
 	hf_err_prefix(&why, "the destination says");
-	return fail_locked(s, &why) & ~(unsigned)ACTION_SEND_FAIL;
+	unsigned actions = fail_locked(s, &why) & ~(unsigned)ACTION_SEND_FAIL;
+	/* It has failed by itself, or this is its answer to FAIL, which may get lost as anything may. */
+	if (s->in_doubt)
+		actions |= ACTION_NOTIFY;
+	s->in_doubt = false;
+	return actions;
 }
 
 static void event_message(void *engine, uint64_t epoch, uint32_t type, const void *payload, size_t bytes)
@@ -623,7 +627,8 @@ static void event_message(void *engine, uint64_t epoch, uint32_t type, const voi
 	unsigned actions;
 
 	hf_lock(&s->lock);
-	if (epoch == 0 || epoch != s->epoch || hf_status_is_final(s->status)) {
+	bool awaited = !hf_status_is_final(s->status) || (s->in_doubt && type == HF_WIRE_FAIL);
+	if (epoch == 0 || epoch != s->epoch || !awaited) {
 		hf_unlock(&s->lock);
 		return;
 	}
@@ -973,6 +978,7 @@ static int go_on(struct hf_source *s, enum hf_record record, struct hf_err *err)
 		   s->vm_name);
 	s->status = HF_STATUS_POSTCOPY_PAUSED;
 	s->owner = HF_VM_OWNER_DESTINATION;
+	s->device_whole = true;
 	s->vm_stopping = true; /* the VM that may have to be run again is one that was stopped */
 	int result = read_presence(s, err);
 	s->pages_present = hf_pagemap_count(&s->present);
