@@ -290,7 +290,8 @@ void hf_destination_let_go(struct hf_destination *d)
 unsigned hf_destination_check_end(struct hf_destination *d)
 {
 	hf_lock_assert_held(&d->lock);
-	if (!d->resumed || d->releasing || d->pages_received != d->blocks.pages_total)
+	if (!d->resumed || d->releasing || d->pages_received != d->blocks.pages_total ||
+	    d->handover == HF_DESTINATION_LOST)
 		return 0;
 	d->releasing = true;
 	return ACTION_RELEASE;
