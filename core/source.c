@@ -127,6 +127,15 @@ static unsigned end_failed(struct hf_source *s, const struct hf_err *why)
 	return ACTION_NOTIFY;
 }
 
+static unsigned pause_locked(struct hf_source *s, const struct hf_err *why)
+{
+	hf_lock_assert_held(&s->lock);
+	if (s->status != HF_STATUS_POSTCOPY_PAUSED)
+		s->err = *why;
+	move(s, HF_STATUS_POSTCOPY_PAUSED);
+	return ACTION_NOTIFY;
+}
+
 /* Locked. One step of the hand-over. why: of a failure; *actions untouched for an event not expected. */
 static int take_step(struct hf_source *s, enum hf_handover_source_event event, const struct hf_err *why,
 		     unsigned *actions)
@@ -157,21 +166,13 @@ static int take_step(struct hf_source *s, enum hf_handover_source_event event, c
 		act |= ACTION_RESUME;
 	if (step.actions & HF_ACT_SAY_RUN)
 		act |= ACTION_SEND_RUN;
+	/* Paused, so that somebody looks for a link, on which it is tried again. */
 	if (step.actions & HF_ACT_ALARM) {
+		act |= pause_locked(s, why);
 		s->err = *why;
-		act |= ACTION_NOTIFY;
 	}
 	*actions = act;
 	return 0;
-}
-
-static unsigned pause_locked(struct hf_source *s, const struct hf_err *why)
-{
-	hf_lock_assert_held(&s->lock);
-	if (s->status != HF_STATUS_POSTCOPY_PAUSED)
-		s->err = *why;
-	move(s, HF_STATUS_POSTCOPY_PAUSED);
-	return ACTION_NOTIFY;
 }
 
 /* Locked. */
