@@ -481,7 +481,7 @@ static void take_link(struct hf_destination *d, const struct hf_link_info *info)
 	d->epoch = d->epoch_last = info->epoch;
 	d->link = *info;
 	d->recoverable = (info->features & HF_WIRE_FEATURE_RECOVER) != 0;
-	d->advised = d->run_heard = d->resumed_said = d->fetching = false;
+	d->advised = d->run_heard = d->run_waits = d->resumed_said = d->fetching = false;
 	if (d->link_up_ns == 0)
 		d->link_up_ns = hf_clock_now_ns(&d->clock);
 }
@@ -611,13 +611,39 @@ static unsigned on_advise(struct hf_destination *d, const uint8_t *payload, size
 	return hf_destination_probe_begin(d) | ACTION_NOTIFY;
 }
 
+static unsigned on_run(struct hf_destination *d)
+{
+	unsigned actions = 0;
+	/* The VM is run when there is somebody to serve its faults. */
+	if (d->advised && d->taking_over && !d->run_waits) {
+		d->run_waits = true;
+		return 0;
+	}
+	if (d->takeover_failed)
+		return pause_locked(d, &d->err);
+	if (!d->advised || d->run_heard || take_step(d, HF_DESTINATION_HEARD_RUN, &d->refusal, &actions) < 0)
+		return unexpected(d, HF_WIRE_RUN);
+	d->run_heard = d->fetching = true;
+	if (d->run_ns == 0)
+		d->run_ns = hf_clock_now_ns(&d->clock);
+	/* A pause since LOADED changes nothing: the VM is this side's now, and nowhere else can it run. */
+	bool paused = d->status == HF_STATUS_POSTCOPY_PAUSED;
+	bool listens = d->incoming == HF_INCOMING_LISTEN;
+	if (d->status == HF_STATUS_POSTCOPY_RECOVER && d->handover != HF_DESTINATION_LOST)
+		d->err = HF_ERR_INIT;
+	move(d, paused ? d->status : HF_STATUS_POSTCOPY_ACTIVE, listens ? HF_INCOMING_RUNNING : d->incoming);
+	return actions | ACTION_PUMP | ACTION_NOTIFY;
+}
+
 /* Locked. A restarted engine has the memory of the one before it, or has not. */
 static unsigned taken_over(struct hf_destination *d, int result, const struct hf_err *why)
 {
 	hf_lock_assert_held(&d->lock);
 	d->taking_over = false;
-	if (result == 0)
-		return d->restart_actions | ACTION_KICK_URGENT | ACTION_PUMP | ACTION_NOTIFY;
+	if (result == 0) {
+		unsigned run = d->run_waits && d->epoch != 0 ? on_run(d) : 0;
+		return run | d->restart_actions | ACTION_KICK_URGENT | ACTION_PUMP | ACTION_NOTIFY;
+	}
 	d->takeover_failed = true;
 	hf_err_set(&d->err, HF_ERR_LOCAL, -result, "VM '%s': its memory could not be taken over: %s",
 		   d->vm_name, why ? why->text : "no reason given");
@@ -743,23 +769,6 @@ static unsigned on_device_end(struct hf_destination *d, const uint8_t *payload, 
 	d->device_end_ns = hf_clock_now_ns(&d->clock);
 	move(d, HF_STATUS_DEVICE, HF_INCOMING_LISTEN);
 	return ACTION_LOAD | ACTION_NOTIFY | ACTION_PUMP | ACTION_KICK_URGENT;
-}
-
-static unsigned on_run(struct hf_destination *d)
-{
-	unsigned actions = 0;
-	if (!d->advised || d->run_heard || take_step(d, HF_DESTINATION_HEARD_RUN, &d->refusal, &actions) < 0)
-		return unexpected(d, HF_WIRE_RUN);
-	d->run_heard = d->fetching = true;
-	if (d->run_ns == 0)
-		d->run_ns = hf_clock_now_ns(&d->clock);
-	/* A pause since LOADED changes nothing: the VM is this side's now, and nowhere else can it run. */
-	bool paused = d->status == HF_STATUS_POSTCOPY_PAUSED;
-	bool listens = d->incoming == HF_INCOMING_LISTEN;
-	if (d->status == HF_STATUS_POSTCOPY_RECOVER && d->handover != HF_DESTINATION_LOST)
-		d->err = HF_ERR_INIT;
-	move(d, paused ? d->status : HF_STATUS_POSTCOPY_ACTIVE, listens ? HF_INCOMING_RUNNING : d->incoming);
-	return actions | ACTION_PUMP | ACTION_NOTIFY;
 }
 
 static unsigned on_finish(struct hf_destination *d, const uint8_t *payload, size_t bytes)

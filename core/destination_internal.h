@@ -125,7 +125,8 @@ struct hf_destination {
 	/* Of the link that is up: */
 	bool advised;		  /* ADVISE was heard */
 	bool run_heard;		  /* RUN was */
-	bool resumed_said; /* RESUMED has left over it */
+	bool run_waits;		  /* RUN was, and the memory is not taken over yet */
+	bool resumed_said;	  /* RESUMED has left over it */
 	bool fetching;		  /* pages may be asked for */
 	unsigned restart_actions; /* of a restarted engine, once its memory is taken over */
 	bool taking_over, takeover_failed;

@@ -104,7 +104,7 @@ static bool vmm_is_gone(const struct hf_destination *d)
 bool hf_destination_serving(const struct hf_destination *d)
 {
 	hf_lock_assert_held(&d->lock);
-	if (vmm_is_gone(d))
+	if (vmm_is_gone(d) || d->taking_over || d->takeover_failed)
 		return false;
 	return d->incoming == HF_INCOMING_LISTEN || d->incoming == HF_INCOMING_RUNNING;
 }
