@@ -918,9 +918,12 @@ void hf_destination_vm_ended(struct hf_destination *d, const struct hf_err *why)
 	hf_lock_assert_entry(__func__);
 	hf_lock(&d->lock);
 	unsigned actions = 0;
+	d->vmm_ended = true;
 	if (d->handover == HF_DESTINATION_LOADED)
 		d->refusal = *why;
-	if (!hf_status_is_final(d->status) && !d->complete_said)
+	if (hf_destination_committed(d) && !d->recoverable && !d->complete_said)
+		actions = pause_locked(d, why); /* a source that does not know REFUSED */
+	else if (!hf_status_is_final(d->status) && !d->complete_said)
 		take_step(d, HF_DESTINATION_VM_ENDED, why, &actions);
 	hf_destination_unlock_act(d, actions | ACTION_NOTIFY);
 }

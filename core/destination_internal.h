@@ -119,7 +119,8 @@ struct hf_destination {
 	enum hf_record recording; /* being written */
 	struct hf_err err;
 	struct hf_err refusal; /* why the VM does not run here */
-	uint64_t epoch;	       /* of the link that is up; 0 = none */
+	bool vmm_ended;
+	uint64_t epoch; /* of the link that is up; 0 = none */
 	uint64_t epoch_last;
 	bool recoverable; /* the session has the feature */
 	/* Of the link that is up: */

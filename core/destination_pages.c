@@ -97,8 +97,9 @@ void hf_destination_claim(struct hf_destination *d, uint32_t page)
 static bool vmm_is_gone(const struct hf_destination *d)
 {
 	hf_lock_assert_held(&d->lock);
-	return d->handover == HF_DESTINATION_KILLING || d->handover == HF_DESTINATION_RECORDING_REFUSED ||
-	       d->handover == HF_DESTINATION_REFUSED || d->handover == HF_DESTINATION_LOST;
+	return d->vmm_ended || d->handover == HF_DESTINATION_KILLING ||
+	       d->handover == HF_DESTINATION_RECORDING_REFUSED || d->handover == HF_DESTINATION_REFUSED ||
+	       d->handover == HF_DESTINATION_LOST;
 }
 
 bool hf_destination_serving(const struct hf_destination *d)
