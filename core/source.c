@@ -95,6 +95,7 @@ struct hf_source {
 	bool device_whole; /* DEVICE_END is on its way: LOADED may be heard */
 	bool resumed;	   /* RESUMED was heard on the link that is up */
 	bool hold_background;
+	bool hold_known; /* it was wished once, or by a process before this one: said on each link */
 	uint32_t pages_present;
 	struct hf_wire_ready ready;
 	struct hf_link_figures link_figures;
@@ -304,8 +305,9 @@ static void send_advise(struct hf_source *s, uint32_t placement)
 {
 	hf_lock(&s->lock);
 	bool hold = s->hold_background;
+	bool say = s->hold_known;
 	hf_unlock(&s->lock);
-	if (hold || placement != HF_WIRE_WISH_ANY)
+	if (say || placement != HF_WIRE_WISH_ANY)
 		send_wish(s, placement, hold);
 
 	size_t room = 1024 + (size_t)s->blocks.count * (HF_RAMBLOCK_IDSTR_MAX + 64);
@@ -918,6 +920,7 @@ void hf_source_hold_background(struct hf_source *s, bool hold)
 	hf_lock_assert_entry(__func__);
 	hf_lock(&s->lock);
 	s->hold_background = hold;
+	s->hold_known = true;
 	hf_unlock(&s->lock);
 	send_wish(s, HF_WIRE_WISH_ANY, hold);
 }
@@ -1003,6 +1006,7 @@ int hf_source_create(struct hf_source **out, const struct hf_source_config *conf
 		s->placement_wish =
 		    config->placement == HF_PLACEMENT_COPY ? HF_WIRE_WISH_COPY : HF_WIRE_WISH_CONTINUE;
 	s->hold_background = config->hold_background;
+	s->hold_known = config->hold_background || config->restarted;
 	s->max_page_stall_ns = config->max_page_stall_ns;
 	s->notify = config->notify;
 	s->opaque = config->opaque;
