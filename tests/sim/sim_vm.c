@@ -69,11 +69,22 @@ static void revive(struct sim *sim, uint64_t argument, void *data)
 	sim->notified = true;
 }
 
+static void tell_ended(struct sim *sim, uint64_t argument, void *data)
+{
+	(void)argument;
+	(void)data;
+	struct hf_err why;
+	hf_err_set(&why, HF_ERR_LOCAL, ESRCH, "the VMM has ended");
+	if (sim->destination)
+		hf_destination_vm_ended(sim->destination, &why);
+}
+
 static void end_vmm(struct sim *sim)
 {
 	sim->vmm_lives = sim->destination_runs = false;
 	for (uint32_t i = 0; i < sim->thread_count; i++)
 		sim->threads[i].state = SIM_STOPPED;
+	sim_at(sim, sim_random(sim, sim->plan.delay_max_ns), tell_ended, 0, NULL);
 }
 
 static void vmm_dies(struct sim *sim, uint64_t argument, void *data)
@@ -85,10 +96,6 @@ static void vmm_dies(struct sim *sim, uint64_t argument, void *data)
 	sim_log(sim, "the VMM of the destination ends");
 	sim->covered[SIM_VMM_DIED_LOADED] += sim->on_record[false] == HF_RECORD_LOADED;
 	end_vmm(sim);
-	struct hf_err why;
-	hf_err_set(&why, HF_ERR_LOCAL, ESRCH, "the VMM has ended");
-	if (sim->destination)
-		hf_destination_vm_ended(sim->destination, &why);
 }
 
 static bool device_threads_done(const struct sim *sim)
