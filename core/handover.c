@@ -274,6 +274,8 @@ static const struct hf_handover_destination_step
 		{
 		    [HF_DESTINATION_BROKEN] = STEP(HF_DESTINATION_LOST, ),
 		    [HF_DESTINATION_HEARD_RUN] = STEP(HF_DESTINATION_LOST, ),
+		    /* The process before had said REFUSED, and could not record it. */
+		    [HF_DESTINATION_HEARD_FAIL] = STEP(HF_DESTINATION_ABORTED, .actions = HF_ACT_FAIL),
 		    [HF_DESTINATION_VM_ENDED] = STEP(HF_DESTINATION_LOST, ),
 		},
 };
