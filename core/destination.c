@@ -479,6 +479,7 @@ static void take_link(struct hf_destination *d, const struct hf_link_info *info)
 {
 	hf_lock_assert_held(&d->lock);
 	d->epoch = d->epoch_last = info->epoch;
+	d->links_used++;
 	d->link = *info;
 	d->recoverable = (info->features & HF_WIRE_FEATURE_RECOVER) != 0;
 	d->advised = d->run_heard = d->run_waits = d->resumed_said = d->fetching = false;
@@ -983,9 +984,9 @@ void hf_destination_restart(struct hf_destination *d)
 	hf_lock_assert_entry(__func__);
 	hf_lock(&d->lock);
 	unsigned actions = ACTION_NOTIFY;
-	bool has_memory = d->handover == HF_DESTINATION_LOADED || d->handover == HF_DESTINATION_STARTING;
-	if (has_memory && d->pages_received == d->blocks.pages_total &&
-	    d->handover == HF_DESTINATION_STARTING) {
+	bool starting = d->handover == HF_DESTINATION_STARTING_AGAIN;
+	bool has_memory = d->handover == HF_DESTINATION_LOADED || starting;
+	if (starting && d->pages_received == d->blocks.pages_total) {
 		/* Every page is here: what may be registered still is let go before the VM is told to run. */
 		d->releasing = true;
 		actions |= ACTION_RELEASE | d->restart_actions;

@@ -122,6 +122,7 @@ struct hf_destination {
 	bool vmm_ended;
 	uint64_t epoch; /* of the link that is up; 0 = none */
 	uint64_t epoch_last;
+	uint32_t links_used;
 	bool recoverable; /* the session has the feature */
 	/* Of the link that is up: */
 	bool advised;		  /* ADVISE was heard */

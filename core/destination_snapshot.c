@@ -19,6 +19,7 @@ void hf_destination_snapshot(struct hf_destination *d, struct hf_destination_sna
 	    .incoming = d->incoming,
 	    .handover = d->handover,
 	    .recoverable = d->recoverable,
+	    .links_used = d->links_used,
 	    .pages_complete = d->complete_said,
 	    .takeover_failed = d->takeover_failed,
 	    .err = d->err,

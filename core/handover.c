@@ -26,15 +26,18 @@
  * it.
  *
  * While the record is being written nobody knows what is on disk, so a failure that comes then changes
- * nothing: the end of the write decides. A failed write leaves the VM with the source, since RUN was not
- * said.
+ * nothing: the end of the write decides. After a failed write nobody knows either: if the VM were resumed and
+ * GIVEN_UP is what the next process finds, that process would say RUN. So TAKEN_BACK is written before the VM
+ * is resumed; if that fails too the VM stands still (STUCK) until it can be written, or until a new process
+ * can read what holds.
  *
  * A destination that surely has not run the VM may hand it back: it ends its VMM, records REFUSED and answers
  * RUN with REFUSED. If the VMM ended by itself after it was told to run, the guest may have run, for the
  * blink of an eye, and written to disks: then nobody may run it, and a person must look (LOST).
  *
  * A process that is started again knows its record and nothing else. RUNNING does not say whether the VM was
- * told to run: it is told (again), which a running VM does not notice.
+ * told to run: it is told (again), which a running VM does not notice. If it is refused then, that does not
+ * say that the VM never ran: it may have run under the process before, and stopped by itself. It is LOST.
  */
 #include "core/handover.h"
 
@@ -81,8 +84,9 @@ static const struct hf_handover_source_step source_steps[HF_SOURCE_STATES][HF_SO
 		/* It is said again in answer to RUN. */
 		[HF_SOURCE_HEARD_REFUSED] = STEP(HF_SOURCE_RECORDING, ),
 		[HF_SOURCE_RECORDED] = STEP(HF_SOURCE_GIVEN_UP, .actions = HF_ACT_SAY_RUN),
+		/* GIVEN_UP may be on disk all the same, and the next process would say RUN. */
 		[HF_SOURCE_RECORD_FAILED] =
-		    STEP(HF_SOURCE_ABORTED, .actions = HF_ACT_RESUME | HF_ACT_SAY_FAIL | HF_ACT_FAIL),
+		    STEP(HF_SOURCE_TAKING_BACK, .actions = HF_ACT_RECORD, .record = HF_RECORD_TAKEN_BACK),
 	    },
 	[HF_SOURCE_GIVEN_UP] =
 	    {
@@ -106,9 +110,15 @@ static const struct hf_handover_source_step source_steps[HF_SOURCE_STATES][HF_SO
 		[HF_SOURCE_HEARD_REFUSED] = STEP(HF_SOURCE_TAKING_BACK, ),
 		[HF_SOURCE_RECORDED] =
 		    STEP(HF_SOURCE_ABORTED, .actions = HF_ACT_RESUME | HF_ACT_SAY_FAIL | HF_ACT_FAIL),
-		/* What is on disk says GIVEN_UP, or one cannot know: the VM stays where it is, and is asked
-		   for again on the next link. */
-		[HF_SOURCE_RECORD_FAILED] = STEP(HF_SOURCE_GIVEN_UP, .actions = HF_ACT_ALARM),
+		[HF_SOURCE_RECORD_FAILED] = STEP(HF_SOURCE_STUCK, .actions = HF_ACT_ALARM),
+	    },
+	[HF_SOURCE_STUCK] =
+	    {
+		/* The record allows neither side to run the VM, until it can be read or written. */
+		[HF_SOURCE_LINK] =
+		    STEP(HF_SOURCE_TAKING_BACK, .actions = HF_ACT_RECORD, .record = HF_RECORD_TAKEN_BACK),
+		[HF_SOURCE_BROKEN] = STEP(HF_SOURCE_STUCK, ),
+		[HF_SOURCE_HEARD_REFUSED] = STEP(HF_SOURCE_STUCK, ),
 	    },
 	[HF_SOURCE_ABORTED] =
 	    {
@@ -145,6 +155,7 @@ static const char *const source_names[HF_SOURCE_STATES] = {
     [HF_SOURCE_GIVEN_UP] = "given-up",
     [HF_SOURCE_GONE] = "gone",
     [HF_SOURCE_TAKING_BACK] = "taking-back",
+    [HF_SOURCE_STUCK] = "stuck",
     [HF_SOURCE_ABORTED] = "aborted",
 };
 
@@ -221,9 +232,29 @@ static const struct hf_handover_destination_step
 		{
 		    [HF_DESTINATION_BROKEN] = STEP(HF_DESTINATION_STARTING, ),
 		    [HF_DESTINATION_HEARD_RUN] = STEP(HF_DESTINATION_STARTING, ),
-		    [HF_DESTINATION_VM_ENDED] = STEP(HF_DESTINATION_STARTING, ),
+		    /* The answer may be on its way. */
+		    [HF_DESTINATION_VM_ENDED] = STEP(HF_DESTINATION_STARTING_ENDED, ),
 		    [HF_DESTINATION_VM_RAN] = STEP(HF_DESTINATION_RUNNING, .actions = HF_ACT_SAY_RESUMED),
 		    [HF_DESTINATION_VM_REFUSED] = STEP(HF_DESTINATION_KILLING, .actions = HF_ACT_KILL),
+		    [HF_DESTINATION_VM_UNKNOWN] = STEP(HF_DESTINATION_LOST, .actions = HF_ACT_ALARM),
+		},
+	    [HF_DESTINATION_STARTING_ENDED] =
+		{
+		    [HF_DESTINATION_BROKEN] = STEP(HF_DESTINATION_STARTING_ENDED, ),
+		    [HF_DESTINATION_HEARD_RUN] = STEP(HF_DESTINATION_STARTING_ENDED, ),
+		    [HF_DESTINATION_VM_RAN] = STEP(HF_DESTINATION_LOST, .actions = HF_ACT_ALARM),
+		    [HF_DESTINATION_VM_REFUSED] = STEP(HF_DESTINATION_RECORDING_REFUSED,
+						       .actions = HF_ACT_RECORD, .record = HF_RECORD_REFUSED),
+		    [HF_DESTINATION_VM_UNKNOWN] = STEP(HF_DESTINATION_LOST, .actions = HF_ACT_ALARM),
+		},
+	    [HF_DESTINATION_STARTING_AGAIN] =
+		{
+		    [HF_DESTINATION_BROKEN] = STEP(HF_DESTINATION_STARTING_AGAIN, ),
+		    [HF_DESTINATION_HEARD_RUN] = STEP(HF_DESTINATION_STARTING_AGAIN, ),
+		    [HF_DESTINATION_VM_ENDED] = STEP(HF_DESTINATION_LOST, .actions = HF_ACT_ALARM),
+		    [HF_DESTINATION_VM_RAN] = STEP(HF_DESTINATION_RUNNING, .actions = HF_ACT_SAY_RESUMED),
+		    /* It will not run now; it may have before. */
+		    [HF_DESTINATION_VM_REFUSED] = STEP(HF_DESTINATION_LOST, .actions = HF_ACT_ALARM),
 		    [HF_DESTINATION_VM_UNKNOWN] = STEP(HF_DESTINATION_LOST, .actions = HF_ACT_ALARM),
 		},
 	    [HF_DESTINATION_RUNNING] =
@@ -277,6 +308,10 @@ static const struct hf_handover_destination_step
 		    /* The process before had said REFUSED, and could not record it. */
 		    [HF_DESTINATION_HEARD_FAIL] = STEP(HF_DESTINATION_ABORTED, .actions = HF_ACT_FAIL),
 		    [HF_DESTINATION_VM_ENDED] = STEP(HF_DESTINATION_LOST, ),
+		    /* The VMM had ended before its answer was heard. */
+		    [HF_DESTINATION_VM_RAN] = STEP(HF_DESTINATION_LOST, ),
+		    [HF_DESTINATION_VM_REFUSED] = STEP(HF_DESTINATION_LOST, ),
+		    [HF_DESTINATION_VM_UNKNOWN] = STEP(HF_DESTINATION_LOST, ),
 		},
 };
 
@@ -300,7 +335,7 @@ struct hf_handover_destination_step hf_handover_destination_restart(enum hf_reco
 		return (step)STEP(HF_DESTINATION_RECORDING_REFUSED, .actions = HF_ACT_RECORD,
 				  .record = HF_RECORD_REFUSED);
 	if (record == HF_RECORD_RUNNING && vmm_lives)
-		return (step)STEP(HF_DESTINATION_STARTING, .actions = HF_ACT_RUN);
+		return (step)STEP(HF_DESTINATION_STARTING_AGAIN, .actions = HF_ACT_RUN);
 	if (record == HF_RECORD_RUNNING)
 		return (step)STEP(HF_DESTINATION_LOST, .actions = HF_ACT_ALARM);
 	if (record == HF_RECORD_REFUSED)
@@ -309,11 +344,18 @@ struct hf_handover_destination_step hf_handover_destination_restart(enum hf_reco
 }
 
 static const char *const destination_names[HF_DESTINATION_STATES] = {
-    [HF_DESTINATION_LOADING] = "loading",   [HF_DESTINATION_RECORDING_LOADED] = "recording-loaded",
-    [HF_DESTINATION_LOADED] = "loaded",	    [HF_DESTINATION_RECORDING_RUNNING] = "recording-running",
-    [HF_DESTINATION_STARTING] = "starting", [HF_DESTINATION_RUNNING] = "running",
-    [HF_DESTINATION_KILLING] = "killing",   [HF_DESTINATION_RECORDING_REFUSED] = "recording-refused",
-    [HF_DESTINATION_REFUSED] = "refused",   [HF_DESTINATION_ABORTED] = "aborted",
+    [HF_DESTINATION_LOADING] = "loading",
+    [HF_DESTINATION_RECORDING_LOADED] = "recording-loaded",
+    [HF_DESTINATION_LOADED] = "loaded",
+    [HF_DESTINATION_RECORDING_RUNNING] = "recording-running",
+    [HF_DESTINATION_STARTING] = "starting",
+    [HF_DESTINATION_STARTING_ENDED] = "starting-ended",
+    [HF_DESTINATION_STARTING_AGAIN] = "starting-again",
+    [HF_DESTINATION_RUNNING] = "running",
+    [HF_DESTINATION_KILLING] = "killing",
+    [HF_DESTINATION_RECORDING_REFUSED] = "recording-refused",
+    [HF_DESTINATION_REFUSED] = "refused",
+    [HF_DESTINATION_ABORTED] = "aborted",
     [HF_DESTINATION_LOST] = "lost",
 };
 

@@ -56,7 +56,8 @@ enum hf_handover_source {
 	HF_SOURCE_RECORDING,	  /* GIVEN_UP is being written: what the record says is what holds */
 	HF_SOURCE_GIVEN_UP,	  /* GIVEN_UP is durable; RUN is said on each link until RESUMED */
 	HF_SOURCE_GONE,		  /* RESUMED heard */
-	HF_SOURCE_TAKING_BACK,	  /* REFUSED heard; TAKEN_BACK is being written */
+	HF_SOURCE_TAKING_BACK,	  /* REFUSED heard, or GIVEN_UP failed; TAKEN_BACK is being written */
+	HF_SOURCE_STUCK,	  /* TAKEN_BACK failed: what is on disk is unknown; again on each link */
 	HF_SOURCE_ABORTED,	  /* the VM runs here, or is about to; FAIL is said on each link */
 	HF_SOURCE_STATES,
 };
@@ -70,7 +71,7 @@ enum hf_handover_source_event {
 	HF_SOURCE_FENCED,
 	HF_SOURCE_FENCE_FAILED, /* or somebody else had revived the VM */
 	HF_SOURCE_RECORDED,
-	HF_SOURCE_RECORD_FAILED,
+	HF_SOURCE_RECORD_FAILED, /* the old record or the new one is on disk */
 	HF_SOURCE_EVENTS,
 };
 
@@ -97,6 +98,8 @@ enum hf_handover_destination {
 	HF_DESTINATION_LOADED,		  /* LOADED is durable and was said; waits for RUN or FAIL */
 	HF_DESTINATION_RECORDING_RUNNING, /* RUN heard; RUNNING is being written */
 	HF_DESTINATION_STARTING,	  /* the VMM was asked to run */
+	HF_DESTINATION_STARTING_ENDED,	  /* the same, but the VMM has ended meanwhile */
+	HF_DESTINATION_STARTING_AGAIN,	  /* the same by a new process: the one before may have run it */
 	HF_DESTINATION_RUNNING,		  /* the VM runs; RESUMED is the answer to each RUN */
 	HF_DESTINATION_KILLING,		  /* it surely has not run, and its VMM is being ended */
 	HF_DESTINATION_RECORDING_REFUSED, /* the VMM has ended; REFUSED is being written */
@@ -112,7 +115,7 @@ enum hf_handover_destination_event {
 	HF_DESTINATION_HEARD_FAIL, /* the VM is the source's */
 	HF_DESTINATION_VM_LOADED,
 	HF_DESTINATION_VM_RAN,
-	HF_DESTINATION_VM_REFUSED, /* it was not run: the VMM said so */
+	HF_DESTINATION_VM_REFUSED, /* it was not run this time: the VMM said so */
 	HF_DESTINATION_VM_UNKNOWN, /* nobody can tell whether it ran: the VMM ended, or does not answer */
 	HF_DESTINATION_VM_KILLED,
 	HF_DESTINATION_KILL_FAILED,

@@ -10,7 +10,8 @@
  * Threads: request() never blocks and never calls the engine (rule a).
  * Units: none.
  * Errors: request() returns 0 or -errno; after a failure no end is reported. Success is reported only when
- * the record is on storage that outlives this host's next crash.
+ * the record is on storage that outlives this host's next crash; after a reported failure the record before
+ * or the new one is there, and nobody knows which.
  */
 #ifndef HF_CORE_RECORD_H
 #define HF_CORE_RECORD_H

@@ -89,6 +89,7 @@ struct hf_source {
 	struct hf_err broken;  /* came while the record was being written */
 	struct hf_err refusal; /* why the destination hands the VM back */
 	uint64_t epoch, epoch_last;
+	uint32_t links_used;
 	bool recoverable; /* the session has the feature */
 	bool in_doubt;	  /* see the snapshot */
 	bool vm_stopping, vm_busy;
@@ -167,8 +168,12 @@ static int take_step(struct hf_source *s, enum hf_handover_source_event event, c
 		act |= ACTION_RESUME;
 	if (step.actions & HF_ACT_SAY_RUN)
 		act |= ACTION_SEND_RUN;
-	/* Paused, so that somebody looks for a link, on which it is tried again. */
+	/*
+	 * It is not known what is on record, so the VM is treated as given up. Paused, so that somebody looks
+	 * for a link, on which it is tried again.
+	 */
 	if (step.actions & HF_ACT_ALARM) {
+		s->owner = HF_VM_OWNER_DESTINATION;
 		act |= pause_locked(s, why);
 		s->err = *why;
 	}
@@ -421,6 +426,7 @@ static unsigned link_up_again(struct hf_source *s, const struct hf_link_info *in
 	    take_step(s, HF_SOURCE_LINK, NULL, &actions) < 0)
 		return 0;
 	s->epoch = s->epoch_last = info->epoch;
+	s->links_used++;
 	s->recoverable = true;
 	s->resumed = false;
 	if (s->link_up_ns == 0)
@@ -441,6 +447,7 @@ static void event_link_up(void *engine, const struct hf_link_info *info)
 	hf_lock(&s->lock);
 	if (s->status == HF_STATUS_NONE) {
 		s->epoch = s->epoch_last = info->epoch;
+		s->links_used++;
 		s->recoverable = (info->features & HF_WIRE_FEATURE_RECOVER) != 0;
 		s->link_up_ns = hf_clock_now_ns(&s->clock);
 		atomic_store(&s->probing, (info->features & HF_WIRE_FEATURE_LINK) != 0);
@@ -583,6 +590,8 @@ static unsigned recorded_locked(struct hf_source *s, enum hf_record record, int 
 		s->record_time_ns = hf_clock_now_ns(&s->clock) - s->record_ns;
 	if (record == HF_RECORD_TAKEN_BACK && !failed)
 		s->owner = HF_VM_OWNER_SOURCE;
+	if (record == HF_RECORD_GIVEN_UP && failed)
+		s->refusal = err; /* why the VM stays here, once that is on record */
 	if (take_step(s, failed ? HF_SOURCE_RECORD_FAILED : HF_SOURCE_RECORDED, &err, &actions) < 0)
 		return 0;
 	if (record == HF_RECORD_GIVEN_UP && !failed)
@@ -941,6 +950,7 @@ void hf_source_snapshot(struct hf_source *s, struct hf_source_snapshot *out)
 	    .handover = s->handover,
 	    .destination_in_doubt = s->in_doubt,
 	    .recoverable = s->recoverable,
+	    .links_used = s->links_used,
 	    .err = s->err,
 	    .placement = s->ready.placement,
 	    .chunk_bytes = s->ready.chunk_bytes,

@@ -94,7 +94,8 @@ struct hf_source_snapshot {
 	 * not close one on which the answer may come.
 	 */
 	bool destination_in_doubt;
-	bool recoverable; /* the destination can go on over another link */
+	bool recoverable;    /* the destination can go on over another link */
+	uint32_t links_used; /* that came up, in this process */
 	struct hf_err err;
 	enum hf_placement placement; /* what the destination said */
 	uint32_t chunk_bytes;

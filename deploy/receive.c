@@ -166,9 +166,11 @@ static int open_listener(struct receive *receive, struct hf_err *err)
 	int result = hf_receive_listen(receive, err);
 	if (result)
 		return result;
-	printf("listening on %s\n", receive->scheme->listener_uri(receive->listener));
+	const char *bound = receive->scheme->listener_uri(receive->listener);
+	printf("listening on %s\n", bound);
 	fflush(stdout);
-	return 0;
+	/* Where the source will come again: the port that was found, if any would do. */
+	return hf_receive_take_uri(receive, bound, err);
 }
 
 /* Of a VM whose VMM has ended there is nothing to open: the source is only told. */
@@ -180,8 +182,9 @@ static int set_up(struct receive *receive, struct hf_err *err)
 		result = hf_receive_open_control(receive, err);
 	if (!result)
 		result = hf_receive_find_record(receive, err);
-	if (!result && (!receive->restarted || receive->vmm_lives))
-		result = open_vm(receive, err);
+	if (!result)
+		result = receive->restarted && !receive->vmm_lives ? hf_receive_recall_blocks(receive, err)
+								   : open_vm(receive, err);
 	if (!result)
 		result = open_listener(receive, err);
 	return result;
@@ -281,16 +284,16 @@ static int accept_peer(struct receive *receive, struct hf_err *err)
 static int start_engine(struct receive *receive, struct hf_err *err)
 {
 	struct hf_destination_config config = {
-	    .vm_name = hf_attach_client_vm_name(receive->attach),
+	    .vm_name = receive->attach ? hf_attach_client_vm_name(receive->attach) : receive->options.vm,
 	    .blocks = &receive->blocks,
 	    .vcpu_thread_ids = receive->vcpu_threads,
 	    .vcpus = receive->vcpus,
 	    .clock = hf_monotonic_clock(),
-	    .memory = hf_incoming_memory_port(receive->memory),
+	    .memory = receive->memory ? hf_incoming_memory_port(receive->memory) : (struct hf_memory){0},
 	    .transport = hf_link_relay_port(&receive->relay),
 	    .vm = hf_qmp_vm_port(receive->vm),
-	    .kept_received = hf_kept_pages_received(receive->kept),
-	    .kept_present = hf_kept_pages_present(receive->kept),
+	    .kept_received = receive->kept ? hf_kept_pages_received(receive->kept) : NULL,
+	    .kept_present = receive->kept ? hf_kept_pages_present(receive->kept) : NULL,
 	    .restarted = receive->restarted,
 	    .record = receive->found,
 	    .vmm_lives = receive->vmm_lives,
@@ -307,10 +310,11 @@ static int start_engine(struct receive *receive, struct hf_err *err)
 	result = hf_destination_create(&receive->engine, &config, err);
 	if (!result)
 		result = hf_vm_recorder_start(receive->recorder, recorded, receive->engine, err);
-	if (!result)
+	if (!result && receive->memory) {
 		result = hf_incoming_memory_start(receive->memory, receive, err);
-	receive->memory_started = !result;
-	if (!result)
+		receive->memory_started = !result;
+	}
+	if (!result && receive->vm)
 		result = hf_qmp_vm_start(receive->vm, vm_done, receive->engine, err);
 	if (!result && receive->link)
 		result = hf_receive_start_link(receive, err);
@@ -505,7 +509,7 @@ static void tear_down(struct receive *receive)
 	hf_incoming_memory_destroy(receive->memory);
 	hf_receive_close_state(receive);
 	hf_link_relay_destroy(&receive->relay);
-	free(receive->uri_of_operator);
+	free(receive->uri_owned);
 	hf_attach_client_destroy(receive->attach);
 	free(receive->vcpu_threads);
 	hf_ramblocks_destroy(&receive->blocks);

@@ -42,14 +42,9 @@ static int take_uri(struct receive *receive, const char *uri, struct hf_err *err
 	int result = hf_scheme_of(uri, &scheme, err);
 	if (result)
 		return result;
-	char *copy = strdup(uri);
-	if (!copy)
-		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
 	hf_receive_close_listener(receive);
-	free(receive->uri_of_operator);
-	receive->uri = receive->uri_of_operator = copy;
 	receive->scheme = scheme;
-	return 0;
+	return hf_receive_take_uri(receive, uri, err);
 }
 
 static int control_recover(void *opaque, const char *uri, struct hf_err *err)

@@ -41,7 +41,7 @@ struct receive {
 	struct hf_progress progress;
 	const struct hf_scheme *scheme;
 	const char *uri;       /* to listen at */
-	char *uri_of_operator; /* NULL, or what uri points to: `migrate-recover` named it */
+	char *uri_owned; /* NULL, or what uri points to */
 	struct hf_qmp_vm *vm;
 	struct hf_attach_client *attach;
 	struct hf_ramblocks blocks;
@@ -74,6 +74,8 @@ struct receive {
 /* ---- receive_link.c ---- */
 
 int hf_receive_listen(struct receive *receive, struct hf_err *err);
+/* To listen at from the next time on; copied. */
+int hf_receive_take_uri(struct receive *receive, const char *uri, struct hf_err *err);
 /* The first link: whoever has come as a whole. */
 int hf_receive_start_link(struct receive *receive, struct hf_err *err);
 bool hf_receive_wants_link(const struct receive *receive);
@@ -99,6 +101,8 @@ int hf_receive_find_record(struct receive *receive, struct hf_err *err);
 int hf_receive_make_record(struct receive *receive, struct hf_err *err);
 /* The kept maps of the program before this one, which must be about this VMM and these blocks. */
 int hf_receive_open_kept(struct receive *receive, struct hf_err *err);
+/* Of a VM whose VMM has ended: nobody else can be asked. */
+int hf_receive_recall_blocks(struct receive *receive, struct hf_err *err);
 /* Nothing is needed of them any more. */
 void hf_receive_forget(struct receive *receive);
 void hf_receive_close_state(struct receive *receive);

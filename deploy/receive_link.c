@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "deploy/monotonic.h"
@@ -24,6 +25,16 @@ int hf_receive_listen(struct receive *receive, struct hf_err *err)
 		return result;
 	if (receive->engine || receive->restarted)
 		receive->scheme->expect(receive->listener, receive->session, receive->epoch);
+	return 0;
+}
+
+int hf_receive_take_uri(struct receive *receive, const char *uri, struct hf_err *err)
+{
+	char *copy = strdup(uri);
+	if (!copy)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
+	free(receive->uri_owned);
+	receive->uri = receive->uri_owned = copy;
 	return 0;
 }
 

@@ -21,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/wire.h"
 #include "deploy/program.h"
 #include "deploy/receive_internal.h"
 
@@ -79,6 +80,10 @@ static int take_up(struct receive *receive, struct hf_err *err)
 	receive->found = state.record;
 	receive->restarted = true;
 	receive->vmm_lives = lives;
+	/* "Any free port" was a certain one then. */
+	size_t length = strlen(receive->uri);
+	if (length > 2 && strcmp(receive->uri + length - 2, ":0") == 0 && about->listen_uri)
+		return hf_receive_take_uri(receive, about->listen_uri, err);
 	return 0;
 }
 
@@ -121,13 +126,26 @@ int hf_receive_open_kept(struct receive *receive, struct hf_err *err)
 	return result;
 }
 
+int hf_receive_recall_blocks(struct receive *receive, struct hf_err *err)
+{
+	const struct hf_vm_record_description *about = hf_vm_record_description(receive->record);
+	int result = 0;
+	for (uint32_t i = 0; i < about->block_count && result == 0; i++)
+		result =
+		    hf_ramblocks_add(&receive->blocks, about->blocks[i].idstr, about->blocks[i].length_bytes,
+				     about->blocks[i].page_size_bytes, err);
+	return result;
+}
+
 /* ---- made ---- */
 
 static int make_kept(struct receive *receive, struct hf_err *err)
 {
 	struct hf_kept_description about = {.vm_name = receive->key,
 					    .placement = hf_incoming_memory_port(receive->memory).placement,
-					    .chunk_bytes = (uint32_t)receive->options.chunk_bytes,
+					    .chunk_bytes = receive->options.chunk_bytes
+							       ? (uint32_t)receive->options.chunk_bytes
+							       : HF_CHUNK_DEFAULT_BYTES,
 					    .blocks = &receive->blocks};
 	memcpy(about.session, receive->session, sizeof(about.session));
 	int result = hf_vmm_identity_of(hf_attach_client_pid(receive->attach), &about.vmm, err);

@@ -137,6 +137,8 @@ json_t *hf_report_destination(struct hf_destination *engine, const struct hf_des
 	set_number(report, "transferred_bytes", snapshot->transferred_bytes);
 	set_time(report, "setup_time_ns", snapshot->setup_time_ns);
 	set_time(report, "load_time_ns", snapshot->load_time_ns);
+	set_time(report, "record_time_ns", snapshot->record_time_ns);
+	set_number(report, "links", snapshot->links_used);
 	set_time(report, "downtime_ns", snapshot->downtime_ns);
 	set_time(report, "postcopy_time_ns", snapshot->postcopy_time_ns);
 	set_number(report, "total_time_ns", snapshot->total_time_ns);
@@ -184,6 +186,9 @@ json_t *hf_report_source(const struct hf_source_snapshot *snapshot, const struct
 	set_number(report, "device_state_bytes", snapshot->device_state_bytes);
 	set_time(report, "stop_time_ns", snapshot->stop_time_ns);
 	set_time(report, "save_time_ns", snapshot->save_time_ns);
+	set_time(report, "fence_time_ns", snapshot->fence_time_ns);
+	set_time(report, "record_time_ns", snapshot->record_time_ns);
+	set_number(report, "links", snapshot->links_used);
 	set_time(report, "downtime_ns", snapshot->downtime_ns);
 	set_time(report, "postcopy_time_ns", snapshot->postcopy_time_ns);
 	set_number(report, "total_time_ns", snapshot->total_time_ns);

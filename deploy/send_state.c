@@ -158,7 +158,7 @@ static int take_up(struct send *send, struct hf_err *err)
 	if (!lives)
 		return vmm_is_gone(send, err);
 	memcpy(send->session, about->session, sizeof(send->session));
-	send->epoch = state.epoch;
+	send->epoch = state.epoch ? state.epoch : 1; /* only later links are recorded */
 	send->restarted = true;
 	int result = hf_vmm_open_same(&send->vmm, about->vmm_pid, about->vmm_start_ticks, err);
 	if (result == 0 && state.record != HF_RECORD_GIVEN_UP)

@@ -65,6 +65,11 @@ class Host:
         self.number += 1
         return os.path.join(self.folder, f"{self.number}-{what}")
 
+    def state_options(self, command, recover_timeout=0):
+        """Records and kept maps of this run alone. A lost link ends the program, unless a test wants it back."""
+        options = ["--state-dir", os.path.join(self.folder, "state"), "--recover-timeout", recover_timeout]
+        return options + (["--runtime-dir", os.path.join(self.folder, "runtime")] if command == "receive" else [])
+
     def mount(self, page_size):
         if page_size not in self.mounts:
             path = os.path.join(self.folder, f"huge-{page_size >> 20}M")
@@ -321,12 +326,12 @@ def assert_runs(vmm):
 
 def receive(host, vmm, *extra, listen="tcp:127.0.0.1:0", before_exec=None):
     return host.start(host.hugeferry, "receive", "--vm", f"qmp:{vmm.qmp_path}", "--attach", vmm.attach,
-                      "--listen", listen, *extra, before_exec=before_exec)
+                      "--listen", listen, *host.state_options("receive"), *extra, before_exec=before_exec)
 
 
 def send(host, vmm, uri, *extra, before_exec=None):
-    return host.start(host.hugeferry, "send", "--vm", f"qmp:{vmm.qmp_path}", "--to", uri, *extra,
-                      before_exec=before_exec)
+    return host.start(host.hugeferry, "send", "--vm", f"qmp:{vmm.qmp_path}", "--to", uri,
+                      *host.state_options("send"), *extra, before_exec=before_exec)
 
 
 def listening_uri(process):
