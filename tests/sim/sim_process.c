@@ -55,10 +55,9 @@ static void recorded(struct sim *sim, uint64_t argument, void *data)
 	struct hf_err err;
 	int result = 0;
 	process->recording = false;
-	/* The adapter puts back what held before. */
 	if (write_fails(sim, record))
 		result = hf_err_set(&err, HF_ERR_LOCAL, ENOSPC, "the disk is full");
-	else
+	if (result == 0 || sim_chance(sim, 50))
 		sim->on_record[process->is_source] = record;
 	sim_log(sim, "record %s: %d", hf_record_name(record), result);
 	if (process->is_source)

@@ -47,8 +47,10 @@ void sim_rules_fault(struct sim *sim, uint32_t page, uint32_t thread_id, uint64_
 void sim_rules_link_up(struct sim *sim)
 {
 	sim->behind_parts = sim->behind_min_parts = 0;
-	for (uint32_t page = 0; page < sim->page_count; page++)
+	for (uint32_t page = 0; page < sim->page_count; page++) {
 		memcpy(sim->pages[page].wait_posted_bytes, sim->posted_bytes, sizeof(sim->posted_bytes));
+		sim->pages[page].begun = false;
+	}
 }
 
 /* Memory with one landing: whoever waits for it needs the background to finish first. */
