@@ -384,7 +384,8 @@ void sim_link_start(struct sim *sim)
 	sim->link_cut = sim->closing = sim->fetch_failed = false;
 	sim->fetches_in_vain = 0;
 	sim->refused[HF_FETCH_URGENT] = sim->refused[HF_FETCH_BACKGROUND] = false;
-	sim_rules_link_up(sim);
+	if (sim->destination)
+		sim_rules_link_up(sim);
 	sim->covered[SIM_LINK_AGAIN] += sim->epoch > 1;
 	sim->covered[SIM_LINK_AGAIN_TWICE] += sim->epoch > 2;
 	sim->covered[SIM_WITHOUT_RECOVER] += !sim->plan.recover;

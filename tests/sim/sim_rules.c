@@ -49,7 +49,7 @@ void sim_rules_link_up(struct sim *sim)
 	sim->behind_parts = sim->behind_min_parts = 0;
 	for (uint32_t page = 0; page < sim->page_count; page++) {
 		memcpy(sim->pages[page].wait_posted_bytes, sim->posted_bytes, sizeof(sim->posted_bytes));
-		sim->pages[page].begun = false;
+		sim->pages[page].begun &= sim->destination->pages[page].state == PAGE_FETCHING;
 	}
 }
 
