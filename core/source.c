@@ -287,39 +287,37 @@ void hf_source_recover_setup(struct hf_source *s, bool looking)
 /* ---- sending ----------------------------------------------------------------------------------- */
 
 /* A failure to send means that the link goes down, which is told as link_down. */
-static void send_message(struct hf_source *s, uint32_t type, const void *payload, size_t bytes)
+static void send_message(struct hf_source *s, uint64_t epoch, uint32_t type, const void *payload,
+			 size_t bytes)
 {
-	hf_lock(&s->lock);
-	uint64_t epoch = s->epoch;
-	hf_unlock(&s->lock);
 	if (epoch != 0)
 		hf_transport_send(&s->transport, epoch, type, payload, bytes);
 }
 
-static void send_wish(struct hf_source *s, uint32_t placement, bool hold)
+static void send_wish(struct hf_source *s, uint64_t epoch, uint32_t placement, bool hold)
 {
 	struct hf_wire_wish wish = {.placement = placement, .hold_background = hold};
 	uint8_t buffer[64];
 	ssize_t bytes = hf_wire_encode_wish(&wish, buffer, sizeof(buffer));
 	if (bytes > 0)
-		send_message(s, HF_WIRE_WISH, buffer, (size_t)bytes);
+		send_message(s, epoch, HF_WIRE_WISH, buffer, (size_t)bytes);
 }
 
 /* placement: what is wished; the first link only. */
-static void send_advise(struct hf_source *s, uint32_t placement)
+static void send_advise(struct hf_source *s, uint64_t epoch, uint32_t placement)
 {
 	hf_lock(&s->lock);
 	bool hold = s->hold_background;
 	bool say = s->hold_known;
 	hf_unlock(&s->lock);
 	if (say || placement != HF_WIRE_WISH_ANY)
-		send_wish(s, placement, hold);
+		send_wish(s, epoch, placement, hold);
 
 	size_t room = 1024 + (size_t)s->blocks.count * (HF_RAMBLOCK_IDSTR_MAX + 64);
 	uint8_t *buffer = malloc(room);
 	ssize_t bytes = buffer ? hf_wire_encode_advise(s->vm_name, &s->blocks, buffer, room) : -ENOMEM;
 	if (bytes > 0) {
-		send_message(s, HF_WIRE_ADVISE, buffer, (size_t)bytes);
+		send_message(s, epoch, HF_WIRE_ADVISE, buffer, (size_t)bytes);
 	} else {
 		struct hf_err err;
 		hf_err_set(&err, HF_ERR_LOCAL, (int)-bytes, "VM '%s': its list of RAM blocks cannot be sent",
@@ -329,7 +327,7 @@ static void send_advise(struct hf_source *s, uint32_t placement)
 	free(buffer);
 }
 
-static void send_finish(struct hf_source *s)
+static void send_finish(struct hf_source *s, uint64_t epoch)
 {
 	struct hf_source_snapshot snapshot;
 	uint8_t buffer[64];
@@ -341,10 +339,10 @@ static void send_finish(struct hf_source *s)
 	};
 	ssize_t bytes = hf_wire_encode_finish(&finish, buffer, sizeof(buffer));
 	if (bytes > 0)
-		send_message(s, HF_WIRE_FINISH, buffer, (size_t)bytes);
+		send_message(s, epoch, HF_WIRE_FINISH, buffer, (size_t)bytes);
 }
 
-static void send_fail(struct hf_source *s)
+static void send_fail(struct hf_source *s, uint64_t epoch)
 {
 	uint8_t buffer[HF_ERR_TEXT_BYTES + 64];
 	hf_lock(&s->lock);
@@ -352,7 +350,7 @@ static void send_fail(struct hf_source *s)
 	hf_unlock(&s->lock);
 	ssize_t bytes = hf_wire_encode_fail(&why, buffer, sizeof(buffer));
 	if (bytes > 0)
-		send_message(s, HF_WIRE_FAIL, buffer, (size_t)bytes);
+		send_message(s, epoch, HF_WIRE_FAIL, buffer, (size_t)bytes);
 }
 
 /* ---- acting ------------------------------------------------------------------------------------ */
@@ -389,14 +387,16 @@ static void request_record(struct hf_source *s)
 
 static void unlock_act(struct hf_source *s, unsigned actions)
 {
+	/* What is decided for a link is not said on the next one. */
+	uint64_t epoch = s->epoch;
 	hf_unlock(&s->lock);
 
 	if (actions & ACTION_SEND_ADVISE)
-		send_advise(s, s->placement_wish);
+		send_advise(s, epoch, s->placement_wish);
 	if (actions & ACTION_PRESENT)
-		send_advise(s, HF_WIRE_WISH_ANY);
+		send_advise(s, epoch, HF_WIRE_WISH_ANY);
 	if (actions & ACTION_SEND_FAIL)
-		send_fail(s);
+		send_fail(s, epoch);
 	if (actions & ACTION_STOP)
 		request_vm(s, HF_VM_STOP);
 	if (actions & ACTION_SAVE)
@@ -408,9 +408,9 @@ static void unlock_act(struct hf_source *s, unsigned actions)
 	if (actions & ACTION_RESUME)
 		request_vm(s, HF_VM_RESUME);
 	if (actions & ACTION_SEND_RUN)
-		send_message(s, HF_WIRE_RUN, NULL, 0);
+		send_message(s, epoch, HF_WIRE_RUN, NULL, 0);
 	if (actions & ACTION_SEND_FINISH)
-		send_finish(s);
+		send_finish(s, epoch);
 	if (actions & ACTION_NOTIFY)
 		hf_call_notify(s->notify, s->opaque);
 }
@@ -694,7 +694,8 @@ static int read_presence(struct hf_source *s, struct hf_err *err)
 }
 
 /* The bits of one block, in frames of a bounded number of pages. */
-static int send_presence_of(struct hf_source *s, uint32_t index, uint8_t *buffer, uint8_t *bits)
+static int send_presence_of(struct hf_source *s, uint64_t epoch, uint32_t index, uint8_t *buffer,
+			    uint8_t *bits)
 {
 	const struct hf_ramblock *block = &s->blocks.blocks[index];
 	for (uint32_t first = 0; first < block->pages;) {
@@ -713,30 +714,30 @@ static int send_presence_of(struct hf_source *s, uint32_t index, uint8_t *buffer
 		ssize_t bytes = hf_wire_encode_presence(&presence, buffer, HF_WIRE_FRAME_MAX_BYTES);
 		if (bytes < 0)
 			return (int)bytes;
-		send_message(s, HF_WIRE_PRESENCE, buffer, (size_t)bytes);
+		send_message(s, epoch, HF_WIRE_PRESENCE, buffer, (size_t)bytes);
 		first += pages;
 	}
 	return 0;
 }
 
-static int send_presence(struct hf_source *s)
+static int send_presence(struct hf_source *s, uint64_t epoch)
 {
 	uint8_t *buffer = malloc(HF_WIRE_FRAME_MAX_BYTES);
 	uint8_t *bits = malloc(hf_pagemap_bytes(HF_WIRE_PRESENCE_PAGES_MAX));
 	int result = buffer && bits ? 0 : -ENOMEM;
 	for (uint32_t i = 0; i < s->blocks.count && result == 0; i++)
-		result = send_presence_of(s, i, buffer, bits);
+		result = send_presence_of(s, epoch, i, buffer, bits);
 	free(bits);
 	free(buffer);
 	return result;
 }
 
-static int send_device(struct hf_source *s, const uint8_t *state, size_t total)
+static int send_device(struct hf_source *s, uint64_t epoch, const uint8_t *state, size_t total)
 {
 	for (size_t sent = 0; sent < total;) {
 		size_t piece =
 		    total - sent < HF_WIRE_FRAME_MAX_BYTES ? total - sent : HF_WIRE_FRAME_MAX_BYTES;
-		send_message(s, HF_WIRE_DEVICE, state + sent, piece);
+		send_message(s, epoch, HF_WIRE_DEVICE, state + sent, piece);
 		sent += piece;
 	}
 	struct hf_wire_device_end end = {.total_bytes = total};
@@ -747,7 +748,7 @@ static int send_device(struct hf_source *s, const uint8_t *state, size_t total)
 	hf_lock(&s->lock);
 	s->device_whole = true;
 	hf_unlock(&s->lock);
-	send_message(s, HF_WIRE_DEVICE_END, buffer, (size_t)bytes);
+	send_message(s, epoch, HF_WIRE_DEVICE_END, buffer, (size_t)bytes);
 	return 0;
 }
 
@@ -761,6 +762,7 @@ static void switch_over(struct hf_source *s, const struct hf_vm_result *saved)
 	int result = read_presence(s, &err);
 
 	hf_lock(&s->lock);
+	uint64_t epoch = s->epoch;
 	bool go_on = s->status == HF_STATUS_ACTIVE;
 	if (go_on && result == 0) {
 		move(s, HF_STATUS_DEVICE);
@@ -774,9 +776,9 @@ static void switch_over(struct hf_source *s, const struct hf_vm_result *saved)
 		return;
 
 	if (result == 0)
-		result = send_presence(s);
+		result = send_presence(s, epoch);
 	if (result == 0)
-		result = send_device(s, saved->data, saved->length_bytes);
+		result = send_device(s, epoch, saved->data, saved->length_bytes);
 	if (result < 0) {
 		if (err.class == HF_ERR_NONE)
 			hf_err_set(&err, HF_ERR_LOCAL, -result, "the device state could not be sent");
@@ -930,8 +932,9 @@ void hf_source_hold_background(struct hf_source *s, bool hold)
 	hf_lock(&s->lock);
 	s->hold_background = hold;
 	s->hold_known = true;
+	uint64_t epoch = s->epoch;
 	hf_unlock(&s->lock);
-	send_wish(s, HF_WIRE_WISH_ANY, hold);
+	send_wish(s, epoch, HF_WIRE_WISH_ANY, hold);
 }
 
 static uint64_t since(uint64_t start_ns, uint64_t end_ns)
