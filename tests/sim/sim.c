@@ -17,6 +17,8 @@
 
 #define NESTED_DEPTH_MAX  3u
 #define NESTED_EVENTS_MAX 4u
+#define STALL_EVENTS_MAX  60u /* a thread that is held up for long */
+#define STALL_PERCENT	  2u
 #define EVENTS_MAX	  2000000u
 #define MEASURED_DELAY_NS 16000u
 #define SEEDS_ALONE	  100u /* so many are run again, each by itself */
@@ -125,7 +127,8 @@ void sim_others(struct sim *sim)
 	struct hf_lock_thread caller;
 	hf_lock_other_thread_begin(&caller);
 	sim->depth++;
-	for (uint64_t events = 1 + sim_random(sim, NESTED_EVENTS_MAX); events > 0; events--)
+	uint64_t most = sim_chance(sim, STALL_PERCENT) ? STALL_EVENTS_MAX : NESTED_EVENTS_MAX;
+	for (uint64_t events = 1 + sim_random(sim, most); events > 0; events--)
 		run_next(sim);
 	sim->depth--;
 	hf_lock_other_thread_end(&caller);

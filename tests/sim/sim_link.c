@@ -288,6 +288,23 @@ static void carry_fetch(struct sim *sim, const struct hf_fetch *fetch, uint32_t 
 	sim_others(sim);
 }
 
+static uint32_t page_of_fetch(const struct sim *sim, const struct hf_fetch *fetch)
+{
+	const struct hf_ramblock *block = &sim->source_blocks.blocks[fetch->block];
+	return sim_page_of(sim, sim->destination_of_source[fetch->block],
+			   fetch->offset_bytes / block->page_size_bytes);
+}
+
+static int fetch_in_vain(struct sim *sim, const struct hf_fetch *fetch)
+{
+	SIM_CHECK(sim, ++sim->fetches_in_vain < FETCHES_IN_VAIN_MAX,
+		  "no end of fetches on a link that is gone");
+	sim->fetch_failed |= fetch->epoch == sim->epoch;
+	if (fetch->class == HF_FETCH_BACKGROUND && fetch->block != HF_WIRE_PROBE_BLOCK)
+		sim->cursor_page = page_of_fetch(sim, fetch) + 1; /* it was begun all the same */
+	return -ENOTCONN;
+}
+
 static int destination_fetch(void *self, const struct hf_fetch *fetch)
 {
 	struct sim_process *process = self;
@@ -296,12 +313,8 @@ static int destination_fetch(void *self, const struct hf_fetch *fetch)
 		return -ENOTCONN;
 	SIM_CHECK(sim, !sim->fetch_failed || sim->plan.nested_percent > 0,
 		  "a fetch after one that has failed with the link");
-	if (!is_live(sim, fetch->epoch)) {
-		SIM_CHECK(sim, ++sim->fetches_in_vain < FETCHES_IN_VAIN_MAX,
-			  "no end of fetches on a link that is gone");
-		sim->fetch_failed = true;
-		return -ENOTCONN;
-	}
+	if (!is_live(sim, fetch->epoch))
+		return fetch_in_vain(sim, fetch);
 	SIM_CHECK(sim, fetch->epoch == 1 || sim->run_epoch == fetch->epoch,
 		  "a page is asked for before RUN is heard on the link");
 	SIM_CHECK(sim, sim->fetches_busy[fetch->class] < sim->plan.capacity[fetch->class],
@@ -313,9 +326,7 @@ static int destination_fetch(void *self, const struct hf_fetch *fetch)
 		carry_fetch(sim, fetch, HF_PAGE_NONE);
 		return 0;
 	}
-	const struct hf_ramblock *block = &sim->source_blocks.blocks[fetch->block];
-	uint32_t page = sim_page_of(sim, sim->destination_of_source[fetch->block],
-				    fetch->offset_bytes / block->page_size_bytes);
+	uint32_t page = page_of_fetch(sim, fetch);
 	check_fetch(sim, fetch, page);
 	sim_rules_posting(sim, fetch, page);
 	if (sim_storm_refuses(sim, fetch->class))
@@ -324,7 +335,7 @@ static int destination_fetch(void *self, const struct hf_fetch *fetch)
 	sim->pages[page].fetches++;
 	sim->fetches_busy[fetch->class]++;
 	sim_log(sim, "fetch page %u +%llu %s", page,
-		(unsigned long long)(fetch->offset_bytes % block->page_size_bytes),
+		(unsigned long long)(fetch->offset_bytes - sim->pages[page].offset_bytes),
 		fetch->class == HF_FETCH_URGENT ? "urgent" : "background");
 	carry_fetch(sim, fetch, page);
 	return 0;
