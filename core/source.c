@@ -429,6 +429,7 @@ static unsigned link_up_again(struct hf_source *s, const struct hf_link_info *in
 	s->links_used++;
 	s->recoverable = true;
 	s->resumed = false;
+	s->broken = HF_ERR_INIT; /* of the link before, while the record is written */
 	if (s->link_up_ns == 0)
 		s->link_up_ns = hf_clock_now_ns(&s->clock);
 	if (s->owner == HF_VM_OWNER_DESTINATION && !hf_status_is_final(s->status)) {
