@@ -201,20 +201,34 @@ static void raise_again(struct sim *sim)
 	}
 }
 
-static void prepared(struct sim *sim, uint64_t argument, void *data)
+static void memory_ready(struct sim *sim, uint64_t failed, void *data)
 {
-	(void)argument;
+	(void)sim;
 	struct sim_process *process = data;
 	struct hf_err err;
 	int result = 0;
 	if (process->dead)
 		return;
-	if (process->restarted ? sim->plan.fail_takeover : sim->plan.fail_prepare)
+	if (failed)
 		result = hf_err_set(&err, HF_ERR_LOCAL, ENOMEM, "3 huge pages of 2 MiB are missing");
-	process->has_memory = result == 0;
-	if (process->restarted && result == 0)
-		raise_again(sim);
 	hf_destination_memory_ready(process->destination, result, result ? &err : NULL);
+}
+
+/* After a take-over faults are read before the engine has heard. */
+static void prepared(struct sim *sim, uint64_t argument, void *data)
+{
+	(void)argument;
+	struct sim_process *process = data;
+	if (process->dead)
+		return;
+	bool failed = process->restarted ? sim->plan.fail_takeover : sim->plan.fail_prepare;
+	process->has_memory = !failed;
+	if (!process->restarted || failed) {
+		memory_ready(sim, failed, process);
+		return;
+	}
+	raise_again(sim);
+	sim_at(sim, sim_random(sim, 4000), memory_ready, false, process);
 }
 
 static int port_choose(void *self, enum hf_placement placement, struct hf_memory *port, struct hf_err *err)
