@@ -67,25 +67,23 @@ static void complete(struct hf_destination *d)
 
 /* ---- sending ----------------------------------------------------------------------------------- */
 
-void hf_destination_send(struct hf_destination *d, uint32_t type, const void *payload, size_t bytes)
+void hf_destination_send(struct hf_destination *d, uint64_t epoch, uint32_t type, const void *payload,
+			 size_t bytes)
 {
-	hf_lock(&d->lock);
-	uint64_t epoch = d->epoch;
-	hf_unlock(&d->lock);
 	if (epoch != 0)
 		hf_transport_send(&d->transport, epoch, type, payload, bytes);
 }
 
-static void send_ready(struct hf_destination *d)
+static void send_ready(struct hf_destination *d, uint64_t epoch)
 {
 	struct hf_wire_ready ready = {.placement = d->memory.placement, .chunk_bytes = d->chunk_bytes};
 	uint8_t buffer[64];
 	ssize_t bytes = hf_wire_encode_ready(&ready, buffer, sizeof(buffer));
 	if (bytes > 0)
-		hf_destination_send(d, HF_WIRE_READY, buffer, (size_t)bytes);
+		hf_destination_send(d, epoch, HF_WIRE_READY, buffer, (size_t)bytes);
 }
 
-static void send_fail(struct hf_destination *d)
+static void send_fail(struct hf_destination *d, uint64_t epoch)
 {
 	uint8_t buffer[HF_ERR_TEXT_BYTES + 64];
 	hf_lock(&d->lock);
@@ -93,10 +91,10 @@ static void send_fail(struct hf_destination *d)
 	hf_unlock(&d->lock);
 	ssize_t bytes = hf_wire_encode_fail(&why, buffer, sizeof(buffer));
 	if (bytes > 0)
-		hf_destination_send(d, HF_WIRE_FAIL, buffer, (size_t)bytes);
+		hf_destination_send(d, epoch, HF_WIRE_FAIL, buffer, (size_t)bytes);
 }
 
-static void send_refused(struct hf_destination *d)
+static void send_refused(struct hf_destination *d, uint64_t epoch)
 {
 	uint8_t buffer[HF_ERR_TEXT_BYTES + 64];
 	hf_lock(&d->lock);
@@ -105,7 +103,7 @@ static void send_refused(struct hf_destination *d)
 	hf_unlock(&d->lock);
 	ssize_t bytes = hf_wire_encode_refused(&why, buffer, sizeof(buffer));
 	if (asked && bytes > 0)
-		hf_destination_send(d, HF_WIRE_REFUSED, buffer, (size_t)bytes);
+		hf_destination_send(d, epoch, HF_WIRE_REFUSED, buffer, (size_t)bytes);
 }
 
 /* ---- failing ----------------------------------------------------------------------------------- */
@@ -290,10 +288,25 @@ void hf_destination_let_go(struct hf_destination *d)
 unsigned hf_destination_check_end(struct hf_destination *d)
 {
 	hf_lock_assert_held(&d->lock);
-	if (!d->resumed || d->releasing || d->pages_received != d->blocks.pages_total)
+	if (!d->resumed || d->releasing || d->pages_received != d->blocks.pages_total ||
+	    d->handover == HF_DESTINATION_LOST)
 		return 0;
 	d->releasing = true;
 	return ACTION_RELEASE;
+}
+
+/* Locked. Nothing here needs the source any more, and it may be told. */
+static unsigned released_locked(struct hf_destination *d)
+{
+	hf_lock_assert_held(&d->lock);
+	d->complete_said = true;
+	d->end_ns = hf_clock_now_ns(&d->clock);
+	move(d, d->status, HF_INCOMING_END);
+	/* With the link gone there is no FINISH to wait for. */
+	if (d->epoch == 0 && !d->recoverable)
+		complete(d);
+	/* Over a link that has come up meanwhile it follows RESUMED. */
+	return ACTION_NOTIFY | (d->resumed_said ? ACTION_SEND_COMPLETE : 0);
 }
 
 static void release(struct hf_destination *d)
@@ -307,14 +320,9 @@ static void release(struct hf_destination *d)
 		d->releasing = false; /* faults are still raised, and must be served */
 		actions = hf_destination_fail_locked(d, &err);
 	} else {
-		d->complete_said = true;
-		d->end_ns = hf_clock_now_ns(&d->clock);
-		move(d, d->status, HF_INCOMING_END);
-		/* Over a link that has come up meanwhile it follows RESUMED. */
-		actions = ACTION_NOTIFY | (d->resumed_said ? ACTION_SEND_COMPLETE : 0);
-		/* With the link gone there is no FINISH to wait for. */
-		if (d->epoch == 0 && !d->recoverable)
-			complete(d);
+		d->released = true;
+		/* A VM that is still to be told to run, or has ended, is not complete. */
+		actions = d->handover == HF_DESTINATION_RUNNING ? released_locked(d) : ACTION_NOTIFY;
 	}
 	hf_destination_unlock_act(d, actions);
 }
@@ -401,37 +409,40 @@ static void prepare(struct hf_destination *d)
 		hf_destination_fail(d, &err);
 }
 
-/* The VM runs. Over a link on which RUN has not been heard nothing is said: RUN will ask. */
-static void said_resumed(struct hf_destination *d)
+/* The VM runs. Said once on a link, and only in answer to RUN; epoch: of the link that was up. */
+static void said_resumed(struct hf_destination *d, uint64_t epoch)
 {
 	hf_lock(&d->lock);
-	uint64_t epoch = d->epoch;
-	bool asked = d->run_heard;
+	bool say = d->run_heard && !d->resumed_begun && epoch == d->epoch;
+	d->resumed_begun |= say;
 	hf_unlock(&d->lock);
-	if (asked)
-		hf_destination_send(d, HF_WIRE_RESUMED, NULL, 0);
+	if (say)
+		hf_destination_send(d, epoch, HF_WIRE_RESUMED, NULL, 0);
 	hf_lock(&d->lock);
 	d->resumed = true;
-	if (asked && d->epoch == epoch)
-		d->resumed_said = true;
+	d->resumed_said |= say && epoch == d->epoch;
 	unsigned actions = ACTION_PUMP | ACTION_KICK_BACKGROUND | hf_destination_check_end(d);
-	if (d->complete_said && d->resumed_said) /* over an earlier link, or while there was none */
+	if (d->released && !d->complete_said)
+		actions |= released_locked(d);
+	else if (d->complete_said && d->resumed_said) /* over an earlier link, or while there was none */
 		actions |= ACTION_SEND_COMPLETE;
 	hf_destination_unlock_act(d, actions);
 }
 
 void hf_destination_unlock_act(struct hf_destination *d, unsigned actions)
 {
+	/* What is decided for a link is not said on the next one. */
+	uint64_t epoch = d->epoch;
 	hf_unlock(&d->lock);
 
 	if (actions & ACTION_PROBE)
 		hf_destination_probe_start(d);
 	if (actions & ACTION_SEND_LINK)
-		hf_destination_send_link(d);
+		hf_destination_send_link(d, epoch);
 	if (actions & ACTION_PREPARE)
 		prepare(d);
 	if (actions & ACTION_SEND_READY)
-		send_ready(d);
+		send_ready(d, epoch);
 	if (actions & ACTION_LOAD)
 		request_vm(d, HF_VM_LOAD, d->device_state, d->device_state_bytes);
 	if (actions & ACTION_TAKE_OVER)
@@ -439,27 +450,27 @@ void hf_destination_unlock_act(struct hf_destination *d, unsigned actions)
 	if (actions & ACTION_RECORD)
 		request_record(d);
 	if (actions & ACTION_SEND_LOADED)
-		hf_destination_send(d, HF_WIRE_LOADED, NULL, 0);
+		hf_destination_send(d, epoch, HF_WIRE_LOADED, NULL, 0);
 	if (actions & ACTION_RUN)
 		request_vm(d, HF_VM_RUN, NULL, 0);
 	if (actions & ACTION_KILL)
 		request_vm(d, HF_VM_KILL, NULL, 0);
 	if (actions & ACTION_SEND_REFUSED)
-		send_refused(d);
+		send_refused(d, epoch);
 	if (actions & ACTION_KICK_URGENT)
 		hf_memory_kick(&d->memory, HF_WORK_URGENT);
 	if (actions & ACTION_KICK_BACKGROUND)
 		hf_memory_kick(&d->memory, HF_WORK_BACKGROUND);
 	if (actions & ACTION_SEND_RESUMED)
-		said_resumed(d);
+		said_resumed(d, epoch);
 	if (actions & ACTION_PUMP)
 		hf_destination_pump(d);
 	if (actions & ACTION_RELEASE)
 		release(d);
 	if (actions & ACTION_SEND_COMPLETE)
-		hf_destination_send(d, HF_WIRE_COMPLETE, NULL, 0);
+		hf_destination_send(d, epoch, HF_WIRE_COMPLETE, NULL, 0);
 	if (actions & ACTION_SEND_FAIL)
-		send_fail(d);
+		send_fail(d, epoch);
 	if (actions & ACTION_NOTIFY)
 		hf_call_notify(d->notify, d->opaque);
 }
@@ -481,7 +492,7 @@ static void take_link(struct hf_destination *d, const struct hf_link_info *info)
 	d->links_used++;
 	d->link = *info;
 	d->recoverable = (info->features & HF_WIRE_FEATURE_RECOVER) != 0;
-	d->advised = d->run_heard = d->resumed_said = d->fetching = false;
+	d->advised = d->run_heard = d->run_waits = d->resumed_begun = d->resumed_said = d->fetching = false;
 	if (d->link_up_ns == 0)
 		d->link_up_ns = hf_clock_now_ns(&d->clock);
 }
@@ -611,13 +622,41 @@ static unsigned on_advise(struct hf_destination *d, const uint8_t *payload, size
 	return hf_destination_probe_begin(d) | ACTION_NOTIFY;
 }
 
+static unsigned on_run(struct hf_destination *d)
+{
+	unsigned actions = 0;
+	/* The VM is run when there is somebody to serve its faults. */
+	if (d->advised && d->taking_over && !d->run_waits) {
+		d->run_waits = true;
+		return 0;
+	}
+	if (d->takeover_failed)
+		return pause_locked(d, &d->err);
+	if (!d->advised || d->run_heard || take_step(d, HF_DESTINATION_HEARD_RUN, &d->refusal, &actions) < 0)
+		return unexpected(d, HF_WIRE_RUN);
+	d->run_heard = d->fetching = true;
+	if (d->run_ns == 0)
+		d->run_ns = hf_clock_now_ns(&d->clock);
+	/* A pause since LOADED changes nothing: the VM is this side's now, and nowhere else can it run. */
+	bool paused = d->status == HF_STATUS_POSTCOPY_PAUSED;
+	bool listens = d->incoming == HF_INCOMING_LISTEN;
+	if (d->status == HF_STATUS_POSTCOPY_RECOVER && d->handover != HF_DESTINATION_LOST)
+		d->err = HF_ERR_INIT;
+	move(d, paused ? d->status : HF_STATUS_POSTCOPY_ACTIVE, listens ? HF_INCOMING_RUNNING : d->incoming);
+	if (hf_destination_background_limited(d))
+		actions |= ACTION_KICK_BACKGROUND; /* it comes again and again */
+	return actions | ACTION_PUMP | ACTION_NOTIFY;
+}
+
 /* Locked. A restarted engine has the memory of the one before it, or has not. */
 static unsigned taken_over(struct hf_destination *d, int result, const struct hf_err *why)
 {
 	hf_lock_assert_held(&d->lock);
 	d->taking_over = false;
-	if (result == 0)
-		return d->restart_actions | ACTION_KICK_URGENT | ACTION_PUMP | ACTION_NOTIFY;
+	if (result == 0) {
+		unsigned run = d->run_waits && d->epoch != 0 ? on_run(d) : 0;
+		return run | d->restart_actions | ACTION_KICK_URGENT | ACTION_PUMP | ACTION_NOTIFY;
+	}
 	d->takeover_failed = true;
 	hf_err_set(&d->err, HF_ERR_LOCAL, -result, "VM '%s': its memory could not be taken over: %s",
 		   d->vm_name, why ? why->text : "no reason given");
@@ -745,25 +784,6 @@ static unsigned on_device_end(struct hf_destination *d, const uint8_t *payload, 
 	return ACTION_LOAD | ACTION_NOTIFY | ACTION_PUMP | ACTION_KICK_URGENT;
 }
 
-static unsigned on_run(struct hf_destination *d)
-{
-	unsigned actions = 0;
-	if (!d->advised || d->run_heard || take_step(d, HF_DESTINATION_HEARD_RUN, &d->refusal, &actions) < 0)
-		return unexpected(d, HF_WIRE_RUN);
-	d->run_heard = d->fetching = true;
-	if (d->run_ns == 0)
-		d->run_ns = hf_clock_now_ns(&d->clock);
-	/* A pause since LOADED changes nothing: the VM is this side's now, and nowhere else can it run. */
-	bool paused = d->status == HF_STATUS_POSTCOPY_PAUSED;
-	bool listens = d->incoming == HF_INCOMING_LISTEN;
-	if (d->status == HF_STATUS_POSTCOPY_RECOVER && d->handover != HF_DESTINATION_LOST)
-		d->err = HF_ERR_INIT;
-	move(d, paused ? d->status : HF_STATUS_POSTCOPY_ACTIVE, listens ? HF_INCOMING_RUNNING : d->incoming);
-	if (hf_destination_background_limited(d))
-		actions |= ACTION_KICK_BACKGROUND; /* it comes again and again */
-	return actions | ACTION_PUMP | ACTION_NOTIFY;
-}
-
 static unsigned on_finish(struct hf_destination *d, const uint8_t *payload, size_t bytes)
 {
 	if (!d->complete_said)
@@ -789,8 +809,10 @@ static unsigned on_fail(struct hf_destination *d, const uint8_t *payload, size_t
 		hf_err_prefix(&why, "VM '%s' stays with the source", d->vm_name);
 	/* The source saying so before RUN means that it keeps the VM, even if LOADED has been said. */
 	unsigned actions = 0;
+	/* The source tells a destination that may have LOADED until it has an answer. */
+	bool answer = d->recoverable && d->incoming >= HF_INCOMING_LISTEN;
 	if (take_step(d, HF_DESTINATION_HEARD_FAIL, &why, &actions) == 0)
-		return actions;
+		return actions | (answer ? ACTION_SEND_FAIL : 0);
 	return hf_destination_fail_locked(d, &why) & ~(unsigned)ACTION_SEND_FAIL;
 }
 
@@ -909,9 +931,12 @@ void hf_destination_vm_ended(struct hf_destination *d, const struct hf_err *why)
 	hf_lock_assert_entry(__func__);
 	hf_lock(&d->lock);
 	unsigned actions = 0;
+	d->vmm_ended = true;
 	if (d->handover == HF_DESTINATION_LOADED)
 		d->refusal = *why;
-	if (!hf_status_is_final(d->status) && !d->complete_said)
+	if (hf_destination_committed(d) && !d->recoverable && !d->complete_said)
+		actions = pause_locked(d, why); /* a source that does not know REFUSED */
+	else if (!hf_status_is_final(d->status) && !d->complete_said)
 		take_step(d, HF_DESTINATION_VM_ENDED, why, &actions);
 	hf_destination_unlock_act(d, actions | ACTION_NOTIFY);
 }

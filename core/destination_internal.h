@@ -120,13 +120,16 @@ struct hf_destination {
 	enum hf_record recording; /* being written */
 	struct hf_err err;
 	struct hf_err refusal; /* why the VM does not run here */
-	uint64_t epoch;	       /* of the link that is up; 0 = none */
+	bool vmm_ended;
+	uint64_t epoch; /* of the link that is up; 0 = none */
 	uint64_t epoch_last;
 	uint32_t links_used;
 	bool recoverable; /* the session has the feature */
 	/* Of the link that is up: */
 	bool advised;		  /* ADVISE was heard */
 	bool run_heard;		  /* RUN was */
+	bool run_waits;		  /* RUN was, and the memory is not taken over yet */
+	bool resumed_begun;	  /* RESUMED is leaving */
 	bool resumed_said;	  /* RESUMED has left over it */
 	bool fetching;		  /* pages may be asked for */
 	unsigned restart_actions; /* of a restarted engine, once its memory is taken over */
@@ -143,6 +146,7 @@ struct hf_destination {
 	uint64_t device_state_bytes, device_state_room_bytes;
 	bool resumed;	/* RESUMED has left: the end may be said */
 	bool releasing; /* every page is placed, ranges are being unregistered */
+	bool released;
 	bool complete_said;
 	bool background_held;
 	uint32_t placement_wish; /* enum hf_wire_placement_wish */
@@ -180,8 +184,8 @@ struct hf_destination {
 /* ---- destination.c ---- */
 
 /* Without the lock. A failure to send means that the link goes down, which is told as link_down. */
-void hf_destination_send(struct hf_destination *destination, uint32_t type, const void *payload,
-			 size_t bytes);
+void hf_destination_send(struct hf_destination *destination, uint64_t epoch, uint32_t type,
+			 const void *payload, size_t bytes);
 /* Releases the lock and does what was decided. */
 void hf_destination_unlock_act(struct hf_destination *destination, unsigned actions);
 /* Locked. Ends the migration (or pauses it, after the hand-over); why's text is kept. Returns actions. */
@@ -198,7 +202,7 @@ unsigned hf_destination_probe_begin(struct hf_destination *destination);
 /* Without the lock. */
 void hf_destination_probe_start(struct hf_destination *destination);
 void hf_destination_probe_done(struct hf_destination *destination, const struct hf_fetch_done *done);
-void hf_destination_send_link(struct hf_destination *destination);
+void hf_destination_send_link(struct hf_destination *destination, uint64_t epoch);
 
 /* ---- where a page is ---- */
 

@@ -93,9 +93,20 @@ void hf_destination_claim(struct hf_destination *d, uint32_t page)
 	hf_pagemap_clear(&d->todo_zero, page);
 }
 
+/* Locked. The VMM has ended, or is about to: there is no memory to place pages in. */
+static bool vmm_is_gone(const struct hf_destination *d)
+{
+	hf_lock_assert_held(&d->lock);
+	return d->vmm_ended || d->handover == HF_DESTINATION_KILLING ||
+	       d->handover == HF_DESTINATION_RECORDING_REFUSED || d->handover == HF_DESTINATION_REFUSED ||
+	       d->handover == HF_DESTINATION_LOST;
+}
+
 bool hf_destination_serving(const struct hf_destination *d)
 {
 	hf_lock_assert_held(&d->lock);
+	if (vmm_is_gone(d) || d->taking_over || d->takeover_failed)
+		return false;
 	return d->incoming == HF_INCOMING_LISTEN || d->incoming == HF_INCOMING_RUNNING;
 }
 
