@@ -779,6 +779,7 @@ static unsigned on_device_end(struct hf_destination *d, const uint8_t *payload, 
 		return hf_destination_fail_locked(d, &err);
 	}
 	d->fetching = true;
+	d->has_state = true;
 	d->device_end_ns = hf_clock_now_ns(&d->clock);
 	move(d, HF_STATUS_DEVICE, HF_INCOMING_LISTEN);
 	return ACTION_LOAD | ACTION_NOTIFY | ACTION_PUMP | ACTION_KICK_URGENT;
@@ -982,6 +983,7 @@ static void begin_again(struct hf_destination *d, enum hf_record record, bool vm
 	d->handover = step.next;
 	d->recoverable = true;
 	d->status = HF_STATUS_POSTCOPY_PAUSED;
+	d->has_state = true;
 	d->incoming = record == HF_RECORD_LOADED ? HF_INCOMING_LISTEN : HF_INCOMING_RUNNING;
 	hf_err_set(&why, HF_ERR_LOCAL, vmm_lives ? EINTR : ESRCH, "VM '%s': %s", d->vm_name,
 		   vmm_lives ? "the program that was receiving it was started again"

@@ -128,6 +128,7 @@ struct hf_destination_snapshot {
 	enum hf_handover_destination handover;
 	bool recoverable;     /* the source can go on over another link */
 	uint32_t links_used;  /* that came up, in this process */
+	bool has_state;	      /* the VMM was given the device state: it must not outlive a failure */
 	bool pages_complete;  /* every page is here; only the source may not have heard */
 	bool takeover_failed; /* a restarted engine could not have the memory: nothing goes on */
 	struct hf_err

@@ -144,6 +144,7 @@ struct hf_destination {
 	bool presence_complete;
 	uint8_t *device_state;
 	uint64_t device_state_bytes, device_state_room_bytes;
+	bool has_state; /* the VMM was given it */
 	bool resumed;	/* RESUMED has left: the end may be said */
 	bool releasing; /* every page is placed, ranges are being unregistered */
 	bool released;

@@ -20,6 +20,7 @@ void hf_destination_snapshot(struct hf_destination *d, struct hf_destination_sna
 	    .handover = d->handover,
 	    .recoverable = d->recoverable,
 	    .links_used = d->links_used,
+	    .has_state = d->has_state,
 	    .pages_complete = d->complete_said,
 	    .takeover_failed = d->takeover_failed,
 	    .err = d->err,

@@ -143,7 +143,9 @@ static int open_vm(struct receive *receive, struct hf_err *err)
 {
 	int result = hf_qmp_vm_create(&receive->vm, receive->options.vm, err);
 	if (!result)
-		result = hf_waiter_watch(&receive->waiter, hf_qmp_vm_pid(receive->vm), err);
+		result = hf_vmm_open(&receive->vmm, hf_qmp_vm_pid(receive->vm), err);
+	if (!result)
+		result = hf_waiter_watch(&receive->waiter, receive->vmm.pid, err);
 	if (!result && !receive->restarted)
 		result = check_waiting(receive, err);
 	if (!result)
@@ -424,8 +426,26 @@ static void stop_ports(struct receive *receive)
 	hf_receive_close_link(receive);
 }
 
+/* A copy of a VM that is the source's: nobody may run it by mistake. */
+static bool removed_vmm(struct receive *receive)
+{
+	struct hf_err err = HF_ERR_INIT;
+	if (!receive->snapshot.has_state || !receive->vmm.fd || receive->vmm_ended)
+		return false;
+	if (hf_vmm_kill(&receive->vmm, HF_VMM_KILL_LIMIT_MS, &err) == 0)
+		return true;
+	hf_complain(COMMAND, "the VMM on this side has the VM's state and could not be ended: %s; end it",
+		    err.text);
+	return false;
+}
+
 static void explain_failure(struct receive *receive)
 {
+	if (removed_vmm(receive)) {
+		hf_complain(COMMAND, "%s; the VMM on this side, which had the VM's state already, was ended",
+			    receive->snapshot.err.text);
+		return;
+	}
 	hf_complain(COMMAND, "%s; %s", receive->snapshot.err.text,
 		    receive->memory && hf_incoming_memory_touched(receive->memory)
 			? "start the waiting VMM afresh before the next try, its memory has been touched"
@@ -509,6 +529,7 @@ static void tear_down(struct receive *receive)
 	hf_destination_destroy(receive->engine);
 	hf_incoming_memory_destroy(receive->memory);
 	hf_receive_close_state(receive);
+	hf_vmm_close(&receive->vmm);
 	hf_link_relay_destroy(&receive->relay);
 	free(receive->uri_owned);
 	hf_attach_client_destroy(receive->attach);

@@ -29,6 +29,7 @@
 #include "kvm/qmp_vm.h"
 #include "kvm/vm_record.h"
 #include "kvm/vm_recorder.h"
+#include "kvm/vmm_process.h"
 
 #define COMMAND		 "receive"
 #define FLUSH_TIMEOUT_MS 2000u
@@ -43,6 +44,7 @@ struct receive {
 	const char *uri; /* to listen at */
 	char *uri_owned; /* NULL, or what uri points to */
 	struct hf_qmp_vm *vm;
+	struct hf_vmm_process vmm;
 	struct hf_attach_client *attach;
 	struct hf_ramblocks blocks;
 	struct hf_incoming_memory *memory;
