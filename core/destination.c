@@ -489,7 +489,6 @@ static void take_link(struct hf_destination *d, const struct hf_link_info *info)
 {
 	hf_lock_assert_held(&d->lock);
 	d->epoch = d->epoch_last = info->epoch;
-	d->links_used++;
 	d->link = *info;
 	d->recoverable = (info->features & HF_WIRE_FEATURE_RECOVER) != 0;
 	d->advised = d->run_heard = d->run_waits = d->resumed_begun = d->resumed_said = d->fetching = false;
@@ -505,6 +504,7 @@ static void event_link_up(void *engine, const struct hf_link_info *info)
 	struct hf_err err;
 
 	hf_lock(&d->lock);
+	d->links_used++;
 	bool again = goes_on(d, info);
 	if (d->status != HF_STATUS_NONE && !again) {
 		hf_err_set(&err, HF_ERR_LOCAL, EISCONN, "VM '%s': a second link came up", d->vm_name);

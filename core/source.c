@@ -149,7 +149,10 @@ static int take_step(struct hf_source *s, enum hf_handover_source_event event, c
 		return result;
 	s->handover = step.next;
 	uint64_t now_ns = hf_clock_now_ns(&s->clock);
+	static const struct hf_err no_failure;
 	unsigned act = 0;
+	if (!why)
+		why = &no_failure;
 	if (step.actions & HF_ACT_FENCE) {
 		s->vm_busy = true;
 		s->fence_ns = now_ns;
@@ -426,7 +429,6 @@ static unsigned link_up_again(struct hf_source *s, const struct hf_link_info *in
 	    take_step(s, HF_SOURCE_LINK, NULL, &actions) < 0)
 		return 0;
 	s->epoch = s->epoch_last = info->epoch;
-	s->links_used++;
 	s->recoverable = true;
 	s->resumed = false;
 	s->broken = HF_ERR_INIT; /* of the link before, while the record is written */
@@ -446,9 +448,9 @@ static void event_link_up(void *engine, const struct hf_link_info *info)
 	unsigned actions = 0;
 
 	hf_lock(&s->lock);
+	s->links_used++;
 	if (s->status == HF_STATUS_NONE) {
 		s->epoch = s->epoch_last = info->epoch;
-		s->links_used++;
 		s->recoverable = (info->features & HF_WIRE_FEATURE_RECOVER) != 0;
 		s->link_up_ns = hf_clock_now_ns(&s->clock);
 		atomic_store(&s->probing, (info->features & HF_WIRE_FEATURE_LINK) != 0);

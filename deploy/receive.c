@@ -362,7 +362,8 @@ static void tell_link(struct receive *receive)
 static int wait_ms(const struct receive *receive)
 {
 	int period_ms = hf_progress_period_ms(&receive->progress);
-	uint64_t due_ns = hf_receive_wants_link(receive) ? hf_reconnect_wake_ns(&receive->reconnect) : 0;
+	bool looks = hf_receive_wants_link(receive) || receive->reconnect.agree_by_ns;
+	uint64_t due_ns = looks ? hf_reconnect_wake_ns(&receive->reconnect) : 0;
 	if (due_ns && receive->listener) /* who comes wakes; only the deadline does else */
 		due_ns = receive->reconnect.deadline_ns;
 	if (!due_ns)

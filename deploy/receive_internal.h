@@ -53,6 +53,7 @@ struct receive {
 	void *listener;
 	struct hf_link_relay relay;
 	void *link;
+	uint32_t links_before; /* that the engine had heard of when this one was started */
 	uint8_t session[HF_SESSION_BYTES];
 	uint64_t epoch; /* of the last link; 0 after a new start: any may come */
 	struct hf_reconnect reconnect;

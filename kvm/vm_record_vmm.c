@@ -44,8 +44,8 @@ int hf_vm_record_vmm_lives(const struct hf_vm_record_description *description)
 int hf_vm_record_description_create(struct hf_vm_record_description **out, enum hf_vm_record_role role,
 				    const char *vm_name, pid_t vmm_pid, struct hf_err *err)
 {
-	struct hf_process_stat process;
-	char boot_id[HF_BOOT_ID_BYTES];
+	struct hf_process_stat process = {0};
+	char boot_id[HF_BOOT_ID_BYTES] = "";
 	struct hf_vm_record_description *description = calloc(1, sizeof(*description));
 	if (description)
 		description->vm_name = strdup(vm_name);
