@@ -152,7 +152,10 @@ static int send_message(struct sim_process *process, bool to_source, uint64_t ep
 	sim_at(sim, at_ns - sim->now_ns, deliver_message, 0, message);
 	if (hurts(type))
 		sim_process_may_crash(process);
-	sim_others(sim);
+	if (type == HF_WIRE_ADVISE && epoch > 1)
+		sim_others_long(sim);
+	else
+		sim_others(sim);
 	return 0;
 }
 
