@@ -19,8 +19,8 @@
 #define NESTED_EVENTS_MAX 4u
 #define STALL_EVENTS_MAX  60u /* a thread that is held up for long */
 #define STALL_PERCENT	  2u
-#define LONG_EVENTS_MAX	  400u
-#define LONG_PERCENT	  10u
+#define LONG_EVENTS_MAX	  2000u
+#define LONG_PERCENT	  30u
 #define EVENTS_MAX	  2000000u
 #define MEASURED_DELAY_NS 16000u
 #define SEEDS_ALONE	  100u /* so many are run again, each by itself */

@@ -156,6 +156,7 @@ static int send_message(struct sim_process *process, bool to_source, uint64_t ep
 		sim_others_long(sim);
 	else
 		sim_others(sim);
+	sim->covered[SIM_HELD_UP_OVER_LINKS] += !process->dead && epoch != sim->epoch;
 	return 0;
 }
 
