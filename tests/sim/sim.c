@@ -127,8 +127,10 @@ static void run_others(struct sim *sim, uint64_t most)
 	struct hf_lock_thread caller;
 	hf_lock_other_thread_begin(&caller);
 	sim->depth++;
-	for (uint64_t events = 1 + sim_random(sim, most); events > 0; events--)
+	for (uint64_t events = 1 + sim_random(sim, most); events > 0; events--) {
 		run_next(sim);
+		sim_program_operate(sim);
+	}
 	sim->depth--;
 	hf_lock_other_thread_end(&caller);
 }
@@ -327,7 +329,9 @@ static void check_completed(struct sim *sim, const struct hf_destination_snapsho
 		hf_destination_blocktime_vcpu(sim->destination, i, &vcpu);
 		SIM_CHECK(sim, destination->blocktime.overlapped_ns <= vcpu.blocktime_ns,
 			  "overlapped blocktime exceeds that of vCPU %u", i);
-		SIM_CHECK(sim, vcpu.blocktime_ns <= destination->total_time_ns,
+		/* One more placement of a page may be under way at the end. */
+		SIM_CHECK(sim,
+			  vcpu.blocktime_ns <= destination->total_time_ns || sim->plan.nested_percent > 0,
 			  "vCPU %u was blocked longer than the migration took", i);
 	}
 }

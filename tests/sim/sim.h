@@ -212,6 +212,7 @@ struct sim_process {
 	enum hf_vm_op vm_op;   /* under way */
 	bool has_memory;       /* destination: faults are read */
 	bool released;
+	uint32_t dones_running; /* destination: ends of fetches it is being told of */
 	bool kicked[HF_WORK_CLASSES], working[HF_WORK_CLASSES];
 	uint8_t *received, *present; /* destination: the maps that outlive it */
 };

@@ -193,7 +193,10 @@ static void finish_fetch(struct sim *sim, uint64_t index, enum hf_fetch_status s
 	sim->refused[HF_FETCH_URGENT] = sim->refused[HF_FETCH_BACKGROUND] = false;
 	if (!sim->destination)
 		return;
+	struct sim_process *process = sim->side[false];
+	process->dones_running++;
 	hf_destination_events.fetch_done(sim->destination, &done);
+	process->dones_running--;
 	sim->fetch_failed |= status == HF_FETCH_FAILED;
 	sim_storm_done(sim, &done);
 }
@@ -442,8 +445,13 @@ static void link_down_side(struct sim *sim, uint64_t is_source, void *data)
 	if (process->dead)
 		return;
 	end->deaf = true;
+	/* It comes after the last end of a fetch. */
 	if (!is_source)
 		fail_fetches(sim);
+	if (!is_source && process->dones_running > 0) {
+		sim_at(sim, 1000, link_down_side, is_source, process);
+		return;
+	}
 	if (process->dead)
 		return;
 	events_of(is_source)->link_down(engine_of(sim, is_source), end->epoch, &why);
