@@ -324,6 +324,8 @@ static void release(struct hf_destination *d)
 		/* A VM that is still to be told to run, or has ended, is not complete. */
 		actions = d->handover == HF_DESTINATION_RUNNING ? released_locked(d) : ACTION_NOTIFY;
 	}
+	if (d->handover == HF_DESTINATION_STARTING_AGAIN)
+		actions |= d->restart_actions;
 	hf_destination_unlock_act(d, actions);
 }
 
@@ -1003,7 +1005,7 @@ void hf_destination_restart(struct hf_destination *d)
 	if (starting && d->pages_received == d->blocks.pages_total) {
 		/* Every page is here: what may be registered still is let go before the VM is told to run. */
 		d->releasing = true;
-		actions |= ACTION_RELEASE | d->restart_actions;
+		actions |= ACTION_RELEASE;
 	} else if (has_memory) {
 		d->taking_over = true;
 		actions |= ACTION_TAKE_OVER;

@@ -50,9 +50,10 @@ struct sim_plan {
 	bool crash_source;  /* the first of them */
 	bool gone_for_good; /* the last process that crashes is not started again */
 	uint32_t late_cut_percent; /* of cuts: one side hears of them much later */
-	uint32_t record_failures;  /* of writes; not more than so many */
-	uint32_t command_percent;  /* of links: somebody pauses, or looks for another */
-	bool revived;		   /* another client runs the source VM after it has stopped */
+	uint32_t record_failures;  /* of writes of one record; not more than so many */
+	enum hf_record record_to_fail;
+	uint32_t command_percent; /* of links: somebody pauses, or looks for another */
+	bool revived;		  /* another client runs the source VM after it has stopped */
 	enum sim_run { SIM_RUN_GOES, SIM_RUN_REFUSED, SIM_RUN_UNKNOWN } run;
 	bool vmm_dies; /* the destination's, at a time of its own */
 	uint64_t vmm_dies_ns;
@@ -154,6 +155,7 @@ enum sim_covered {
 	SIM_WITHOUT_RECOVER,
 	SIM_LINK_AGAIN,
 	SIM_LINK_AGAIN_TWICE,
+	SIM_HELD_UP_OVER_LINKS,
 	SIM_CUT_BEFORE_RUN,
 	SIM_CUT_BEFORE_ANSWER,
 	SIM_HEARD_AFTER_CUT,
@@ -210,6 +212,7 @@ struct sim_process {
 	enum hf_vm_op vm_op;   /* under way */
 	bool has_memory;       /* destination: faults are read */
 	bool released;
+	uint32_t dones_running; /* destination: ends of fetches it is being told of */
 	bool kicked[HF_WORK_CLASSES], working[HF_WORK_CLASSES];
 	uint8_t *received, *present; /* destination: the maps that outlive it */
 };
@@ -294,6 +297,8 @@ bool sim_chance(struct sim *sim, uint32_t percent);
 void sim_at(struct sim *sim, uint64_t delay_ns, sim_event_fn *run, uint64_t argument, void *data);
 /* Other threads run while this one is in a port call. */
 void sim_others(struct sim *sim);
+/* The same, now and then for very long. */
+void sim_others_long(struct sim *sim);
 void sim_log(struct sim *sim, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void sim_fail(struct sim *sim, const char *format, ...) __attribute__((format(printf, 2, 3), noreturn));
 #define SIM_CHECK(sim, condition, ...)                                                                       \

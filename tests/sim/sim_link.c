@@ -152,7 +152,11 @@ static int send_message(struct sim_process *process, bool to_source, uint64_t ep
 	sim_at(sim, at_ns - sim->now_ns, deliver_message, 0, message);
 	if (hurts(type))
 		sim_process_may_crash(process);
-	sim_others(sim);
+	if (type == HF_WIRE_ADVISE && epoch > 1)
+		sim_others_long(sim);
+	else
+		sim_others(sim);
+	sim->covered[SIM_HELD_UP_OVER_LINKS] += !process->dead && epoch != sim->epoch;
 	return 0;
 }
 
@@ -189,7 +193,10 @@ static void finish_fetch(struct sim *sim, uint64_t index, enum hf_fetch_status s
 	sim->refused[HF_FETCH_URGENT] = sim->refused[HF_FETCH_BACKGROUND] = false;
 	if (!sim->destination)
 		return;
+	struct sim_process *process = sim->side[false];
+	process->dones_running++;
 	hf_destination_events.fetch_done(sim->destination, &done);
+	process->dones_running--;
 	sim->fetch_failed |= status == HF_FETCH_FAILED;
 	sim_storm_done(sim, &done);
 }
@@ -438,8 +445,13 @@ static void link_down_side(struct sim *sim, uint64_t is_source, void *data)
 	if (process->dead)
 		return;
 	end->deaf = true;
+	/* It comes after the last end of a fetch. */
 	if (!is_source)
 		fail_fetches(sim);
+	if (!is_source && process->dones_running > 0) {
+		sim_at(sim, 1000, link_down_side, is_source, process);
+		return;
+	}
 	if (process->dead)
 		return;
 	events_of(is_source)->link_down(engine_of(sim, is_source), end->epoch, &why);

@@ -14,6 +14,8 @@
 #include "core/zero.h"
 #include "tests/sim/sim.h"
 
+#define TAKE_OVER_NS 300000u
+
 uint32_t sim_page_of(const struct sim *sim, uint32_t destination_block, uint64_t page)
 {
 	return sim->destination_blocks.blocks[destination_block].first_page + (uint32_t)page;
@@ -244,8 +246,9 @@ static int port_prepare(void *self)
 {
 	struct sim_process *process = self;
 	struct sim *sim = process->sim;
+	uint64_t most_ns = process->restarted ? TAKE_OVER_NS : sim->plan.delay_max_ns;
 	if (!process->dead)
-		sim_at(sim, sim_random(sim, sim->plan.delay_max_ns), prepared, 0, process);
+		sim_at(sim, sim_random(sim, most_ns), prepared, 0, process);
 	return 0;
 }
 

@@ -39,7 +39,7 @@ static enum sim_covered failed_record(enum hf_record record)
 
 static bool write_fails(struct sim *sim, enum hf_record record)
 {
-	if (sim->record_failures_left == 0 || !sim_chance(sim, 40))
+	if (sim->record_failures_left == 0 || record != sim->plan.record_to_fail)
 		return false;
 	sim->record_failures_left--;
 	sim->covered[failed_record(record)]++;

@@ -387,6 +387,7 @@ static const char *const covered_names[SIM_COVERED_COUNT] = {
     [SIM_WITHOUT_RECOVER] = "a peer that cannot go on over another link",
     [SIM_LINK_AGAIN] = "a later link came up",
     [SIM_LINK_AGAIN_TWICE] = "and one after that",
+    [SIM_HELD_UP_OVER_LINKS] = "a thread was held up until another link was up",
     [SIM_CUT_BEFORE_RUN] = "a later link cut before RUN was heard",
     [SIM_CUT_BEFORE_ANSWER] = "a later link cut between RUN and RESUMED",
     [SIM_HEARD_AFTER_CUT] = "a message heard after the link was cut",

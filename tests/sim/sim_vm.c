@@ -44,6 +44,8 @@ static void start_destination(struct sim *sim)
 		  "the destination VM runs, and the source has not given it up");
 	if (sim->destination_runs)
 		return;
+	SIM_CHECK(sim, sim->side[false]->has_memory || sim->released,
+		  "the destination VM runs before its memory is taken over");
 	sim->destination_runs = sim->may_have_run = true;
 	for (uint32_t i = 0; i < sim->plan.vcpus; i++)
 		sim_at(sim, sim_random(sim, 1000), sim_thread_access, i, NULL);
