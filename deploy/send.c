@@ -81,9 +81,13 @@ static int open_memory_and_link(struct send *send, struct hf_err *err)
 	return result;
 }
 
+/* A VM that was resumed is the operator's to stop: nobody may run it then, also if this program is killed. */
 static void vm_done(void *opaque, const struct hf_vm_result *result)
 {
-	hf_source_vm_done(opaque, result);
+	struct send *send = opaque;
+	if (result->op == HF_VM_RESUME && result->result == 0)
+		hf_guardian_disarm(send->guardian);
+	hf_source_vm_done(send->engine, result);
 }
 
 static void recorded(void *opaque, enum hf_record record, int result, const struct hf_err *err)
@@ -115,7 +119,7 @@ static int start_engine(struct send *send, struct hf_err *err)
 	if (!result)
 		result = hf_vm_recorder_start(send->recorder, recorded, send->engine, err);
 	if (!result && send->vm)
-		result = hf_qmp_vm_start(send->vm, vm_done, send->engine, err);
+		result = hf_qmp_vm_start(send->vm, vm_done, send, err);
 	if (!result && send->link)
 		result = hf_send_start_link(send, err);
 	return result;

@@ -57,6 +57,7 @@ class Host:
         self.pools = {}
         self.mounts = {}
         self.running = []
+        self.closing = []  # to be called at the end of a case
         self.number = 0
         if LIBC.unshare(CLONE_NEWNS) or LIBC.mount(None, b"/", None, MS_PRIVATE_REC, None):
             raise OSError(ctypes.get_errno(), "the end-to-end tests need root")
@@ -133,6 +134,8 @@ class Host:
         process.wait()
 
     def end_processes(self):
+        while self.closing:
+            self.closing.pop()()
         for process in reversed(self.running):
             self.end_process(process)
         self.running.clear()
@@ -198,9 +201,9 @@ def one_line(text, *parts):
 class Qmp:
     """Enough of a QMP client to ask and to stop."""
 
-    def __init__(self, path):
+    def __init__(self, path, limit_s=60):
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(60)
+        self.socket.settimeout(limit_s)
         self.socket.connect(path)
         self.file = self.socket.makefile("rw", encoding="utf-8")
         self.file.readline()
@@ -246,12 +249,34 @@ class Vmm:
         except OSError:
             return False
 
-    def status(self):
-        client = Qmp(self.qmp_path)
+    def is_frozen(self):
+        """Every thread of it stands, whatever its VM is said to do."""
         try:
-            return client.execute("query-status")["status"]
-        finally:
-            client.close()
+            with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as file:
+                return file.read().rsplit(")", 1)[1].split()[0] == "T"
+        except FileNotFoundError:
+            return False
+
+    def resting(self):
+        """Its VM cannot run now."""
+        return self.process.poll() is not None or self.is_frozen()
+
+    def status(self):
+        """What the VMM says; one that was frozen or has ended says nothing, perhaps in the middle of it."""
+        end = time.monotonic() + 60
+        while True:
+            if self.process.poll() is not None:
+                return "ended"
+            if self.is_frozen():
+                return "frozen"
+            try:
+                client = Qmp(self.qmp_path, limit_s=2)
+                try:
+                    return client.execute("query-status")["status"]
+                finally:
+                    client.close()
+            except (OSError, ValueError):
+                assert time.monotonic() < end, "the VMM neither answers nor is frozen"
 
     def counted(self, position):
         """One counter of the guest, summed over all vCPUs. System pages exist, so looking allocates nothing."""
