@@ -273,6 +273,8 @@ static int fork_guardian(struct hf_guardian *guardian, struct watch *watch)
 	ssize_t got = 0;
 	while (guardian->pid > 0 && (got = read(ready[0], &byte, 1)) < 0 && errno == EINTR)
 		continue;
+	while (got == 1 && read(ready[0], &byte, 1) != 0) // and has closed what it does not need
+		continue;
 	close(ready[0]);
 	if (guardian->pid > 0)
 		return got == 1 ? 0 : -ECHILD;
