@@ -33,7 +33,8 @@
  * release(), so that the source is let go only when nothing can need it. A link lost after COMPLETE costs
  * no page; where there can be another, it is said again there, since the source may not have heard.
  *
- * The way of a page is in destination_pages.c.
+ * The way of a page is in destination_pages.c. What becomes of pages whose source is gone for good is in
+ * destination_poison.c.
  */
 #include "core/destination.h"
 
@@ -288,7 +289,7 @@ void hf_destination_let_go(struct hf_destination *d)
 unsigned hf_destination_check_end(struct hf_destination *d)
 {
 	hf_lock_assert_held(&d->lock);
-	if (!d->resumed || d->releasing || d->pages_received != d->blocks.pages_total ||
+	if (!d->resumed || d->releasing || d->pages_received + d->pages_poisoned != d->blocks.pages_total ||
 	    d->handover == HF_DESTINATION_LOST)
 		return 0;
 	d->releasing = true;
@@ -319,6 +320,11 @@ static void release(struct hf_destination *d)
 	if (result < 0) {
 		d->releasing = false; /* faults are still raised, and must be served */
 		actions = hf_destination_fail_locked(d, &err);
+	} else if (d->pages_poisoned > 0) {
+		complete(d);
+		d->end_ns = hf_clock_now_ns(&d->clock);
+		hf_destination_poison_tell(d);
+		actions = ACTION_NOTIFY;
 	} else {
 		d->released = true;
 		/* A VM that is still to be told to run, or has ended, is not complete. */
@@ -484,7 +490,8 @@ static bool goes_on(const struct hf_destination *d, const struct hf_link_info *i
 {
 	hf_lock_assert_held(&d->lock);
 	return (d->status == HF_STATUS_POSTCOPY_PAUSED || d->status == HF_STATUS_POSTCOPY_RECOVER_SETUP) &&
-	       d->epoch == 0 && info->epoch > d->epoch_last && (info->features & HF_WIRE_FEATURE_RECOVER);
+	       !d->poisoning && d->epoch == 0 && info->epoch > d->epoch_last &&
+	       (info->features & HF_WIRE_FEATURE_RECOVER);
 }
 
 static void take_link(struct hf_destination *d, const struct hf_link_info *info)
@@ -509,7 +516,9 @@ static void event_link_up(void *engine, const struct hf_link_info *info)
 	d->links_used++;
 	bool again = goes_on(d, info);
 	if (d->status != HF_STATUS_NONE && !again) {
-		hf_err_set(&err, HF_ERR_LOCAL, EISCONN, "VM '%s': a second link came up", d->vm_name);
+		hf_err_set(&err, HF_ERR_LOCAL, EISCONN, "VM '%s': %s", d->vm_name,
+			   d->poisoning ? "a link came up although its missing pages are being poisoned"
+					: "a second link came up");
 		actions = hf_destination_fail_locked(d, &err);
 	} else {
 		int result = hf_destination_fetch_link_up(d, info);
@@ -1115,6 +1124,7 @@ void hf_destination_destroy(struct hf_destination *d)
 	hf_ramblocks_destroy(&d->blocks);
 	free(d->block_of_source);
 	free(d->source_of_block);
+	free(d->poisoned_of_block);
 	free(d->device_state);
 	hf_lock_destroy(&d->lock);
 	free(d);

@@ -39,6 +39,7 @@ struct page_entry {
 	bool awaited : 1;  /* a thread waits: counted in schedule.urgent_pages until the bytes have landed */
 	bool refault : 1;  /* faulted while it was being placed: place again afterwards */
 	bool counted : 1;  /* in pages_received: it was visible once */
+	bool poisoned : 1; /* its bytes are lost: RECEIVED, but never counted */
 	bool landed : 1;   /* bytes landed here before: the landing is no longer zeros */
 };
 
@@ -149,6 +150,7 @@ struct hf_destination {
 	bool releasing; /* every page is placed, ranges are being unregistered */
 	bool released;
 	bool complete_said;
+	bool poisoning; /* for good: no link is taken any more, what is missing is poisoned */
 	bool background_held;
 	uint32_t placement_wish; /* enum hf_wire_placement_wish */
 	uint64_t link_up_ns, advise_ns, device_end_ns, run_ns, placed_last_ns, end_ns;
@@ -178,7 +180,8 @@ struct hf_destination {
 	struct hf_limiter limiter; /* of the background */
 	struct hf_blocktime *blocktime;
 	struct hf_latency fault_latency;
-	uint32_t pages_received, pages_fetched, pages_zero;
+	uint32_t pages_received, pages_fetched, pages_zero, pages_poisoned;
+	uint32_t *poisoned_of_block; /* allocated when poisoning begins */
 	uint64_t transferred_bytes, pages_stalled;
 };
 
@@ -193,7 +196,7 @@ void hf_destination_unlock_act(struct hf_destination *destination, unsigned acti
 unsigned hf_destination_fail_locked(struct hf_destination *destination, const struct hf_err *why);
 /* Locked. LOADED may have been said: nothing is abandoned from here on without the source. */
 bool hf_destination_committed(const struct hf_destination *destination);
-/* Locked. If every page is placed and the VM runs: the actions that end the migration. */
+/* Locked. If every page is placed (or poisoned) and the VM runs: the actions that end the migration. */
 unsigned hf_destination_check_end(struct hf_destination *destination);
 
 /* ---- destination_probe.c ---- */
@@ -263,6 +266,18 @@ void hf_destination_claim(struct hf_destination *destination, uint32_t page);
 /* Without the lock. All chunks have landed and the page is PAGE_PLACING: makes it visible. */
 void hf_destination_place_transfer(struct hf_destination *destination, uint32_t page, uint16_t index);
 
+/* Locked. The page is settled: its waits are closed; who has come meanwhile is served again. */
+unsigned hf_destination_settle_page(struct hf_destination *destination, uint32_t page);
+
+/* ---- destination_poison.c ---- */
+
+/* Locked. The next page to poison; none. */
+uint32_t hf_destination_poison_take(struct hf_destination *destination);
+/* Locked. The port has poisoned it (0), or the VMM has it (-EEXIST). */
+unsigned hf_destination_poison_commit(struct hf_destination *destination, uint32_t page, int result);
+/* Locked. The end: says what is lost. */
+void hf_destination_poison_tell(struct hf_destination *destination);
+
 /* ---- destination_fetch.c ---- */
 
 /* Locked. The placement is settled: makes the table of transfers. */
@@ -272,6 +287,8 @@ void hf_destination_fetch_destroy(struct hf_destination *destination);
 void hf_destination_fetch_tables(const struct hf_destination *destination, struct hf_tables *tables);
 /* Locked. Sizes the fetch slots for a new link. */
 int hf_destination_fetch_link_up(struct hf_destination *destination, const struct hf_link_info *info);
+/* Locked. Without a link: a page that only part of the bytes of has landed; its transfer is freed. None. */
+uint32_t hf_destination_take_partial(struct hf_destination *destination);
 /* Locked. No fetch is on its way any more. */
 void hf_destination_fetch_link_down(struct hf_destination *destination);
 /* Locked. A fault on a page in PAGE_FETCHING: its chunks not yet posted become urgent. */

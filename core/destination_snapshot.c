@@ -30,6 +30,8 @@ void hf_destination_snapshot(struct hf_destination *d, struct hf_destination_sna
 	    .pages_received = d->pages_received,
 	    .pages_fetched = d->pages_fetched,
 	    .pages_zero = d->pages_zero,
+	    .pages_poisoned = d->pages_poisoned,
+	    .poisoning = d->poisoning,
 	    .transferred_bytes = d->transferred_bytes,
 	    .pages_stalled = d->pages_stalled,
 	    .setup_time_ns = d->setup_time_ns,

@@ -100,6 +100,10 @@ static const struct spec specs[] = {
      "durable records of who may run a VM (default /var/lib/hugeferry)"},
     {"runtime-dir", "DIR", RECEIVE, 0, KIND_TEXT, AT(runtime_dir), 0, 0, NULL,
      "maps of the pages that are here, on a tmpfs (default /run/hugeferry)"},
+    {"poison-missing", NULL, RECEIVE, 0, KIND_FLAG, AT(poison_missing), 0, 0, NULL,
+     "the source is gone for good: take over the VM that an earlier receive has left here, give its guest "
+     "memory "
+     "errors for the pages that are missing, and end (exit code 5)"},
     {"keep", NULL, SEND, 0, KIND_FLAG, AT(keep), 0, 0, NULL,
      "do not end the source's VMM afterwards; it stays frozen and must not be run again"},
     {"vmm", "PATH", DEMO, 0, KIND_TEXT, AT(vmm), 0, 0, NULL,

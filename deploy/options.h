@@ -44,6 +44,7 @@ struct hf_options {
 	uint64_t max_postcopy_bandwidth; /* receive: bytes/s of the background; 0 = no limit */
 	const char *state_dir;		 /* durable records of who may run a VM */
 	const char *runtime_dir;	 /* receive: kept maps; a tmpfs */
+	bool poison_missing;		 /* receive: of a paused VM, poison what is missing and end */
 	bool keep;			 /* send: leave the source VMM alive */
 	bool no_background;		 /* serve faults only until SIGUSR1 */
 	uint64_t mem_bytes;		 /* demo, as all below */

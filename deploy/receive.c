@@ -127,6 +127,7 @@ static int open_memory(struct receive *receive, struct hf_err *err)
 	    .clock = hf_monotonic_clock(),
 	    .ready = memory_ready,
 	    .prepare_program = prepare_program,
+	    .poisoning = hf_receive_note_poison,
 	    .taken_over = receive->restarted ? &taken_over : NULL,
 	    .fault = memory_fault,
 	    .failed = memory_failed,
@@ -156,6 +157,8 @@ static int open_vm(struct receive *receive, struct hf_err *err)
 		result = learn_blocks(receive, err);
 	if (!result && receive->restarted)
 		result = hf_receive_open_kept(receive, err);
+	if (!result && receive->kept)
+		receive->poison |= hf_kept_pages_poisoning(receive->kept);
 	if (!result)
 		result = open_memory(receive, err);
 	if (!result)
@@ -185,9 +188,11 @@ static int set_up(struct receive *receive, struct hf_err *err)
 	if (!result)
 		result = hf_receive_find_record(receive, err);
 	if (!result)
+		result = hf_receive_check_poison(receive, err);
+	if (!result)
 		result = receive->restarted && !receive->vmm_lives ? hf_receive_recall_blocks(receive, err)
 								   : open_vm(receive, err);
-	if (!result)
+	if (!result && !receive->poison)
 		result = open_listener(receive, err);
 	return result;
 }
@@ -332,6 +337,10 @@ static bool at_end(const struct receive *receive)
 		return true;
 	if (!is_pause(&receive->snapshot))
 		return false;
+	if (receive->poison && !receive->stopped && !receive->vmm_ended &&
+	    !receive->snapshot.takeover_failed && receive->snapshot.handover != HF_DESTINATION_LOST &&
+	    !receive->snapshot.pages_complete)
+		return false;
 	/* Who can be told to listen again waits for that, unless every page is here. */
 	if (receive->control && !receive->snapshot.pages_complete)
 		return !hf_receive_wants_link(receive);
@@ -389,6 +398,7 @@ static void wait_for_end(struct receive *receive)
 		hf_control_run(receive->control);
 		hf_destination_snapshot(receive->engine, &receive->snapshot);
 		hf_receive_tend_link(receive);
+		hf_receive_tend_poison(receive);
 		hf_destination_snapshot(receive->engine, &receive->snapshot);
 		hf_control_status(receive->control, receive->snapshot.status);
 		hf_progress_update(&receive->progress, &receive->snapshot);
@@ -474,7 +484,10 @@ static enum hf_exit conclude(struct receive *receive)
 {
 	switch (receive->snapshot.status) {
 	case HF_STATUS_COMPLETED:
-		return HF_EXIT_OK;
+		if (receive->snapshot.pages_poisoned == 0)
+			return HF_EXIT_OK;
+		hf_complain(COMMAND, "%s", receive->snapshot.err.text);
+		return HF_EXIT_POISONED;
 	case HF_STATUS_POSTCOPY_PAUSED:
 	case HF_STATUS_POSTCOPY_RECOVER_SETUP:
 		if (receive->snapshot.handover == HF_DESTINATION_LOST || receive->vmm_ended) {

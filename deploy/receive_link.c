@@ -70,9 +70,9 @@ static bool is_paused(const struct receive *receive)
 
 bool hf_receive_wants_link(const struct receive *receive)
 {
-	return receive->options.recover_timeout_s && !receive->stopped && receive->snapshot.recoverable &&
-	       !receive->snapshot.takeover_failed && receive->snapshot.handover != HF_DESTINATION_LOST &&
-	       is_paused(receive);
+	return receive->options.recover_timeout_s && !receive->stopped && !receive->poison &&
+	       receive->snapshot.recoverable && !receive->snapshot.takeover_failed &&
+	       receive->snapshot.handover != HF_DESTINATION_LOST && is_paused(receive);
 }
 
 static void tell_pause(struct receive *receive)
