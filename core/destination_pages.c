@@ -173,17 +173,19 @@ static unsigned commit_page(struct hf_destination *d, uint32_t page)
 	hf_blocktime_placed(d->blocktime, page, now_ns, wait_ended, &d->fault_latency);
 	hf_destination_end_await(d, page);
 	entry->state = PAGE_RECEIVED;
+	unsigned actions = ACTION_PUMP;
 	if (!entry->counted) {
 		entry->counted = true;
 		d->pages_received++;
 		d->placed_last_ns = now_ns;
+		actions |= hf_destination_placed(d, page);
 	}
 	if (entry->refault) {
 		entry->refault = false;
 		queue_local(d, page);
-		return ACTION_KICK_URGENT | ACTION_PUMP;
+		return actions | ACTION_KICK_URGENT;
 	}
-	return ACTION_PUMP | hf_destination_check_end(d);
+	return actions | hf_destination_check_end(d);
 }
 
 /* Locked. The bytes have landed but the page cannot be placed now: local work tries again. */
@@ -431,6 +433,8 @@ void hf_destination_pages_tables(const struct hf_destination *d, struct hf_table
 	add_map(&d->present, tables);
 	add_map(&d->todo_fetch, tables);
 	add_map(&d->todo_zero, tables);
+	if (d->unsaid.bits)
+		add_map(&d->unsaid, tables);
 	hf_blocktime_tables(d->blocktime, tables);
 }
 
@@ -442,5 +446,6 @@ void hf_destination_pages_destroy(struct hf_destination *d)
 	hf_pagemap_destroy(&d->present);
 	hf_pagemap_destroy(&d->todo_fetch);
 	hf_pagemap_destroy(&d->todo_zero);
+	hf_pagemap_destroy(&d->unsaid);
 	free(d->pages);
 }
