@@ -434,6 +434,8 @@ static void said_resumed(struct hf_destination *d, uint64_t epoch)
 		actions |= released_locked(d);
 	else if (d->complete_said && d->resumed_said) /* over an earlier link, or while there was none */
 		actions |= ACTION_SEND_COMPLETE;
+	if (say && d->epoch == epoch)
+		actions |= hf_destination_placed_begin(d);
 	hf_destination_unlock_act(d, actions);
 }
 
@@ -473,6 +475,8 @@ void hf_destination_unlock_act(struct hf_destination *d, unsigned actions)
 		said_resumed(d, epoch);
 	if (actions & ACTION_PUMP)
 		hf_destination_pump(d);
+	if (actions & ACTION_SAY_PLACED)
+		hf_destination_say_placed(d);
 	if (actions & ACTION_RELEASE)
 		release(d);
 	if (actions & ACTION_SEND_COMPLETE)
@@ -522,6 +526,8 @@ static void event_link_up(void *engine, const struct hf_link_info *info)
 		actions = hf_destination_fail_locked(d, &err);
 	} else {
 		int result = hf_destination_fetch_link_up(d, info);
+		if (result == 0)
+			result = hf_destination_placed_link_up(d, info);
 		take_link(d, info);
 		move(d, again ? HF_STATUS_POSTCOPY_RECOVER : HF_STATUS_SETUP, d->incoming);
 		if (result < 0) {

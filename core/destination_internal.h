@@ -3,8 +3,9 @@
  * destination_internal.h - what the parts of the destination engine share. Not a public header.
  *
  * Purpose: destination.c holds the life of a migration, destination_pages.c the way of a page,
- * destination_fetch.c how its bytes come; all work on this struct. Ownership, threads, units, errors: as in
- * destination.h; "locked" in a comment means that the caller holds destination->lock.
+ * destination_fetch.c how its bytes come, destination_placed.c what the source hears of it; all work on this
+ * struct. Ownership, threads, units, errors: as in destination.h; "locked" in a comment means that the caller
+ * holds destination->lock.
  */
 #ifndef HF_CORE_DESTINATION_INTERNAL_H
 #define HF_CORE_DESTINATION_INTERNAL_H
@@ -95,6 +96,7 @@ enum {
 	ACTION_KILL = 1 << 16,
 	ACTION_SEND_REFUSED = 1 << 17,
 	ACTION_TAKE_OVER = 1 << 18,
+	ACTION_SAY_PLACED = 1 << 19,
 };
 
 struct hf_destination {
@@ -183,6 +185,11 @@ struct hf_destination {
 	uint32_t pages_received, pages_fetched, pages_zero, pages_poisoned;
 	uint32_t *poisoned_of_block; /* allocated when poisoning begins */
 	uint64_t transferred_bytes, pages_stalled;
+
+	/* Under the lock: what the source is told of placed pages; see destination_placed.c. */
+	struct hf_pagemap unsaid; /* allocated at link_up if the link has the feature */
+	uint32_t unsaid_pages, unsaid_cursor;
+	uint64_t placed_said_ns; /* when the source was told last */
 };
 
 /* ---- destination.c ---- */
@@ -207,6 +214,17 @@ unsigned hf_destination_probe_begin(struct hf_destination *destination);
 void hf_destination_probe_start(struct hf_destination *destination);
 void hf_destination_probe_done(struct hf_destination *destination, const struct hf_fetch_done *done);
 void hf_destination_send_link(struct hf_destination *destination, uint64_t epoch);
+
+/* ---- destination_placed.c ---- */
+
+/* Locked. Room for what is said over a new link. */
+int hf_destination_placed_link_up(struct hf_destination *destination, const struct hf_link_info *info);
+/* Locked. RESUMED has left over this link: the actions that say all that was placed until now. */
+unsigned hf_destination_placed_begin(struct hf_destination *destination);
+/* Locked. The page is placed for good. */
+unsigned hf_destination_placed(struct hf_destination *destination, uint32_t page);
+/* Without the lock. */
+void hf_destination_say_placed(struct hf_destination *destination);
 
 /* ---- where a page is ---- */
 

@@ -195,12 +195,14 @@ static unsigned commit_page(struct hf_destination *d, uint32_t page)
 {
 	hf_lock_assert_held(&d->lock);
 	struct page_entry *entry = &d->pages[page];
+	unsigned actions = 0;
 	if (!entry->counted) {
 		entry->counted = true;
 		d->pages_received++;
 		d->placed_last_ns = hf_clock_now_ns(&d->clock);
+		actions = hf_destination_placed(d, page);
 	}
-	return hf_destination_settle_page(d, page);
+	return actions | hf_destination_settle_page(d, page);
 }
 
 /* Locked. The bytes have landed but the page cannot be placed now: local work tries again. */
@@ -459,6 +461,8 @@ void hf_destination_pages_tables(const struct hf_destination *d, struct hf_table
 	add_map(&d->present, tables);
 	add_map(&d->todo_fetch, tables);
 	add_map(&d->todo_zero, tables);
+	if (d->unsaid.bits)
+		add_map(&d->unsaid, tables);
 	hf_blocktime_tables(d->blocktime, tables);
 }
 
@@ -470,5 +474,6 @@ void hf_destination_pages_destroy(struct hf_destination *d)
 	hf_pagemap_destroy(&d->present);
 	hf_pagemap_destroy(&d->todo_fetch);
 	hf_pagemap_destroy(&d->todo_zero);
+	hf_pagemap_destroy(&d->unsaid);
 	free(d->pages);
 }

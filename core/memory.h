@@ -105,6 +105,13 @@ struct hf_source_memory_ops {
 	 * has stopped.
 	 */
 	int (*presence)(void *self, uint32_t block, uint8_t *bitmap, size_t bitmap_bytes, struct hf_err *err);
+	/*
+	 * Only asked where the engine is to release; else may be NULL. Gives pages back to the host: they are
+	 * holes afterwards. Takes as long as the kernel takes; called by a thread of the port alone.
+	 */
+	int (*release)(void *self, uint32_t block, uint64_t first_page, uint32_t pages, struct hf_err *err);
+	/* Asks a thread of the port to call hf_source_release_work() until it says that there is no more. */
+	void (*kick_release)(void *self);
 };
 
 struct hf_source_memory {

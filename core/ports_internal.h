@@ -126,6 +126,17 @@ static inline int hf_source_memory_presence(const struct hf_source_memory *port,
 		    port->ops->presence(port->self, block, bitmap, bitmap_bytes, err));
 }
 
+static inline int hf_source_memory_release(const struct hf_source_memory *port, uint32_t block,
+					   uint64_t first_page, uint32_t pages, struct hf_err *err)
+{
+	HF_CALL_OUT("memory.release()", int, port->ops->release(port->self, block, first_page, pages, err));
+}
+
+static inline void hf_source_memory_kick_release(const struct hf_source_memory *port)
+{
+	HF_CALL_OUT_VOID("memory.kick_release()", port->ops->kick_release(port->self));
+}
+
 static inline int hf_vm_request(const struct hf_vm *port, enum hf_vm_op op, const void *data,
 				size_t length_bytes)
 {

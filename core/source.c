@@ -4,8 +4,10 @@
  *
  * The source decides two things only: when its VM stops, and that it is given up. All else is the
  * destination's (see destination.c for the order of messages). Pages are served from serve(), which takes no
- * lock: the blocks are fixed at creation, and the presence map is complete before `serving` is set and does
- * not change after it. A hole is answered as zeros and never touched, since touching would allocate it.
+ * lock: the blocks are fixed at creation, and the presence map is complete before `serving` is set and loses
+ * only pages that are released (source_release.c). A hole is answered as zeros and never touched, since
+ * touching would allocate it. On a later link there are no holes to ask for: what is not here by then may be
+ * a page that a program before this one has given back.
  *
  * Who owns the VM is decided by the tables of handover.c; each event is one step there, taken under the lock:
  *
@@ -39,6 +41,7 @@
 #include "core/lock.h"
 #include "core/pagemap.h"
 #include "core/ports_internal.h"
+#include "core/source_release.h"
 #include "core/wire.h"
 
 enum {
@@ -53,6 +56,7 @@ enum {
 	ACTION_FENCE = 1 << 8,
 	ACTION_RECORD = 1 << 9,
 	ACTION_PRESENT = 1 << 10, /* ADVISE of a link that is not the first */
+	ACTION_KICK_RELEASE = 1 << 11,
 };
 
 struct hf_source {
@@ -70,7 +74,7 @@ struct hf_source {
 	void (*notify)(void *opaque);
 	void *opaque;
 
-	/* Written before `serving` is set, constant while it is. */
+	/* Written before `serving` is set; then pages only leave it, one bit at a time. */
 	struct hf_pagemap present;
 
 	/* Atomic: the page path takes no lock. */
@@ -95,6 +99,9 @@ struct hf_source {
 	bool vm_stopping, vm_busy;
 	bool device_whole; /* DEVICE_END is on its way: LOADED may be heard */
 	bool resumed;	   /* RESUMED was heard on the link that is up */
+	bool hears_placed; /* the link that is up has the feature */
+	bool released;	   /* pages were given back, by this process or one before it */
+	struct hf_source_release release;
 	bool hold_background;
 	bool hold_known; /* it was wished once, or by a process before this one: said on each link */
 	uint32_t pages_present;
@@ -414,6 +421,8 @@ static void unlock_act(struct hf_source *s, unsigned actions)
 		send_message(s, epoch, HF_WIRE_RUN, NULL, 0);
 	if (actions & ACTION_SEND_FINISH)
 		send_finish(s, epoch);
+	if (actions & ACTION_KICK_RELEASE)
+		hf_source_memory_kick_release(&s->memory);
 	if (actions & ACTION_NOTIFY)
 		hf_call_notify(s->notify, s->opaque);
 }
@@ -432,6 +441,7 @@ static unsigned link_up_again(struct hf_source *s, const struct hf_link_info *in
 	s->recoverable = true;
 	s->resumed = false;
 	s->broken = HF_ERR_INIT; /* of the link before, while the record is written */
+	s->hears_placed = (info->features & HF_WIRE_FEATURE_RELEASE) != 0;
 	if (s->link_up_ns == 0)
 		s->link_up_ns = hf_clock_now_ns(&s->clock);
 	if (s->owner == HF_VM_OWNER_DESTINATION && !hf_status_is_final(s->status)) {
@@ -452,6 +462,7 @@ static void event_link_up(void *engine, const struct hf_link_info *info)
 	if (s->status == HF_STATUS_NONE) {
 		s->epoch = s->epoch_last = info->epoch;
 		s->recoverable = (info->features & HF_WIRE_FEATURE_RECOVER) != 0;
+		s->hears_placed = (info->features & HF_WIRE_FEATURE_RELEASE) != 0;
 		s->link_up_ns = hf_clock_now_ns(&s->clock);
 		atomic_store(&s->probing, (info->features & HF_WIRE_FEATURE_LINK) != 0);
 		move(s, HF_STATUS_SETUP);
@@ -565,7 +576,8 @@ static unsigned on_refused(struct hf_source *s, const uint8_t *payload, size_t b
 	hf_lock_assert_held(&s->lock);
 	struct hf_err why, err = HF_ERR_INIT;
 	unsigned actions = 0;
-	if (!s->recoverable)
+	/* It has run there since pages were given back, whatever the destination says now. */
+	if (!s->recoverable || s->released)
 		return unexpected(s, HF_WIRE_REFUSED);
 	if (hf_wire_decode_refused(payload, bytes, &why, &err) < 0)
 		return violation(s, &err);
@@ -607,6 +619,35 @@ void hf_source_recorded(struct hf_source *s, enum hf_record record, int result, 
 	hf_lock_assert_entry(__func__);
 	hf_lock(&s->lock);
 	unlock_act(s, recorded_locked(s, record, result, err));
+}
+
+static unsigned on_placed(struct hf_source *s, const uint8_t *payload, size_t bytes)
+{
+	hf_lock_assert_held(&s->lock);
+	struct hf_err err = HF_ERR_INIT;
+	if (!s->release.wanted || !s->hears_placed || !s->resumed)
+		return unexpected(s, HF_WIRE_PLACED);
+	if (hf_source_release_placed(&s->release, &s->blocks, &s->present, payload, bytes, &err) < 0)
+		return violation(s, &err);
+	s->released = true;
+	return ACTION_KICK_RELEASE;
+}
+
+bool hf_source_release_work(struct hf_source *s)
+{
+	hf_lock_assert_entry(__func__);
+	struct hf_release_run run;
+	struct hf_err err = HF_ERR_INIT;
+	hf_lock(&s->lock);
+	bool found = hf_source_release_next(&s->release, &s->blocks, &run);
+	hf_unlock(&s->lock);
+	if (!found)
+		return false;
+	int result = hf_source_memory_release(&s->memory, run.block, run.first_page, run.pages, &err);
+	hf_lock(&s->lock);
+	hf_source_release_done(&s->release, &s->blocks, &run, result, &err);
+	unlock_act(s, result < 0 ? ACTION_NOTIFY : 0);
+	return true;
 }
 
 static unsigned on_complete(struct hf_source *s)
@@ -668,6 +709,9 @@ static void event_message(void *engine, uint64_t epoch, uint32_t type, const voi
 		break;
 	case HF_WIRE_REFUSED:
 		actions = on_refused(s, payload, bytes);
+		break;
+	case HF_WIRE_PLACED:
+		actions = on_placed(s, payload, bytes);
 		break;
 	default:
 		actions = unexpected(s, type);
@@ -880,6 +924,19 @@ static const struct hf_ramblock *checked_block(const struct hf_source *s,
 	return request->length_bytes <= block->page_size_bytes - in_page ? block : NULL;
 }
 
+/* Of a page that is not here. On the first link it is a hole, unless it was released. */
+static int check_hole(const struct hf_source *s, const struct hf_serve_request *request, uint32_t page,
+		      struct hf_err *err)
+{
+	bool released = hf_source_release_has(&s->release, page);
+	if (!released && request->epoch <= 1)
+		return 0;
+	return hf_err_set(err, HF_ERR_PEER, EPROTO,
+			  "VM '%s': the destination asked for a page that %s: block %u, offset %llu",
+			  s->vm_name, released ? "it had placed, and that was given back" : "is not here",
+			  request->block, (unsigned long long)request->offset_bytes);
+}
+
 static int event_serve(void *engine, const struct hf_serve_request *request, struct hf_serve_reply *reply,
 		       struct hf_err *err)
 {
@@ -909,6 +966,8 @@ static int event_serve(void *engine, const struct hf_serve_request *request, str
 			hf_err_prefix(err, "VM '%s'", s->vm_name);
 			return result;
 		}
+	} else if (check_hole(s, request, page, err) < 0) {
+		return -EPROTO;
 	}
 	*reply = (struct hf_serve_reply){.bytes = bytes, .zero = bytes == NULL};
 	if (bytes) {
@@ -965,6 +1024,9 @@ void hf_source_snapshot(struct hf_source *s, struct hf_source_snapshot *out)
 	    .sent_bytes = atomic_load(&s->sent_bytes),
 	    .sent_chunks = atomic_load(&s->sent_chunks),
 	    .zero_chunks = atomic_load(&s->zero_chunks),
+	    .released_pages = s->release.pages,
+	    .released_bytes = s->release.bytes,
+	    .release_err = s->release.err,
 	    .link = s->link_figures,
 	    .device_state_bytes = s->device_state_bytes,
 	    .stop_time_ns = s->stop_time_ns,
@@ -1035,6 +1097,10 @@ int hf_source_create(struct hf_source **out, const struct hf_source_config *conf
 		result = hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the presence map");
 	if (result == 0 && !(s->probe_block = hf_link_probe_block_create()))
 		result = hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the probe block");
+	if (result == 0 && config->release &&
+	    hf_source_release_create(&s->release, s->blocks.pages_total) < 0)
+		result = hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the map of released pages");
+	s->released = config->released;
 	if (result == 0 && config->restarted)
 		result = go_on(s, config->record, err);
 	if (result < 0) {
@@ -1052,6 +1118,7 @@ void hf_source_destroy(struct hf_source *s)
 		return;
 	free(s->probe_block);
 	hf_pagemap_destroy(&s->present);
+	hf_source_release_destroy(&s->release);
 	hf_ramblocks_destroy(&s->blocks);
 	hf_lock_destroy(&s->lock);
 	free(s);

@@ -50,6 +50,8 @@ struct hf_source_config {
 	enum hf_placement placement;  /* when wished */
 	uint64_t max_page_stall_ns;   /* refuse a link on which one page takes longer; 0 = none */
 	bool hold_background;	      /* the destination serves faults only, until told otherwise */
+	bool release;		      /* gives back what the destination has placed; the link offers it */
+	bool released;		      /* a process before this one did: the VM cannot be had back any more */
 	void (*notify)(void *opaque); /* as in destination.h */
 	void *opaque;
 };
@@ -63,6 +65,9 @@ void hf_source_vm_done(struct hf_source *source, const struct hf_vm_result *resu
 /* Event of the recorder: the record that was asked for is on storage, or could not be written. */
 void hf_source_recorded(struct hf_source *source, enum hf_record record, int result,
 			const struct hf_err *err);
+
+/* Event of the memory port: gives one run of pages back; false: there is none. One thread at a time. */
+bool hf_source_release_work(struct hf_source *source);
 
 /* Asks the destination to hold the background, or to let it go on. */
 void hf_source_hold_background(struct hf_source *source, bool hold);
@@ -103,6 +108,8 @@ struct hf_source_snapshot {
 	uint32_t pages_present; /* after the VM has stopped */
 	uint64_t sent_bytes;	/* page payload */
 	uint64_t sent_chunks, zero_chunks;
+	uint64_t released_pages, released_bytes; /* given back to this host */
+	struct hf_err release_err;		 /* why some could not be */
 	struct hf_link_figures link; /* measured by the destination before READY; zeros: not known */
 	uint64_t device_state_bytes;
 	uint64_t stop_time_ns, save_time_ns;

@@ -106,6 +106,9 @@ static const struct spec specs[] = {
      "errors for the pages that are missing, and end (exit code 5)"},
     {"keep", NULL, SEND, 0, KIND_FLAG, AT(keep), 0, 0, NULL,
      "do not end the source's VMM afterwards; it stays frozen and must not be run again"},
+    {"release-ram", NULL, SEND, 0, KIND_FLAG, AT(release_ram), 0, 0, NULL,
+     "give each page back to this host when the destination has placed it, once the VM runs there: what is "
+     "left here can then not be salvaged if the destination host is lost"},
     {"vmm", "PATH", DEMO, 0, KIND_TEXT, AT(vmm), 0, 0, NULL,
      "the reference VMM (default: hugeferry-vmm next to this program)"},
     {"json", "FILE", SEND | RECEIVE | CHECK | DEMO, 0, KIND_TEXT, AT(json), 0, 0, NULL,

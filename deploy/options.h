@@ -40,6 +40,7 @@ struct hf_options {
 	uint32_t timeout_s;	       /* 0 = none */
 	uint32_t switchover_timeout_s; /* send: the VM stands still that long at most; 0 = no limit */
 	uint32_t max_page_stall_ms;    /* 0 = none */
+	bool release_ram;	       /* send: pages are given back when the destination has placed them */
 	uint32_t recover_timeout_s; /* how long a new link is looked for; 0 = a lost link ends the program */
 	uint64_t max_postcopy_bandwidth; /* receive: bytes/s of the background; 0 = no limit */
 	const char *state_dir;		 /* durable records of who may run a VM */

@@ -216,6 +216,8 @@ json_t *hf_report_source(const struct hf_source_snapshot *snapshot, const struct
 	set_number(report, "sent_bytes", snapshot->sent_bytes);
 	set_number(report, "sent_chunks", snapshot->sent_chunks);
 	set_number(report, "zero_chunks", snapshot->zero_chunks);
+	set_number(report, "released_pages", snapshot->released_pages);
+	set_number(report, "released_bytes", snapshot->released_bytes);
 	set_number(report, "device_state_bytes", snapshot->device_state_bytes);
 	set_time(report, "stop_time_ns", snapshot->stop_time_ns);
 	set_time(report, "save_time_ns", snapshot->save_time_ns);

@@ -112,12 +112,16 @@ static int start_engine(struct send *send, struct hf_err *err)
 									     : HF_PLACEMENT_CONTINUE,
 	    .max_page_stall_ns = (uint64_t)send->options.max_page_stall_ms * 1000000,
 	    .hold_background = send->options.no_background,
+	    .release = send->options.release_ram,
+	    .released = hf_vm_record_state(send->record).released,
 	    .notify = hf_waiter_notify,
 	    .opaque = &send->waiter,
 	};
 	int result = hf_source_create(&send->engine, &config, err);
 	if (!result)
 		result = hf_vm_recorder_start(send->recorder, recorded, send->engine, err);
+	if (!result)
+		result = hf_send_start_release(send, err);
 	if (!result && send->vm)
 		result = hf_qmp_vm_start(send->vm, vm_done, send, err);
 	if (!result && send->link)
@@ -153,6 +157,8 @@ static int set_up(struct send *send, struct hf_err *err)
 		result = hf_waiter_watch(&send->waiter, send->vmm.pid, err);
 	if (!result)
 		result = hf_vm_recorder_create(&send->recorder, send->record, err);
+	if (!result)
+		result = hf_send_allow_release(send, err);
 	if (!result)
 		result = start_engine(send, err);
 	if (!result)
@@ -287,6 +293,7 @@ static void wait_for_end(struct send *send)
 		if (at_end(send))
 			return;
 		tell_link(send);
+		hf_send_tell_release(send);
 		struct hf_woken woken = hf_waiter_wait(&send->waiter, -1, wait_ms(send));
 		if (woken.vmm_ended)
 			vmm_ended(send);
@@ -399,6 +406,7 @@ static void tear_down(struct send *send)
 {
 	hf_control_destroy(send->control);
 	hf_qmp_vm_stop(send->vm);
+	hf_outgoing_memory_stop_release(send->memory);
 	hf_vm_recorder_stop(send->recorder);
 	hf_send_close_link(send);
 	hf_qmp_vm_destroy(send->vm);

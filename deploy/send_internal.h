@@ -62,6 +62,7 @@ struct send {
 	bool switchover_noted;
 	bool link_told;
 	bool pause_told;
+	bool release_told;
 	bool vmm_ended;
 	bool stopped;	/* by a signal while paused: the state is kept for the next start */
 	bool restarted; /* a record was found */
@@ -83,6 +84,16 @@ void hf_send_tend_link(struct send *send);
 void hf_send_close_link(struct send *send);
 /* When something is to be done about the link; 0: nothing. */
 uint64_t hf_send_link_due_ns(const struct send *send);
+
+/* ---- send_release.c ---- */
+
+/* Where --release-ram is asked for: what it needs, or why it cannot be. */
+int hf_send_allow_release(struct send *send, struct hf_err *err);
+int hf_send_start_release(struct send *send, struct hf_err *err);
+/* Does the destination say what it has placed? */
+int hf_send_check_release(struct send *send, struct hf_err *err);
+/* Once, if pages could not be given back. */
+void hf_send_tell_release(struct send *send);
 
 /* ---- send_control.c ---- */
 

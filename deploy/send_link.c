@@ -18,8 +18,10 @@
 
 static int connect_link(struct send *send, const uint8_t *session, uint64_t epoch, struct hf_err *err)
 {
-	struct hf_link_options options = {
-	    .channels = send->options.channels, .session = session, .epoch = epoch};
+	struct hf_link_options options = {.channels = send->options.channels,
+					  .release = send->options.release_ram,
+					  .session = session,
+					  .epoch = epoch};
 	if (session)
 		options.timeout_ms = AGAIN_TIMEOUT_MS;
 	else if (send->options.timeout_s && send->options.timeout_s < 10)
@@ -34,7 +36,7 @@ int hf_send_connect(struct send *send, struct hf_err *err)
 		return result;
 	memcpy(send->session, send->scheme->session(send->link), sizeof(send->session));
 	send->epoch = 1;
-	return 0;
+	return hf_send_check_release(send, err);
 }
 
 int hf_send_start_link(struct send *send, struct hf_err *err)

@@ -139,6 +139,18 @@ int hf_outgoing_memory_create(struct hf_outgoing_memory **out, pid_t vmm_pid,
 			      const struct hf_outgoing_region *regions, uint32_t count,
 			      struct hf_ramblocks *blocks, struct hf_err *err);
 struct hf_source_memory hf_outgoing_memory_port(struct hf_outgoing_memory *memory);
+/*
+ * Makes the port able to give pages back, or says why that would be unsound here. begin() is called before
+ * the first page goes, by the thread that gives it back; if it fails the page stays, and the next try calls
+ * again.
+ */
+int hf_outgoing_memory_allow_release(struct hf_outgoing_memory *memory, int (*begin)(void *, struct hf_err *),
+				     void *opaque, struct hf_err *err);
+/* Starts the thread that gives pages back; work() is hf_source_release_work() of the engine. */
+int hf_outgoing_memory_start_release(struct hf_outgoing_memory *memory, bool (*work)(void *engine),
+				     void *engine, struct hf_err *err);
+/* Joins it. Nothing is given back any more. Harmless where none was started. */
+void hf_outgoing_memory_stop_release(struct hf_outgoing_memory *memory);
 void hf_outgoing_memory_destroy(struct hf_outgoing_memory *memory);
 
 #endif

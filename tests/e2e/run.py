@@ -25,6 +25,7 @@ import poison  # noqa: E402
 import preflight  # noqa: E402
 import recovery  # noqa: E402
 import refusals  # noqa: E402
+import release  # noqa: E402
 import stalls  # noqa: E402
 from host import Host, Skip  # noqa: E402
 
@@ -65,7 +66,7 @@ def run_case(host, number, case):
 
 def main():
     build, wanted = sys.argv[1], sys.argv[2:]
-    modules = (moves, recovery, poison, refusals, blocks, preflight, stalls, losses, peers, hostile_sources,
+    modules = (moves, recovery, poison, release, refusals, blocks, preflight, stalls, losses, peers, hostile_sources,
                hostile_destinations, openings, control, cost, many)
     cases = [case for module in modules for case in module.CASES
              if not wanted or any(part in case.__name__ for part in wanted)]

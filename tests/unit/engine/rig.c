@@ -427,9 +427,23 @@ static int source_presence(void *self, uint32_t block, uint8_t *bitmap, size_t b
 	return answer_with(rig, rig->presence_result, "no presence", err);
 }
 
+static int source_release(void *self, uint32_t block, uint64_t first_page, uint32_t pages, struct hf_err *err)
+{
+	struct rig *rig = self;
+	rig_record(rig, "release %s %u+%u", name_of(RIG_BLOCKS - 1 - block), (unsigned)first_page, pages);
+	return answer_with(rig, rig->give_back_result, "not given back", err);
+}
+
+static void source_kick_release(void *self)
+{
+	rig_record(self, "kick release");
+}
+
 static const struct hf_source_memory_ops source_memory_ops = {
     .chunk = source_chunk,
     .presence = source_presence,
+    .release = source_release,
+    .kick_release = source_kick_release,
 };
 
 /* ---- the rig ----------------------------------------------------------------------------------- */

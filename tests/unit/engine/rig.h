@@ -35,7 +35,7 @@
 #define RIG_DEVICE_STATE  "device state"
 #define RIG_STATE_BYTES	  (sizeof(RIG_DEVICE_STATE) - 1)
 #define RIG_PAYLOAD_BYTES 4096
-#define RIG_TYPES	  (HF_WIRE_REFUSED + 1u) /* 0 is none */
+#define RIG_TYPES	  (HF_WIRE_PLACED + 1u) /* 0 is none */
 
 enum { RIG_RAM, RIG_ROM, RIG_BLOCKS }; /* the destination's numbers; the source's are the other way round */
 
@@ -47,7 +47,8 @@ struct rig {
 
 	/* What the ports answer; 0 is success. */
 	int choose_result, prepare_result, place_result, place_zero_result, place_again_result,
-	    may_poison_result, poison_result, release_result, send_result, presence_result, chunk_result;
+	    may_poison_result, poison_result, release_result, give_back_result, send_result, presence_result,
+	    chunk_result;
 	int fetch_result; /* of fetch_failures fetches, after fetch_taken more have been taken */
 	uint32_t fetch_failures, fetch_taken;
 	int vm_result[HF_VM_OPS]; /* of the request */
