@@ -932,7 +932,8 @@ void hf_destination_vm_ended(struct hf_destination *d, const struct hf_err *why)
 	hf_lock(&d->lock);
 	unsigned actions = 0;
 	d->vmm_ended = true;
-	d->refusal = *why;
+	if (d->handover <= HF_DESTINATION_RUNNING)
+		d->refusal = *why;
 	if (hf_destination_committed(d) && !d->recoverable && !d->complete_said)
 		actions = pause_locked(d, why); /* a source that does not know REFUSED */
 	else if (!hf_status_is_final(d->status) && !d->complete_said)
