@@ -904,7 +904,7 @@ static unsigned run_done(struct hf_destination *d, int result, const struct hf_e
 	hf_lock_assert_held(&d->lock);
 	unsigned actions = 0;
 	if (result == 0) {
-		take_step(d, HF_DESTINATION_VM_RAN, NULL, &actions);
+		take_step(d, HF_DESTINATION_VM_RAN, &d->refusal, &actions); /* the VMM may have ended */
 	} else if (!d->recoverable) {
 		/* A source that does not know REFUSED: the operator may still get the VM to run. */
 		actions = pause_locked(d, why);
@@ -950,7 +950,7 @@ void hf_destination_vm_ended(struct hf_destination *d, const struct hf_err *why)
 	hf_lock(&d->lock);
 	unsigned actions = 0;
 	d->vmm_ended = true;
-	if (d->handover == HF_DESTINATION_LOADED)
+	if (d->handover <= HF_DESTINATION_RUNNING)
 		d->refusal = *why;
 	if (hf_destination_committed(d) && !d->recoverable && !d->complete_said)
 		actions = pause_locked(d, why); /* a source that does not know REFUSED */

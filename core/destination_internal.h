@@ -123,20 +123,19 @@ struct hf_destination {
 	enum hf_record recording; /* being written */
 	struct hf_err err;
 	struct hf_err refusal; /* why the VM does not run here */
-	bool vmm_ended;
-	uint64_t epoch; /* of the link that is up; 0 = none */
+	uint64_t epoch;	       /* of the link that is up; 0 = none */
 	uint64_t epoch_last;
 	uint32_t links_used;
-	bool recoverable; /* the session has the feature */
-	/* Of the link that is up: */
-	bool advised;		  /* ADVISE was heard */
-	bool run_heard;		  /* RUN was */
-	bool run_waits;		  /* RUN was, and the memory is not taken over yet */
-	bool resumed_begun;	  /* RESUMED is leaving */
-	bool resumed_said;	  /* RESUMED has left over it */
-	bool fetching;		  /* pages may be asked for */
 	unsigned restart_actions; /* of a restarted engine, once its memory is taken over */
 	bool taking_over, takeover_failed;
+	bool recoverable; /* the session has the feature */
+	/* Of the link that is up: */
+	bool advised;	    /* ADVISE was heard */
+	bool run_heard;	    /* RUN was */
+	bool run_waits;	    /* RUN was, and the memory is not taken over yet */
+	bool resumed_begun; /* RESUMED is leaving */
+	bool resumed_said;  /* RESUMED has left over it */
+	bool fetching;	    /* pages may be asked for */
 	struct hf_link_info link;
 	struct hf_link_probe *probe; /* made at ADVISE, stays until destruction */
 	struct hf_link_figures link_figures;
@@ -144,15 +143,16 @@ struct hf_destination {
 	uint32_t *block_of_source; /* local index of each source block; NULL before ADVISE */
 	uint32_t *source_of_block;
 	uint32_t presence_block, presence_page; /* next the source must describe, its numbering */
-	bool presence_complete;
 	uint8_t *device_state;
 	uint64_t device_state_bytes, device_state_room_bytes;
 	bool has_state; /* the VMM was given it */
 	bool resumed;	/* RESUMED has left: the end may be said */
 	bool releasing; /* every page is placed, ranges are being unregistered */
 	bool released;
+	bool vmm_ended;
 	bool complete_said;
 	bool poisoning; /* for good: no link is taken any more, what is missing is poisoned */
+	bool presence_complete;
 	bool background_held;
 	uint32_t placement_wish; /* enum hf_wire_placement_wish */
 	uint64_t link_up_ns, advise_ns, device_end_ns, run_ns, placed_last_ns, end_ns;

@@ -155,6 +155,8 @@ static int take_step(struct hf_source *s, enum hf_handover_source_event event, c
 	if (result < 0)
 		return result;
 	s->handover = step.next;
+	if (!why)
+		why = &s->err;
 	uint64_t now_ns = hf_clock_now_ns(&s->clock);
 	static const struct hf_err no_failure;
 	unsigned act = 0;

@@ -67,6 +67,13 @@ static void note_device_end(struct world *world, const uint8_t *payload, size_t 
 		world->device_ended = true;
 }
 
+/* After RUN it is a lie, and takes nothing back. */
+static void note_fail(struct world *world)
+{
+	world->answers_fail = true;
+	world->fail_heard |= !world->recovers || !world->run_heard_once;
+}
+
 /* Before the engine hears it: what it may do from now on. */
 static void note_message(struct world *world, uint32_t type, const uint8_t *payload, size_t bytes)
 {
@@ -87,7 +94,7 @@ static void note_message(struct world *world, uint32_t type, const uint8_t *payl
 	else if (type == HF_WIRE_RUN && world->sent[HF_WIRE_LOADED])
 		world->run_heard = world->run_heard_once = true;
 	else if (type == HF_WIRE_FAIL && hf_wire_decode_fail(payload, bytes, &why, NULL) == 0)
-		world->fail_heard = world->answers_fail = true;
+		note_fail(world);
 }
 
 static void hear(struct world *world, uint32_t type, const uint8_t *payload, size_t bytes)

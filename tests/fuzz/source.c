@@ -194,7 +194,8 @@ static void check_message(struct world *world, uint32_t type, const void *payloa
 		break;
 	case HF_WIRE_FAIL:
 		fuzz_check(!world->sent[HF_WIRE_RUN] || world->refused_heard);
-		fuzz_check(!world->fail_heard && world->sent[type] == 1);
+		// FAIL that comes while a record is written changes nothing.
+		fuzz_check((!world->fail_heard || world->recovers) && world->sent[type] == 1);
 		fuzz_check(world->on_record != HF_RECORD_GIVEN_UP);
 		fuzz_check(hf_wire_decode_fail(payload, bytes, &why, NULL) == 0);
 		break;
@@ -416,7 +417,8 @@ static void on_request(struct world *world)
 	}
 	const struct hf_ramblock *block = &world->blocks.blocks[request.block];
 	// After a failure the answers mean nothing, but go on until FAIL has left.
-	fuzz_check(world->saved && !world->complete_heard);
+	fuzz_check(world->saved && (!world->complete_heard || world->recovers));
+	fuzz_check(snapshot_of(world).status != HF_STATUS_COMPLETED);
 	fuzz_check(!world->vm_runs || hf_status_is_final(snapshot_of(world).status));
 	fuzz_check(request.block < BLOCKS && request.length_bytes > 0);
 	fuzz_check(request.offset_bytes % block->page_size_bytes + request.length_bytes <=
@@ -515,7 +517,7 @@ static void on_pause(struct world *world)
 	if (choice >= 0x80)
 		hf_source_recover_setup(world->source, choice & 1);
 	else if (hf_source_pause(world->source, NULL) == 0)
-		fuzz_check(world->on_record == HF_RECORD_GIVEN_UP);
+		fuzz_check(snapshot_of(world).owner == HF_VM_OWNER_DESTINATION);
 }
 
 /* Who calls the engine with it. What a thread does is over before it does the next thing. */

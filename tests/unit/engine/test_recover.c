@@ -467,6 +467,16 @@ static void a_vm_that_may_have_run_is_lost_not_refused(void **state)
 	assert_int_equal(rig_snapshot(rig).status, HF_STATUS_POSTCOPY_PAUSED);
 }
 
+static void a_vm_that_ran_and_whose_vmm_has_ended_meanwhile_is_lost(void **state)
+{
+	struct rig *rig = *state;
+	destination_starting(rig);
+	vmm_ends(rig);
+	rig_vm_done(rig, HF_VM_RUN, 0);
+	expect_handover(rig, HF_DESTINATION_LOST);
+	assert_non_null(strstr(rig_snapshot(rig).err.text, "the VMM has ended"));
+}
+
 static void a_vmm_that_cannot_be_ended_makes_the_vm_lost(void **state)
 {
 	struct rig *rig = *state;
@@ -814,6 +824,7 @@ int main(void)
 	    RIG_TEST(fail_ends_the_doubt_over_a_later_link_and_is_answered),
 	    RIG_TEST(a_vm_that_will_not_run_is_ended_recorded_and_refused),
 	    RIG_TEST(a_vm_that_may_have_run_is_lost_not_refused),
+	    RIG_TEST(a_vm_that_ran_and_whose_vmm_has_ended_meanwhile_is_lost),
 	    RIG_TEST(a_vmm_that_cannot_be_ended_makes_the_vm_lost),
 	    RIG_TEST(running_that_cannot_be_recorded_is_handed_back),
 	    RIG_TEST(a_vmm_that_ends_after_loaded_is_refused_when_run_asks),
