@@ -110,6 +110,7 @@ class Move:
         """Both programs run; the VM may still be at the source."""
         listening_uri(self.start("receive", enter[1]))
         self.looks = Looks(self.source, self.destination)
+        self.host.closing.append(self.looks.over.set)
         self.start("send", enter[0])
         return self
 

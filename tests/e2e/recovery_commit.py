@@ -21,7 +21,7 @@ def record_of(folder):
 
 def start(host, frame):
     """All but this frame arrives, until the relay is opened."""
-    move = Move(host, rate=None, recover_timeout=20)
+    move = Move(host, rate=None, recover_timeout=8)
     move.relay.stop_before = frame
     move.begin_with(lambda: None)
     wait_until(lambda: move.relay.held.is_set() or move.ended(), "the frame is on its way")

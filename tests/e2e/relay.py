@@ -22,7 +22,7 @@ def address_of(uri):
 
 
 class Frames:
-    """Follows one direction of a control channel; on a page channel it finds nothing."""
+    """Follows one direction of a control channel."""
 
     def __init__(self, greeting_bytes):
         self.skip, self.head = greeting_bytes, b""
@@ -89,10 +89,19 @@ class Relay:
                 continue
             with self.lock:
                 self.pairs.append((near, far))
-            for one, other, greeting in ((near, far, HELLO_BYTES), (far, near, REPLY_BYTES)):
-                if one.family == socket.AF_INET:
+            threading.Thread(target=self.serve, args=[near, far], daemon=True).start()
+
+    def serve(self, near, far):
+        hello = b""
+        with contextlib.suppress(OSError):
+            hello = near.recv(HELLO_BYTES, socket.MSG_PEEK | socket.MSG_WAITALL)
+        control = len(hello) == HELLO_BYTES and not any(hello[48:52])
+        for one, other, greeting in ((near, far, HELLO_BYTES), (far, near, REPLY_BYTES)):
+            if one.family == socket.AF_INET:
+                with contextlib.suppress(OSError):
                     one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                threading.Thread(target=self.pump, args=[one, other, Frames(greeting)], daemon=True).start()
+            frames = Frames(greeting) if control else None
+            threading.Thread(target=self.pump, args=[one, other, frames], daemon=True).start()
 
     def hold(self, one, other, data, frames):
         """What comes before the frame goes on; it and all behind it wait for `open`."""
@@ -108,7 +117,7 @@ class Relay:
         with contextlib.suppress(OSError):
             while data := one.recv(32 << 10):
                 self.take_turn(len(data))
-                if self.stop_before:
+                if self.stop_before and frames:
                     data = self.hold(one, other, data, frames)
                 if self.count(len(data)):
                     break
