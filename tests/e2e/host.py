@@ -249,6 +249,13 @@ class Vmm:
         except OSError:
             return False
 
+    def execute(self, command):
+        client = Qmp(self.qmp_path)
+        try:
+            return client.execute(command)
+        finally:
+            client.close()
+
     def is_frozen(self):
         """Every thread of it stands, whatever its VM is said to do."""
         try:

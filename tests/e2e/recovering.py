@@ -69,19 +69,18 @@ class Looks(threading.Thread):
 
 class Move:
     def __init__(self, host, mem=128 * M, scheme="tcp", placement="auto", rate=SLOW, control=False,
-                 recover_timeout=60, receive_options=(), send_options=()):
+                 recover_timeout=60, listen=None, receive_options=(), send_options=()):
         host.need(2 * M, 2 * mem // (2 * M) + 64)
         self.host = host
         self.source, self.destination = Vmm(host, mem=mem), Vmm(host, incoming=True, mem=mem)
         self.folders = [host.name("send-state"), host.name("receive-state"), host.name("receive-runtime")]
         self.paths = [host.name("send-qmp"), host.name("receive-qmp")]
-        self.listen = f"tcp:127.0.0.1:{free_port()}" if scheme == "tcp" else f"unix:{host.name('link')}"
-        self.relay = Relay("tcp:127.0.0.1:0" if scheme == "tcp" else f"unix:{host.name('relay')}", self.listen, rate)
-        host.closing.append(self.relay.close)
+        self.listen = listen or (f"tcp:127.0.0.1:{free_port()}" if scheme == "tcp" else f"unix:{host.name('link')}")
+        self.relay = None if listen else self.put_between(scheme, rate)
         qmp = [["--qmp", f"unix:{path}"] if control else [] for path in self.paths]
         common = ["--recover-timeout", recover_timeout]
         self.arguments = {
-            "send": ["send", "--vm", f"qmp:{self.source.qmp_path}", "--to", self.relay.uri, *common, *qmp[0],
+            "send": ["send", "--vm", f"qmp:{self.source.qmp_path}", "--to", listen or self.relay.uri, *common, *qmp[0],
                      "--state-dir", self.folders[0], *send_options],
             "receive": ["receive", "--vm", f"qmp:{self.destination.qmp_path}", "--attach", self.destination.attach,
                         "--listen", self.listen, *common, *qmp[1], "--placement", placement,
@@ -89,6 +88,11 @@ class Move:
         }
         self.programs = {}
         self.looks = None
+
+    def put_between(self, scheme, rate):
+        relay = Relay("tcp:127.0.0.1:0" if scheme == "tcp" else f"unix:{self.host.name('relay')}", self.listen, rate)
+        self.host.closing.append(relay.close)
+        return relay
 
     def start(self, which, before_exec=None):
         self.programs[which] = self.host.start(self.host.hugeferry, *self.arguments[which], before_exec=before_exec)
@@ -102,15 +106,33 @@ class Move:
     def taker(self):
         return self.programs["receive"]
 
-    def begin(self):
+    def begin(self, enter=(None, None)):
         """Both programs run; the VM may still be at the source."""
-        listening_uri(self.start("receive"))
+        listening_uri(self.start("receive", enter[1]))
         self.looks = Looks(self.source, self.destination)
+        self.host.closing.append(self.looks.over.set)
+        self.start("send", enter[0])
+        return self
+
+    def begin_held(self):
+        """Handed over; the guest stands, and the background too: no page is asked for until let_run()."""
+        self.begin_with(lambda: None)
+        wait_until(lambda: self.destination.status() == "running" or self.ended(), "the VM runs at the destination")
+        self.destination.execute("stop")
+
+    def let_run(self):
+        self.taker.send_signal(signal.SIGUSR1)
+        self.destination.execute("cont")
+
+    def begin_with(self, before_send):
+        """As begin(), and nobody looks: a VM that stays at the source may stand on both sides."""
+        listening_uri(self.start("receive"))
+        before_send()
         self.start("send")
         return self
 
-    def hand_over(self):
-        self.begin()
+    def hand_over(self, enter=(None, None)):
+        self.begin(enter)
         wait_until(lambda: self.destination.status() == "running" or self.ended(), "the VM runs at the destination")
         assert not self.ended(), [err_of(process) for process in self.programs.values()]
         return self
@@ -130,11 +152,12 @@ class Move:
 
     def complete(self, vmm_ended=False):
         """At full speed from here on; then nothing but a whole VM is left."""
-        self.relay.bytes_per_s = None
+        if self.relay:
+            self.relay.bytes_per_s = None
         for which in ("send", "receive"):
             code, said = finish(self.programs[which], 60)
             assert code == 0, (which, code, said)
-        assert self.looks.end() > 0
+        assert not self.looks or self.looks.end() > 0
         if not vmm_ended:
             assert self.source.process.wait(10) == -signal.SIGKILL
         assert_runs(self.destination)

@@ -2,6 +2,7 @@
 """Programs that are killed after the hand-over, again and again: the migration goes on, and no byte is lost."""
 import os
 import random
+import socket
 
 from host import wait_until
 from recovering import Move, rest
@@ -55,6 +56,17 @@ def a_source_vmm_killed_after_it_was_given_up_does_not_matter(host):
     move.complete(vmm_ended=True)
 
 
+def a_cont_written_to_a_frozen_vmm_is_never_done(host):
+    move = Move(host).hand_over()
+    wait_until(move.source.is_frozen, "the source is frozen")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(move.source.qmp_path)
+        client.sendall(b'{"execute": "qmp_capabilities"}\n{"execute": "cont"}\n')
+        move.kill("send")
+        move.start("send")
+        move.complete()
+
+
 CASES = [
     killed("tcp", "continue"),
     killed("tcp", "copy"),
@@ -65,4 +77,5 @@ CASES = [
     both_killed("send", "receive"),
     both_killed("receive", "send"),
     a_source_vmm_killed_after_it_was_given_up_does_not_matter,
+    a_cont_written_to_a_frozen_vmm_is_never_done,
 ]

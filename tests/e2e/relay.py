@@ -6,6 +6,11 @@ import socket
 import threading
 import time
 
+from messages import FRAME, FRAMES
+
+HELLO_BYTES = 72
+REPLY_BYTES = 40  # of an acceptance
+
 
 def address_of(uri):
     """Family and address of a URI of hugeferry's."""
@@ -16,12 +21,42 @@ def address_of(uri):
     return socket.AF_INET, (host, int(port))
 
 
+class Frames:
+    """Follows one direction of a control channel."""
+
+    def __init__(self, greeting_bytes):
+        self.skip, self.head = greeting_bytes, b""
+
+    def find(self, wanted, data):
+        """Where in the data the header of such a frame begins."""
+        place = 0
+        while self.skip is not None:
+            step = min(self.skip, len(data) - place)
+            self.skip -= step
+            place += step
+            if place == len(data):
+                return None
+            more = data[place:place + FRAME.size - len(self.head)]
+            self.head += more
+            if len(self.head) < FRAME.size:
+                return None
+            kind, length = FRAME.unpack(self.head)
+            if kind == wanted:
+                self.skip = None
+                return place
+            place += len(more)
+            self.head, self.skip = b"", length if kind in FRAMES else None
+        return None
+
+
 class Relay:
     """Listens at uri and passes bytes on to another address."""
 
     def __init__(self, uri, to, bytes_per_s=None):
         self.to, self.bytes_per_s = to, bytes_per_s
         self.lock = threading.Lock()
+        self.stop_before = None  # a type of frame
+        self.held, self.open = threading.Event(), threading.Event()
         self.free_at, self.pairs, self.left_bytes, self.cuts, self.passed = 0.0, [], None, 0, 0
         family, address = address_of(uri)
         self.path = address if family == socket.AF_UNIX else None
@@ -31,6 +66,12 @@ class Relay:
         self.listener.listen(64)
         self.uri = uri if self.path else "tcp:%s:%d" % self.listener.getsockname()
         threading.Thread(target=self.accept, daemon=True).start()
+
+    def shut(self):
+        """Nobody comes through until `to` is set again."""
+        to, self.to = self.to, "unix:/nobody/is/there"
+        self.cut()
+        return to
 
     def accept(self):
         while True:
@@ -48,15 +89,36 @@ class Relay:
                 continue
             with self.lock:
                 self.pairs.append((near, far))
-            for one, other in ((near, far), (far, near)):
-                if one.family == socket.AF_INET:
-                    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                threading.Thread(target=self.pump, args=[one, other], daemon=True).start()
+            threading.Thread(target=self.serve, args=[near, far], daemon=True).start()
 
-    def pump(self, one, other):
+    def serve(self, near, far):
+        hello = b""
+        with contextlib.suppress(OSError):
+            hello = near.recv(HELLO_BYTES, socket.MSG_PEEK | socket.MSG_WAITALL)
+        control = len(hello) == HELLO_BYTES and not any(hello[48:52])
+        for one, other, greeting in ((near, far, HELLO_BYTES), (far, near, REPLY_BYTES)):
+            if one.family == socket.AF_INET:
+                with contextlib.suppress(OSError):
+                    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            frames = Frames(greeting) if control else None
+            threading.Thread(target=self.pump, args=[one, other, frames], daemon=True).start()
+
+    def hold(self, one, other, data, frames):
+        """What comes before the frame goes on; it and all behind it wait for `open`."""
+        before = frames.find(self.stop_before, data)
+        if before is None:
+            return data
+        other.sendall(data[:before])
+        self.held.set()
+        self.open.wait()
+        return data[before:]
+
+    def pump(self, one, other, frames):
         with contextlib.suppress(OSError):
             while data := one.recv(32 << 10):
                 self.take_turn(len(data))
+                if self.stop_before and frames:
+                    data = self.hold(one, other, data, frames)
                 if self.count(len(data)):
                     break
                 other.sendall(data)
@@ -107,5 +169,6 @@ class Relay:
             self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
         self.cut()
+        self.open.set()
         if self.path:
             os.unlink(self.path)
