@@ -315,11 +315,14 @@ static void flush_link(struct send *send)
 static void end_source_vmm(struct send *send)
 {
 	struct hf_err err = HF_ERR_INIT;
-	if (send->options.keep || send->vmm_ended)
+	if (send->options.keep)
 		return;
-	if (hf_vmm_kill(&send->vmm, HF_VMM_KILL_LIMIT_MS, &err))
+	if (!send->vmm_ended && hf_vmm_kill(&send->vmm, HF_VMM_KILL_LIMIT_MS, &err))
 		hf_complain(COMMAND,
 			    "completed, but the source's VMM could not be ended (%s); end it, never run it",
+			    err.text);
+	else if (hf_outgoing_memory_discard(send->memory, &err))
+		hf_complain(COMMAND, "completed, but the source's memory could not be given back: %s",
 			    err.text);
 }
 

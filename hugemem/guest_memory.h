@@ -151,6 +151,11 @@ int hf_outgoing_memory_start_release(struct hf_outgoing_memory *memory, bool (*w
 				     void *engine, struct hf_err *err);
 /* Joins it. Nothing is given back any more. Harmless where none was started. */
 void hf_outgoing_memory_stop_release(struct hf_outgoing_memory *memory);
+/*
+ * The VM is elsewhere and its VMM has ended: gives every page of the RAM files back to the host. A VMM that
+ * was killed leaves its files.
+ */
+int hf_outgoing_memory_discard(struct hf_outgoing_memory *memory, struct hf_err *err);
 void hf_outgoing_memory_destroy(struct hf_outgoing_memory *memory);
 
 #endif

@@ -504,6 +504,30 @@ static void free_block(struct outgoing_block *block)
 	free(block->pieces);
 }
 
+static int discard_block(const struct outgoing_block *block, struct hf_err *err)
+{
+	int fd = hf_ram_file_reopen(block->fd, err);
+	if (fd < 0)
+		return fd;
+	int result = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)block->length_bytes);
+	int errnum = errno;
+	close(fd);
+	return result ? hf_err_set(err, HF_ERR_LOCAL, errnum, "its pages cannot be given back: %s",
+				   strerror(errnum))
+		      : 0;
+}
+
+int hf_outgoing_memory_discard(struct hf_outgoing_memory *memory, struct hf_err *err)
+{
+	int result = 0;
+	for (uint32_t block = 0; block < memory->count && result == 0; block++) {
+		result = discard_block(&memory->block[block], err);
+		if (result)
+			hf_err_prefix(err, "block '%s'", memory->blocks.blocks[block].idstr);
+	}
+	return result;
+}
+
 void hf_outgoing_memory_destroy(struct hf_outgoing_memory *memory)
 {
 	if (!memory)

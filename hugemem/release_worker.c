@@ -54,20 +54,27 @@ int hf_release_worker_create(struct hf_release_worker **out, int (*begin)(void *
 	return 0;
 }
 
-int hf_release_worker_add(struct hf_release_worker *worker, int fd, struct hf_err *err)
+int hf_ram_file_reopen(int fd, struct hf_err *err)
 {
 	char path[32];
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd); /* the same file, whatever has its name now */
+	int writable = open(path, O_RDWR | O_CLOEXEC);
+	if (writable >= 0)
+		return writable;
+	return hf_err_set(err, HF_ERR_LOCAL, errno,
+			  "its RAM file cannot be opened for writing (%s), so pages cannot be given back",
+			  strerror(errno));
+}
+
+int hf_release_worker_add(struct hf_release_worker *worker, int fd, struct hf_err *err)
+{
 	int *grown = reallocarray(worker->fds, worker->files + 1, sizeof(*grown));
 	if (!grown)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
 	worker->fds = grown;
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd); /* the same file, whatever has its name now */
-	int writable = open(path, O_RDWR | O_CLOEXEC);
+	int writable = hf_ram_file_reopen(fd, err);
 	if (writable < 0)
-		return hf_err_set(
-		    err, HF_ERR_LOCAL, errno,
-		    "its RAM file cannot be opened for writing (%s), so pages cannot be given back",
-		    strerror(errno));
+		return writable;
 	worker->fds[worker->files++] = writable;
 	return 0;
 }

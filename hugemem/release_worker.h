@@ -18,6 +18,9 @@
 
 struct hf_release_worker;
 
+/* The same file again, for writing; -errno. The descriptor is the caller's. */
+int hf_ram_file_reopen(int fd, struct hf_err *err);
+
 /* begin(): before the first hole; see guest_memory.h. May be NULL. */
 int hf_release_worker_create(struct hf_release_worker **out, int (*begin)(void *, struct hf_err *),
 			     void *opaque, struct hf_err *err);
