@@ -7,7 +7,7 @@ import signal
 import messages as m
 from host import M, Vmm, assert_runs, assert_whole, err_of, finish, listening_uri, receive, send, wait_until
 from link import Closed
-from peers import GUEST, MEM, capture, giving, quiet, ram_of, taking
+from peers import GUEST, MEM, giving, quiet, ram_of, taking
 
 BOTH = m.FEATURE_RECOVER | m.FEATURE_RELEASE
 RELEASE = "--release-ram"
@@ -19,7 +19,7 @@ def held(vmm):
 
 
 def two_vmms(host, mem=256 * M):
-    host.need(2 * M, 256)
+    host.need(2 * M, 512)
     return Vmm(host, mem=mem), Vmm(host, incoming=True, mem=mem)
 
 
@@ -82,8 +82,8 @@ def with_killed_agents(host, placement):
     taker = receive(host, destination, *host.state_options("receive", 60), listen=uri)
     wait_until(lambda: listening_uri(taker), "receive listens again")
     giver = send(host, source, uri, *host.state_options("send", 60), RELEASE, "--placement", placement)
-    quiet(giver)
-    quiet(taker)
+    assert finish(giver)[0] == 0, err_of(giver)
+    assert finish(taker)[0] == 0, err_of(taker)
     assert left < before
     assert_runs(destination)
     assert_whole(host, destination)
@@ -134,7 +134,10 @@ def the_peer_gets_every_byte_and_gives_pages_back(host):
 
 def the_peer_hears_placed_and_is_never_asked_again(host):
     host.need(2 * M, 64)
-    image = capture(host).image
+    source = Vmm(host, mem=MEM, extra=GUEST)
+    with taking(host, source) as (giver, taker):
+        image = taker.up_to("finished").image
+        quiet(giver)
     destination = Vmm(host, incoming=True, mem=MEM)
     with giving(host, destination, image, features=BOTH) as (giver, taker):
         giver.up_to("finished")
