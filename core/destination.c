@@ -33,7 +33,8 @@
  * release(), so that the source is let go only when nothing can need it. A link lost after COMPLETE costs
  * no page; where there can be another, it is said again there, since the source may not have heard.
  *
- * The way of a page is in destination_pages.c.
+ * The way of a page is in destination_pages.c. What becomes of pages whose source is gone for good is in
+ * destination_poison.c.
  */
 #include "core/destination.h"
 
@@ -67,25 +68,23 @@ static void complete(struct hf_destination *d)
 
 /* ---- sending ----------------------------------------------------------------------------------- */
 
-void hf_destination_send(struct hf_destination *d, uint32_t type, const void *payload, size_t bytes)
+void hf_destination_send(struct hf_destination *d, uint64_t epoch, uint32_t type, const void *payload,
+			 size_t bytes)
 {
-	hf_lock(&d->lock);
-	uint64_t epoch = d->epoch;
-	hf_unlock(&d->lock);
 	if (epoch != 0)
 		hf_transport_send(&d->transport, epoch, type, payload, bytes);
 }
 
-static void send_ready(struct hf_destination *d)
+static void send_ready(struct hf_destination *d, uint64_t epoch)
 {
 	struct hf_wire_ready ready = {.placement = d->memory.placement, .chunk_bytes = d->chunk_bytes};
 	uint8_t buffer[64];
 	ssize_t bytes = hf_wire_encode_ready(&ready, buffer, sizeof(buffer));
 	if (bytes > 0)
-		hf_destination_send(d, HF_WIRE_READY, buffer, (size_t)bytes);
+		hf_destination_send(d, epoch, HF_WIRE_READY, buffer, (size_t)bytes);
 }
 
-static void send_fail(struct hf_destination *d)
+static void send_fail(struct hf_destination *d, uint64_t epoch)
 {
 	uint8_t buffer[HF_ERR_TEXT_BYTES + 64];
 	hf_lock(&d->lock);
@@ -93,10 +92,10 @@ static void send_fail(struct hf_destination *d)
 	hf_unlock(&d->lock);
 	ssize_t bytes = hf_wire_encode_fail(&why, buffer, sizeof(buffer));
 	if (bytes > 0)
-		hf_destination_send(d, HF_WIRE_FAIL, buffer, (size_t)bytes);
+		hf_destination_send(d, epoch, HF_WIRE_FAIL, buffer, (size_t)bytes);
 }
 
-static void send_refused(struct hf_destination *d)
+static void send_refused(struct hf_destination *d, uint64_t epoch)
 {
 	uint8_t buffer[HF_ERR_TEXT_BYTES + 64];
 	hf_lock(&d->lock);
@@ -105,7 +104,7 @@ static void send_refused(struct hf_destination *d)
 	hf_unlock(&d->lock);
 	ssize_t bytes = hf_wire_encode_refused(&why, buffer, sizeof(buffer));
 	if (asked && bytes > 0)
-		hf_destination_send(d, HF_WIRE_REFUSED, buffer, (size_t)bytes);
+		hf_destination_send(d, epoch, HF_WIRE_REFUSED, buffer, (size_t)bytes);
 }
 
 /* ---- failing ----------------------------------------------------------------------------------- */
@@ -290,10 +289,25 @@ void hf_destination_let_go(struct hf_destination *d)
 unsigned hf_destination_check_end(struct hf_destination *d)
 {
 	hf_lock_assert_held(&d->lock);
-	if (!d->resumed || d->releasing || d->pages_received != d->blocks.pages_total)
+	if (!d->resumed || d->releasing || d->pages_received + d->pages_poisoned != d->blocks.pages_total ||
+	    d->handover == HF_DESTINATION_LOST)
 		return 0;
 	d->releasing = true;
 	return ACTION_RELEASE;
+}
+
+/* Locked. Nothing here needs the source any more, and it may be told. */
+static unsigned released_locked(struct hf_destination *d)
+{
+	hf_lock_assert_held(&d->lock);
+	d->complete_said = true;
+	d->end_ns = hf_clock_now_ns(&d->clock);
+	move(d, d->status, HF_INCOMING_END);
+	/* With the link gone there is no FINISH to wait for. */
+	if (d->epoch == 0 && !d->recoverable)
+		complete(d);
+	/* Over a link that has come up meanwhile it follows RESUMED. */
+	return ACTION_NOTIFY | (d->resumed_said ? ACTION_SEND_COMPLETE : 0);
 }
 
 static void release(struct hf_destination *d)
@@ -306,16 +320,18 @@ static void release(struct hf_destination *d)
 	if (result < 0) {
 		d->releasing = false; /* faults are still raised, and must be served */
 		actions = hf_destination_fail_locked(d, &err);
-	} else {
-		d->complete_said = true;
+	} else if (d->pages_poisoned > 0) {
+		complete(d);
 		d->end_ns = hf_clock_now_ns(&d->clock);
-		move(d, d->status, HF_INCOMING_END);
-		/* Over a link that has come up meanwhile it follows RESUMED. */
-		actions = ACTION_NOTIFY | (d->resumed_said ? ACTION_SEND_COMPLETE : 0);
-		/* With the link gone there is no FINISH to wait for. */
-		if (d->epoch == 0 && !d->recoverable)
-			complete(d);
+		hf_destination_poison_tell(d);
+		actions = ACTION_NOTIFY;
+	} else {
+		d->released = true;
+		/* A VM that is still to be told to run, or has ended, is not complete. */
+		actions = d->handover == HF_DESTINATION_RUNNING ? released_locked(d) : ACTION_NOTIFY;
 	}
+	if (d->handover == HF_DESTINATION_STARTING_AGAIN)
+		actions |= d->restart_actions;
 	hf_destination_unlock_act(d, actions);
 }
 
@@ -401,37 +417,40 @@ static void prepare(struct hf_destination *d)
 		hf_destination_fail(d, &err);
 }
 
-/* The VM runs. Over a link on which RUN has not been heard nothing is said: RUN will ask. */
-static void said_resumed(struct hf_destination *d)
+/* The VM runs. Said once on a link, and only in answer to RUN; epoch: of the link that was up. */
+static void said_resumed(struct hf_destination *d, uint64_t epoch)
 {
 	hf_lock(&d->lock);
-	uint64_t epoch = d->epoch;
-	bool asked = d->run_heard;
+	bool say = d->run_heard && !d->resumed_begun && epoch == d->epoch;
+	d->resumed_begun |= say;
 	hf_unlock(&d->lock);
-	if (asked)
-		hf_destination_send(d, HF_WIRE_RESUMED, NULL, 0);
+	if (say)
+		hf_destination_send(d, epoch, HF_WIRE_RESUMED, NULL, 0);
 	hf_lock(&d->lock);
 	d->resumed = true;
-	if (asked && d->epoch == epoch)
-		d->resumed_said = true;
+	d->resumed_said |= say && epoch == d->epoch;
 	unsigned actions = ACTION_PUMP | ACTION_KICK_BACKGROUND | hf_destination_check_end(d);
-	if (d->complete_said && d->resumed_said) /* over an earlier link, or while there was none */
+	if (d->released && !d->complete_said)
+		actions |= released_locked(d);
+	else if (d->complete_said && d->resumed_said) /* over an earlier link, or while there was none */
 		actions |= ACTION_SEND_COMPLETE;
 	hf_destination_unlock_act(d, actions);
 }
 
 void hf_destination_unlock_act(struct hf_destination *d, unsigned actions)
 {
+	/* What is decided for a link is not said on the next one. */
+	uint64_t epoch = d->epoch;
 	hf_unlock(&d->lock);
 
 	if (actions & ACTION_PROBE)
 		hf_destination_probe_start(d);
 	if (actions & ACTION_SEND_LINK)
-		hf_destination_send_link(d);
+		hf_destination_send_link(d, epoch);
 	if (actions & ACTION_PREPARE)
 		prepare(d);
 	if (actions & ACTION_SEND_READY)
-		send_ready(d);
+		send_ready(d, epoch);
 	if (actions & ACTION_LOAD)
 		request_vm(d, HF_VM_LOAD, d->device_state, d->device_state_bytes);
 	if (actions & ACTION_TAKE_OVER)
@@ -439,27 +458,27 @@ void hf_destination_unlock_act(struct hf_destination *d, unsigned actions)
 	if (actions & ACTION_RECORD)
 		request_record(d);
 	if (actions & ACTION_SEND_LOADED)
-		hf_destination_send(d, HF_WIRE_LOADED, NULL, 0);
+		hf_destination_send(d, epoch, HF_WIRE_LOADED, NULL, 0);
 	if (actions & ACTION_RUN)
 		request_vm(d, HF_VM_RUN, NULL, 0);
 	if (actions & ACTION_KILL)
 		request_vm(d, HF_VM_KILL, NULL, 0);
 	if (actions & ACTION_SEND_REFUSED)
-		send_refused(d);
+		send_refused(d, epoch);
 	if (actions & ACTION_KICK_URGENT)
 		hf_memory_kick(&d->memory, HF_WORK_URGENT);
 	if (actions & ACTION_KICK_BACKGROUND)
 		hf_memory_kick(&d->memory, HF_WORK_BACKGROUND);
 	if (actions & ACTION_SEND_RESUMED)
-		said_resumed(d);
+		said_resumed(d, epoch);
 	if (actions & ACTION_PUMP)
 		hf_destination_pump(d);
 	if (actions & ACTION_RELEASE)
 		release(d);
 	if (actions & ACTION_SEND_COMPLETE)
-		hf_destination_send(d, HF_WIRE_COMPLETE, NULL, 0);
+		hf_destination_send(d, epoch, HF_WIRE_COMPLETE, NULL, 0);
 	if (actions & ACTION_SEND_FAIL)
-		send_fail(d);
+		send_fail(d, epoch);
 	if (actions & ACTION_NOTIFY)
 		hf_call_notify(d->notify, d->opaque);
 }
@@ -471,7 +490,8 @@ static bool goes_on(const struct hf_destination *d, const struct hf_link_info *i
 {
 	hf_lock_assert_held(&d->lock);
 	return (d->status == HF_STATUS_POSTCOPY_PAUSED || d->status == HF_STATUS_POSTCOPY_RECOVER_SETUP) &&
-	       d->epoch == 0 && info->epoch > d->epoch_last && (info->features & HF_WIRE_FEATURE_RECOVER);
+	       !d->poisoning && d->epoch == 0 && info->epoch > d->epoch_last &&
+	       (info->features & HF_WIRE_FEATURE_RECOVER);
 }
 
 static void take_link(struct hf_destination *d, const struct hf_link_info *info)
@@ -480,7 +500,7 @@ static void take_link(struct hf_destination *d, const struct hf_link_info *info)
 	d->epoch = d->epoch_last = info->epoch;
 	d->link = *info;
 	d->recoverable = (info->features & HF_WIRE_FEATURE_RECOVER) != 0;
-	d->advised = d->run_heard = d->resumed_said = d->fetching = false;
+	d->advised = d->run_heard = d->run_waits = d->resumed_begun = d->resumed_said = d->fetching = false;
 	if (d->link_up_ns == 0)
 		d->link_up_ns = hf_clock_now_ns(&d->clock);
 }
@@ -493,9 +513,12 @@ static void event_link_up(void *engine, const struct hf_link_info *info)
 	struct hf_err err;
 
 	hf_lock(&d->lock);
+	d->links_used++;
 	bool again = goes_on(d, info);
 	if (d->status != HF_STATUS_NONE && !again) {
-		hf_err_set(&err, HF_ERR_LOCAL, EISCONN, "VM '%s': a second link came up", d->vm_name);
+		hf_err_set(&err, HF_ERR_LOCAL, EISCONN, "VM '%s': %s", d->vm_name,
+			   d->poisoning ? "a link came up although its missing pages are being poisoned"
+					: "a second link came up");
 		actions = hf_destination_fail_locked(d, &err);
 	} else {
 		int result = hf_destination_fetch_link_up(d, info);
@@ -610,13 +633,41 @@ static unsigned on_advise(struct hf_destination *d, const uint8_t *payload, size
 	return hf_destination_probe_begin(d) | ACTION_NOTIFY;
 }
 
+static unsigned on_run(struct hf_destination *d)
+{
+	unsigned actions = 0;
+	/* The VM is run when there is somebody to serve its faults. */
+	if (d->advised && d->taking_over && !d->run_waits) {
+		d->run_waits = true;
+		return 0;
+	}
+	if (d->takeover_failed)
+		return pause_locked(d, &d->err);
+	if (!d->advised || d->run_heard || take_step(d, HF_DESTINATION_HEARD_RUN, &d->refusal, &actions) < 0)
+		return unexpected(d, HF_WIRE_RUN);
+	d->run_heard = d->fetching = true;
+	if (d->run_ns == 0)
+		d->run_ns = hf_clock_now_ns(&d->clock);
+	/* A pause since LOADED changes nothing: the VM is this side's now, and nowhere else can it run. */
+	bool paused = d->status == HF_STATUS_POSTCOPY_PAUSED;
+	bool listens = d->incoming == HF_INCOMING_LISTEN;
+	if (d->status == HF_STATUS_POSTCOPY_RECOVER && d->handover != HF_DESTINATION_LOST)
+		d->err = HF_ERR_INIT;
+	move(d, paused ? d->status : HF_STATUS_POSTCOPY_ACTIVE, listens ? HF_INCOMING_RUNNING : d->incoming);
+	if (hf_destination_background_limited(d))
+		actions |= ACTION_KICK_BACKGROUND; /* it comes again and again */
+	return actions | ACTION_PUMP | ACTION_NOTIFY;
+}
+
 /* Locked. A restarted engine has the memory of the one before it, or has not. */
 static unsigned taken_over(struct hf_destination *d, int result, const struct hf_err *why)
 {
 	hf_lock_assert_held(&d->lock);
 	d->taking_over = false;
-	if (result == 0)
-		return d->restart_actions | ACTION_KICK_URGENT | ACTION_PUMP | ACTION_NOTIFY;
+	if (result == 0) {
+		unsigned run = d->run_waits && d->epoch != 0 ? on_run(d) : 0;
+		return run | d->restart_actions | ACTION_KICK_URGENT | ACTION_PUMP | ACTION_NOTIFY;
+	}
 	d->takeover_failed = true;
 	hf_err_set(&d->err, HF_ERR_LOCAL, -result, "VM '%s': its memory could not be taken over: %s",
 		   d->vm_name, why ? why->text : "no reason given");
@@ -739,26 +790,10 @@ static unsigned on_device_end(struct hf_destination *d, const uint8_t *payload, 
 		return hf_destination_fail_locked(d, &err);
 	}
 	d->fetching = true;
+	d->has_state = true;
 	d->device_end_ns = hf_clock_now_ns(&d->clock);
 	move(d, HF_STATUS_DEVICE, HF_INCOMING_LISTEN);
 	return ACTION_LOAD | ACTION_NOTIFY | ACTION_PUMP | ACTION_KICK_URGENT;
-}
-
-static unsigned on_run(struct hf_destination *d)
-{
-	unsigned actions = 0;
-	if (!d->advised || d->run_heard || take_step(d, HF_DESTINATION_HEARD_RUN, &d->refusal, &actions) < 0)
-		return unexpected(d, HF_WIRE_RUN);
-	d->run_heard = d->fetching = true;
-	if (d->run_ns == 0)
-		d->run_ns = hf_clock_now_ns(&d->clock);
-	/* A pause since LOADED changes nothing: the VM is this side's now, and nowhere else can it run. */
-	bool paused = d->status == HF_STATUS_POSTCOPY_PAUSED;
-	bool listens = d->incoming == HF_INCOMING_LISTEN;
-	if (d->status == HF_STATUS_POSTCOPY_RECOVER && d->handover != HF_DESTINATION_LOST)
-		d->err = HF_ERR_INIT;
-	move(d, paused ? d->status : HF_STATUS_POSTCOPY_ACTIVE, listens ? HF_INCOMING_RUNNING : d->incoming);
-	return actions | ACTION_PUMP | ACTION_NOTIFY;
 }
 
 static unsigned on_finish(struct hf_destination *d, const uint8_t *payload, size_t bytes)
@@ -786,8 +821,10 @@ static unsigned on_fail(struct hf_destination *d, const uint8_t *payload, size_t
 		hf_err_prefix(&why, "VM '%s' stays with the source", d->vm_name);
 	/* The source saying so before RUN means that it keeps the VM, even if LOADED has been said. */
 	unsigned actions = 0;
+	/* The source tells a destination that may have LOADED until it has an answer. */
+	bool answer = d->recoverable && d->incoming >= HF_INCOMING_LISTEN;
 	if (take_step(d, HF_DESTINATION_HEARD_FAIL, &why, &actions) == 0)
-		return actions;
+		return actions | (answer ? ACTION_SEND_FAIL : 0);
 	return hf_destination_fail_locked(d, &why) & ~(unsigned)ACTION_SEND_FAIL;
 }
 
@@ -906,9 +943,12 @@ void hf_destination_vm_ended(struct hf_destination *d, const struct hf_err *why)
 	hf_lock_assert_entry(__func__);
 	hf_lock(&d->lock);
 	unsigned actions = 0;
+	d->vmm_ended = true;
 	if (d->handover == HF_DESTINATION_LOADED)
 		d->refusal = *why;
-	if (!hf_status_is_final(d->status) && !d->complete_said)
+	if (hf_destination_committed(d) && !d->recoverable && !d->complete_said)
+		actions = pause_locked(d, why); /* a source that does not know REFUSED */
+	else if (!hf_status_is_final(d->status) && !d->complete_said)
 		take_step(d, HF_DESTINATION_VM_ENDED, why, &actions);
 	hf_destination_unlock_act(d, actions | ACTION_NOTIFY);
 }
@@ -954,6 +994,7 @@ static void begin_again(struct hf_destination *d, enum hf_record record, bool vm
 	d->handover = step.next;
 	d->recoverable = true;
 	d->status = HF_STATUS_POSTCOPY_PAUSED;
+	d->has_state = true;
 	d->incoming = record == HF_RECORD_LOADED ? HF_INCOMING_LISTEN : HF_INCOMING_RUNNING;
 	hf_err_set(&why, HF_ERR_LOCAL, vmm_lives ? EINTR : ESRCH, "VM '%s': %s", d->vm_name,
 		   vmm_lives ? "the program that was receiving it was started again"
@@ -973,7 +1014,7 @@ void hf_destination_restart(struct hf_destination *d)
 	if (starting && d->pages_received == d->blocks.pages_total) {
 		/* Every page is here: what may be registered still is let go before the VM is told to run. */
 		d->releasing = true;
-		actions |= ACTION_RELEASE | d->restart_actions;
+		actions |= ACTION_RELEASE;
 	} else if (has_memory) {
 		d->taking_over = true;
 		actions |= ACTION_TAKE_OVER;
@@ -991,6 +1032,14 @@ void hf_destination_hold_background(struct hf_destination *d, bool hold)
 	hf_lock(&d->lock);
 	d->background_held = hold;
 	hf_destination_unlock_act(d, hold ? 0 : ACTION_PUMP | ACTION_KICK_BACKGROUND);
+}
+
+void hf_destination_limit_background(struct hf_destination *d, uint64_t limit_bytes_per_s)
+{
+	hf_lock_assert_entry(__func__);
+	hf_lock(&d->lock);
+	hf_limiter_set(&d->limiter, limit_bytes_per_s, hf_clock_now_ns(&d->clock));
+	hf_destination_unlock_act(d, ACTION_PUMP | ACTION_KICK_BACKGROUND);
 }
 
 /* ---- creation ---------------------------------------------------------------------------------- */
@@ -1030,6 +1079,7 @@ int hf_destination_create(struct hf_destination **out, const struct hf_destinati
 	d->chunk_bytes = config->chunk_bytes ? config->chunk_bytes : HF_CHUNK_DEFAULT_BYTES;
 	d->background_held = config->background_held;
 	d->max_page_stall_ns = config->max_page_stall_ns;
+	hf_limiter_init(&d->limiter, config->max_postcopy_bandwidth, hf_clock_now_ns(&d->clock));
 	snprintf(d->vm_name, sizeof(d->vm_name), "%s", config->vm_name);
 	hf_lock_init(&d->lock, "hf_destination.lock", HF_RANK_ENGINE);
 	hf_ramblocks_init(&d->blocks);
@@ -1074,6 +1124,7 @@ void hf_destination_destroy(struct hf_destination *d)
 	hf_ramblocks_destroy(&d->blocks);
 	free(d->block_of_source);
 	free(d->source_of_block);
+	free(d->poisoned_of_block);
 	free(d->device_state);
 	hf_lock_destroy(&d->lock);
 	free(d);

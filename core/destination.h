@@ -61,6 +61,7 @@ struct hf_destination_config {
 	uint32_t chunk_bytes;		   /* 0 = default; power of two */
 	uint32_t background_share_percent; /* least share of bytes the background gets under endless faults; 0
 					      = default */
+	uint64_t max_postcopy_bandwidth;   /* bytes/s of the background alone; 0 = no limit */
 	bool background_held;		   /* --no-background: serve faults only until told otherwise */
 	uint64_t max_page_stall_ns;	   /* refuse a link on which one page takes longer; 0 = none */
 	/* Something a waiting thread may want to see has changed. Called without the lock; must only signal.
@@ -91,6 +92,7 @@ enum hf_work_next {
 	HF_WORK_IDLE = 0, /* nothing to do; wait for the next kick */
 	HF_WORK_MORE,	  /* call again */
 	HF_WORK_LATER,	  /* could not place now; call again after a short while */
+	HF_WORK_SOON,	  /* the background waits for its limit: call again within HF_LIMITER_BURST_NS */
 };
 /* One piece of work that needs no transfer; called by the memory port's worker of that class. */
 enum hf_work_next hf_destination_work(struct hf_destination *destination, enum hf_work_class class);
@@ -107,6 +109,8 @@ void hf_destination_restart(struct hf_destination *destination);
 
 /* Operator. */
 void hf_destination_hold_background(struct hf_destination *destination, bool hold);
+/* Of the background, in bytes/s, from now on; 0: none. Pages that a thread waits for know no limit. */
+void hf_destination_limit_background(struct hf_destination *destination, uint64_t limit_bytes_per_s);
 /* Before the hand-over: cancels and returns 0. After it: -EPERM with the reason. */
 int hf_destination_cancel(struct hf_destination *destination, struct hf_err *err);
 /* A failure of this host outside the ports (a thread died). */
@@ -115,6 +119,13 @@ void hf_destination_fail(struct hf_destination *destination, const struct hf_err
 int hf_destination_pause(struct hf_destination *destination, struct hf_err *err);
 /* While paused: somebody waits for a new link, or has given up waiting. */
 void hf_destination_recover_setup(struct hf_destination *destination, bool looking);
+/*
+ * The source is gone for good: pages without whole bytes are poisoned, and the migration ends as completed,
+ * with pages_poisoned. Begins it; the background worker does it. -EPERM with the reason, unless the VM is
+ * this side's for good and the migration is paused without a link; -EOPNOTSUPP where pages cannot be
+ * poisoned.
+ */
+int hf_destination_poison_missing(struct hf_destination *destination, struct hf_err *err);
 /* Every page is here and the source, which has not heard so, cannot be reached: ends as completed. */
 void hf_destination_let_go(struct hf_destination *destination);
 
@@ -123,10 +134,13 @@ struct hf_destination_snapshot {
 	enum hf_incoming incoming;
 	enum hf_handover_destination handover;
 	bool recoverable;     /* the source can go on over another link */
+	uint32_t links_used;  /* that came up, in this process */
+	bool has_state;	      /* the VMM was given the device state: it must not outlive a failure */
 	bool pages_complete;  /* every page is here; only the source may not have heard */
 	bool takeover_failed; /* a restarted engine could not have the memory: nothing goes on */
-	struct hf_err
-	    err; /* of failed, cancelled and postcopy-paused; else a page that could not be placed yet */
+	bool poisoning;	      /* nothing is fetched any more: what is missing is being poisoned, or was */
+	struct hf_err err;    /* of failed, cancelled, postcopy-paused and of poisoned pages; else a page that
+				 could not be placed yet */
 	char source_vm_name[256];
 	enum hf_placement placement;
 	uint32_t chunk_bytes;
@@ -134,6 +148,7 @@ struct hf_destination_snapshot {
 	uint32_t pages_received;    /* placed, by any way */
 	uint32_t pages_fetched;	    /* came over the link with bytes */
 	uint32_t pages_zero;	    /* came as headers only, or never existed on the source */
+	uint32_t pages_poisoned;    /* lost for good: the guest sees a memory error there */
 	uint64_t transferred_bytes; /* page payload */
 	uint64_t pages_stalled;	    /* times a page could not be placed for want of a huge page */
 	uint64_t setup_time_ns, load_time_ns;
@@ -146,6 +161,8 @@ struct hf_destination_snapshot {
 	struct hf_latency fault_latency;
 };
 
+/* Is the page lost, and the guest gets a memory error there? The numbers are the destination's. */
+bool hf_destination_page_poisoned(struct hf_destination *destination, uint32_t block, uint64_t page);
 void hf_destination_snapshot(struct hf_destination *destination, struct hf_destination_snapshot *out);
 int hf_destination_blocktime_vcpu(struct hf_destination *destination, uint32_t vcpu,
 				  struct hf_blocktime_vcpu *out);

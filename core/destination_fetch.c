@@ -199,10 +199,25 @@ static bool urgent_lacks_a_landing(const struct hf_destination *d)
 	return d->urgent_wait.head != HF_PAGE_NONE && d->transfers_of[HF_FETCH_URGENT] == 0;
 }
 
+/* The operator's limit comes before the background's share. */
+static bool over_limit(const struct hf_destination *d)
+{
+	uint64_t now_ns = hf_clock_now_ns(&d->clock);
+	return hf_limiter_when_ns(&d->limiter, d->chunk_bytes, now_ns) > now_ns;
+}
+
+bool hf_destination_background_limited(const struct hf_destination *d)
+{
+	hf_lock_assert_held(&d->lock);
+	return d->limiter.limit_bytes_per_s != 0 && d->epoch != 0 && d->fetching && !d->fetch_broken &&
+	       hf_destination_serving(d) &&
+	       (d->active[HF_FETCH_BACKGROUND].head != HF_TRANSFER_NONE || background_wants_transfers(d));
+}
+
 static uint16_t choose_background(struct hf_destination *d)
 {
 	if (class_is_full(d, HF_FETCH_BACKGROUND) || !hf_destination_background_runs(d) ||
-	    !hf_schedule_background_room(&d->schedule))
+	    !hf_schedule_background_room(&d->schedule) || over_limit(d))
 		return HF_TRANSFER_NONE;
 	if (hf_schedule_background_held(&d->schedule))
 		return urgent_lacks_a_landing(d) ? d->active[HF_FETCH_BACKGROUND].head : HF_TRANSFER_NONE;
@@ -235,7 +250,10 @@ static uint32_t take_slot(struct hf_destination *d, uint16_t transfer, enum hf_f
 	slot->busy = true;
 	slot->transfer = transfer;
 	slot->offset_bytes = offset;
-	hf_schedule_posted(&d->schedule, class, length, hf_clock_now_ns(&d->clock), &slot->chunk);
+	uint64_t now_ns = hf_clock_now_ns(&d->clock);
+	hf_schedule_posted(&d->schedule, class, length, now_ns, &slot->chunk);
+	if (class == HF_FETCH_BACKGROUND)
+		hf_limiter_take(&d->limiter, length, now_ns);
 	d->outstanding[class]++;
 	return index;
 }
@@ -490,6 +508,20 @@ void hf_destination_event_fetch_done(void *engine, const struct hf_fetch_done *d
 
 	if (index != HF_TRANSFER_NONE)
 		hf_destination_place_transfer(d, page, index);
+}
+
+uint32_t hf_destination_take_partial(struct hf_destination *d)
+{
+	hf_lock_assert_held(&d->lock);
+	uint16_t index = d->active[HF_FETCH_URGENT].head;
+	if (index == HF_TRANSFER_NONE)
+		index = d->active[HF_FETCH_BACKGROUND].head;
+	if (index == HF_TRANSFER_NONE)
+		return HF_PAGE_NONE;
+	uint32_t page = d->transfers[index].page;
+	list_remove(d, &d->active[d->transfers[index].class], index);
+	hf_destination_free_transfer(d, index);
+	return page;
 }
 
 /* ---- link and creation ------------------------------------------------------------------------- */

@@ -10,6 +10,7 @@
 #define HF_CORE_DESTINATION_INTERNAL_H
 
 #include "core/destination.h"
+#include "core/limiter.h"
 #include "core/link_probe.h"
 #include "core/lock.h"
 #include "core/pagemap.h"
@@ -38,6 +39,7 @@ struct page_entry {
 	bool awaited : 1;  /* a thread waits: counted in schedule.urgent_pages until the bytes have landed */
 	bool refault : 1;  /* faulted while it was being placed: place again afterwards */
 	bool counted : 1;  /* in pages_received: it was visible once */
+	bool poisoned : 1; /* its bytes are lost: RECEIVED, but never counted */
 	bool landed : 1;   /* bytes landed here before: the landing is no longer zeros */
 };
 
@@ -119,12 +121,16 @@ struct hf_destination {
 	enum hf_record recording; /* being written */
 	struct hf_err err;
 	struct hf_err refusal; /* why the VM does not run here */
-	uint64_t epoch;	       /* of the link that is up; 0 = none */
+	bool vmm_ended;
+	uint64_t epoch; /* of the link that is up; 0 = none */
 	uint64_t epoch_last;
+	uint32_t links_used;
 	bool recoverable; /* the session has the feature */
 	/* Of the link that is up: */
 	bool advised;		  /* ADVISE was heard */
 	bool run_heard;		  /* RUN was */
+	bool run_waits;		  /* RUN was, and the memory is not taken over yet */
+	bool resumed_begun;	  /* RESUMED is leaving */
 	bool resumed_said;	  /* RESUMED has left over it */
 	bool fetching;		  /* pages may be asked for */
 	unsigned restart_actions; /* of a restarted engine, once its memory is taken over */
@@ -139,9 +145,12 @@ struct hf_destination {
 	bool presence_complete;
 	uint8_t *device_state;
 	uint64_t device_state_bytes, device_state_room_bytes;
+	bool has_state; /* the VMM was given it */
 	bool resumed;	/* RESUMED has left: the end may be said */
 	bool releasing; /* every page is placed, ranges are being unregistered */
+	bool released;
 	bool complete_said;
+	bool poisoning; /* for good: no link is taken any more, what is missing is poisoned */
 	bool background_held;
 	uint32_t placement_wish; /* enum hf_wire_placement_wish */
 	uint64_t link_up_ns, advise_ns, device_end_ns, run_ns, placed_last_ns, end_ns;
@@ -168,24 +177,26 @@ struct hf_destination {
 	uint32_t transfers_of[HF_FETCH_CLASSES]; /* in use; a promoted one is urgent */
 	uint32_t urgent_fetching;		 /* of the urgent ones those with bytes to come */
 	struct hf_schedule schedule;
+	struct hf_limiter limiter; /* of the background */
 	struct hf_blocktime *blocktime;
 	struct hf_latency fault_latency;
-	uint32_t pages_received, pages_fetched, pages_zero;
+	uint32_t pages_received, pages_fetched, pages_zero, pages_poisoned;
+	uint32_t *poisoned_of_block; /* allocated when poisoning begins */
 	uint64_t transferred_bytes, pages_stalled;
 };
 
 /* ---- destination.c ---- */
 
 /* Without the lock. A failure to send means that the link goes down, which is told as link_down. */
-void hf_destination_send(struct hf_destination *destination, uint32_t type, const void *payload,
-			 size_t bytes);
+void hf_destination_send(struct hf_destination *destination, uint64_t epoch, uint32_t type,
+			 const void *payload, size_t bytes);
 /* Releases the lock and does what was decided. */
 void hf_destination_unlock_act(struct hf_destination *destination, unsigned actions);
 /* Locked. Ends the migration (or pauses it, after the hand-over); why's text is kept. Returns actions. */
 unsigned hf_destination_fail_locked(struct hf_destination *destination, const struct hf_err *why);
 /* Locked. LOADED may have been said: nothing is abandoned from here on without the source. */
 bool hf_destination_committed(const struct hf_destination *destination);
-/* Locked. If every page is placed and the VM runs: the actions that end the migration. */
+/* Locked. If every page is placed (or poisoned) and the VM runs: the actions that end the migration. */
 unsigned hf_destination_check_end(struct hf_destination *destination);
 
 /* ---- destination_probe.c ---- */
@@ -195,7 +206,7 @@ unsigned hf_destination_probe_begin(struct hf_destination *destination);
 /* Without the lock. */
 void hf_destination_probe_start(struct hf_destination *destination);
 void hf_destination_probe_done(struct hf_destination *destination, const struct hf_fetch_done *done);
-void hf_destination_send_link(struct hf_destination *destination);
+void hf_destination_send_link(struct hf_destination *destination, uint64_t epoch);
 
 /* ---- where a page is ---- */
 
@@ -255,6 +266,18 @@ void hf_destination_claim(struct hf_destination *destination, uint32_t page);
 /* Without the lock. All chunks have landed and the page is PAGE_PLACING: makes it visible. */
 void hf_destination_place_transfer(struct hf_destination *destination, uint32_t page, uint16_t index);
 
+/* Locked. The page is settled: its waits are closed; who has come meanwhile is served again. */
+unsigned hf_destination_settle_page(struct hf_destination *destination, uint32_t page);
+
+/* ---- destination_poison.c ---- */
+
+/* Locked. The next page to poison; none. */
+uint32_t hf_destination_poison_take(struct hf_destination *destination);
+/* Locked. The port has poisoned it (0), or the VMM has it (-EEXIST). */
+unsigned hf_destination_poison_commit(struct hf_destination *destination, uint32_t page, int result);
+/* Locked. The end: says what is lost. */
+void hf_destination_poison_tell(struct hf_destination *destination);
+
 /* ---- destination_fetch.c ---- */
 
 /* Locked. The placement is settled: makes the table of transfers. */
@@ -264,12 +287,16 @@ void hf_destination_fetch_destroy(struct hf_destination *destination);
 void hf_destination_fetch_tables(const struct hf_destination *destination, struct hf_tables *tables);
 /* Locked. Sizes the fetch slots for a new link. */
 int hf_destination_fetch_link_up(struct hf_destination *destination, const struct hf_link_info *info);
+/* Locked. Without a link: a page that only part of the bytes of has landed; its transfer is freed. None. */
+uint32_t hf_destination_take_partial(struct hf_destination *destination);
 /* Locked. No fetch is on its way any more. */
 void hf_destination_fetch_link_down(struct hf_destination *destination);
 /* Locked. A fault on a page in PAGE_FETCHING: its chunks not yet posted become urgent. */
 void hf_destination_promote(struct hf_destination *destination, uint32_t page);
 /* Locked. */
 void hf_destination_free_transfer(struct hf_destination *destination, uint16_t index);
+/* Locked. Would the background post now, but for its limit? */
+bool hf_destination_background_limited(const struct hf_destination *destination);
 /* Without the lock: posts fetches until there is nothing to post or no room. */
 void hf_destination_pump(struct hf_destination *destination);
 void hf_destination_event_fetch_done(void *engine, const struct hf_fetch_done *done);

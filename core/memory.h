@@ -68,9 +68,19 @@ struct hf_memory_ops {
 	 * are only cleared when `dirty` (something landed on that page before).
 	 */
 	void (*clear)(void *self, void *landing, size_t length_bytes, bool dirty);
+	/*
+	 * Can pages be poisoned? -EOPNOTSUPP with what is missing. Constant time.
+	 */
+	int (*may_poison)(void *self, struct hf_err *err);
+	/*
+	 * The page's bytes are lost for good: every access gets a memory error from here on, and who waits
+	 * gets it now. Whatever part of the bytes has landed goes. Again for a page that is poisoned: who
+	 * waits is woken. -EEXIST, without text: the VMM has the page, it is not lost and was left alone.
+	 */
+	int (*poison)(void *self, uint32_t block, uint64_t page, struct hf_err *err);
 	/* Asks the port's worker thread of this class to call hf_destination_work() until it says idle. */
 	void (*kick)(void *self, enum hf_work_class class);
-	/* Every page is placed: unregisters all ranges, which wakes whoever still waits. */
+	/* Every page is placed or poisoned: unregisters all ranges, which wakes whoever still waits. */
 	int (*release)(void *self, struct hf_err *err);
 };
 

@@ -82,6 +82,18 @@ static inline int hf_memory_place_again(const struct hf_memory *port, uint32_t b
 	HF_CALL_OUT("memory.place_again()", int, port->ops->place_again(port->self, block, page, err));
 }
 
+static inline int hf_memory_may_poison(const struct hf_memory *port, struct hf_err *err)
+{
+	HF_CALL_OUT("memory.may_poison()", int, port->ops->may_poison(port->self, err));
+}
+
+static inline int hf_memory_poison(const struct hf_memory *port, uint32_t block, uint64_t page,
+				   struct hf_err *err)
+{
+	hf_lock_assert_may_place("memory.poison()");
+	HF_CALL_OUT("memory.poison()", int, port->ops->poison(port->self, block, page, err));
+}
+
 static inline void hf_memory_clear(const struct hf_memory *port, void *landing, size_t length_bytes,
 				   bool dirty)
 {

@@ -26,7 +26,7 @@
  *
  * A lost link is no end: on the next one (a higher epoch) ADVISE goes ahead and then RUN, or FAIL if the VM
  * stayed here. What was said on an older link need not have been heard, so nothing of it is remembered but
- * RESUMED.
+ * RESUMED. FAIL to a destination that may have LOADED is said until it is answered (with FAIL).
  */
 #include "core/source.h"
 
@@ -89,12 +89,14 @@ struct hf_source {
 	struct hf_err broken;  /* came while the record was being written */
 	struct hf_err refusal; /* why the destination hands the VM back */
 	uint64_t epoch, epoch_last;
+	uint32_t links_used;
 	bool recoverable; /* the session has the feature */
 	bool in_doubt;	  /* see the snapshot */
 	bool vm_stopping, vm_busy;
 	bool device_whole; /* DEVICE_END is on its way: LOADED may be heard */
 	bool resumed;	   /* RESUMED was heard on the link that is up */
 	bool hold_background;
+	bool hold_known; /* it was wished once, or by a process before this one: said on each link */
 	uint32_t pages_present;
 	struct hf_wire_ready ready;
 	struct hf_link_figures link_figures;
@@ -120,7 +122,7 @@ static unsigned end_failed(struct hf_source *s, const struct hf_err *why)
 	s->err = *why;
 	move(s, why->class == HF_ERR_CANCELLED ? HF_STATUS_CANCELLED : HF_STATUS_FAILED);
 	s->end_ns = hf_clock_now_ns(&s->clock);
-	s->in_doubt = s->device_whole && s->recoverable && s->epoch == 0;
+	s->in_doubt = s->device_whole && s->recoverable;
 	/* Serving goes on until the link is down: a refusal now would tear it down before FAIL has left. */
 	if (s->vm_stopping)
 		s->owner = HF_VM_OWNER_RESUMING;
@@ -147,7 +149,10 @@ static int take_step(struct hf_source *s, enum hf_handover_source_event event, c
 		return result;
 	s->handover = step.next;
 	uint64_t now_ns = hf_clock_now_ns(&s->clock);
+	static const struct hf_err no_failure;
 	unsigned act = 0;
+	if (!why)
+		why = &no_failure;
 	if (step.actions & HF_ACT_FENCE) {
 		s->vm_busy = true;
 		s->fence_ns = now_ns;
@@ -166,11 +171,14 @@ static int take_step(struct hf_source *s, enum hf_handover_source_event event, c
 		act |= ACTION_RESUME;
 	if (step.actions & HF_ACT_SAY_RUN)
 		act |= ACTION_SEND_RUN;
+	/*
+	 * It is not known what is on record, so the VM is treated as given up. Paused, so that somebody looks
+	 * for a link, on which it is tried again.
+	 */
 	if (step.actions & HF_ACT_ALARM) {
-		/* It is not known what is on record, so the VM is treated as given up: it does not run here.
-		 */
 		s->owner = HF_VM_OWNER_DESTINATION;
 		act |= pause_locked(s, why);
+		s->err = *why;
 	}
 	*actions = act;
 	return 0;
@@ -282,38 +290,37 @@ void hf_source_recover_setup(struct hf_source *s, bool looking)
 /* ---- sending ----------------------------------------------------------------------------------- */
 
 /* A failure to send means that the link goes down, which is told as link_down. */
-static void send_message(struct hf_source *s, uint32_t type, const void *payload, size_t bytes)
+static void send_message(struct hf_source *s, uint64_t epoch, uint32_t type, const void *payload,
+			 size_t bytes)
 {
-	hf_lock(&s->lock);
-	uint64_t epoch = s->epoch;
-	hf_unlock(&s->lock);
 	if (epoch != 0)
 		hf_transport_send(&s->transport, epoch, type, payload, bytes);
 }
 
-static void send_wish(struct hf_source *s, uint32_t placement, bool hold)
+static void send_wish(struct hf_source *s, uint64_t epoch, uint32_t placement, bool hold)
 {
 	struct hf_wire_wish wish = {.placement = placement, .hold_background = hold};
 	uint8_t buffer[64];
 	ssize_t bytes = hf_wire_encode_wish(&wish, buffer, sizeof(buffer));
 	if (bytes > 0)
-		send_message(s, HF_WIRE_WISH, buffer, (size_t)bytes);
+		send_message(s, epoch, HF_WIRE_WISH, buffer, (size_t)bytes);
 }
 
 /* placement: what is wished; the first link only. */
-static void send_advise(struct hf_source *s, uint32_t placement)
+static void send_advise(struct hf_source *s, uint64_t epoch, uint32_t placement)
 {
 	hf_lock(&s->lock);
 	bool hold = s->hold_background;
+	bool say = s->hold_known;
 	hf_unlock(&s->lock);
-	if (hold || placement != HF_WIRE_WISH_ANY)
-		send_wish(s, placement, hold);
+	if (say || placement != HF_WIRE_WISH_ANY)
+		send_wish(s, epoch, placement, hold);
 
 	size_t room = 1024 + (size_t)s->blocks.count * (HF_RAMBLOCK_IDSTR_MAX + 64);
 	uint8_t *buffer = malloc(room);
 	ssize_t bytes = buffer ? hf_wire_encode_advise(s->vm_name, &s->blocks, buffer, room) : -ENOMEM;
 	if (bytes > 0) {
-		send_message(s, HF_WIRE_ADVISE, buffer, (size_t)bytes);
+		send_message(s, epoch, HF_WIRE_ADVISE, buffer, (size_t)bytes);
 	} else {
 		struct hf_err err;
 		hf_err_set(&err, HF_ERR_LOCAL, (int)-bytes, "VM '%s': its list of RAM blocks cannot be sent",
@@ -323,7 +330,7 @@ static void send_advise(struct hf_source *s, uint32_t placement)
 	free(buffer);
 }
 
-static void send_finish(struct hf_source *s)
+static void send_finish(struct hf_source *s, uint64_t epoch)
 {
 	struct hf_source_snapshot snapshot;
 	uint8_t buffer[64];
@@ -335,10 +342,10 @@ static void send_finish(struct hf_source *s)
 	};
 	ssize_t bytes = hf_wire_encode_finish(&finish, buffer, sizeof(buffer));
 	if (bytes > 0)
-		send_message(s, HF_WIRE_FINISH, buffer, (size_t)bytes);
+		send_message(s, epoch, HF_WIRE_FINISH, buffer, (size_t)bytes);
 }
 
-static void send_fail(struct hf_source *s)
+static void send_fail(struct hf_source *s, uint64_t epoch)
 {
 	uint8_t buffer[HF_ERR_TEXT_BYTES + 64];
 	hf_lock(&s->lock);
@@ -346,7 +353,7 @@ static void send_fail(struct hf_source *s)
 	hf_unlock(&s->lock);
 	ssize_t bytes = hf_wire_encode_fail(&why, buffer, sizeof(buffer));
 	if (bytes > 0)
-		send_message(s, HF_WIRE_FAIL, buffer, (size_t)bytes);
+		send_message(s, epoch, HF_WIRE_FAIL, buffer, (size_t)bytes);
 }
 
 /* ---- acting ------------------------------------------------------------------------------------ */
@@ -383,14 +390,16 @@ static void request_record(struct hf_source *s)
 
 static void unlock_act(struct hf_source *s, unsigned actions)
 {
+	/* What is decided for a link is not said on the next one. */
+	uint64_t epoch = s->epoch;
 	hf_unlock(&s->lock);
 
 	if (actions & ACTION_SEND_ADVISE)
-		send_advise(s, s->placement_wish);
+		send_advise(s, epoch, s->placement_wish);
 	if (actions & ACTION_PRESENT)
-		send_advise(s, HF_WIRE_WISH_ANY);
+		send_advise(s, epoch, HF_WIRE_WISH_ANY);
 	if (actions & ACTION_SEND_FAIL)
-		send_fail(s);
+		send_fail(s, epoch);
 	if (actions & ACTION_STOP)
 		request_vm(s, HF_VM_STOP);
 	if (actions & ACTION_SAVE)
@@ -402,9 +411,9 @@ static void unlock_act(struct hf_source *s, unsigned actions)
 	if (actions & ACTION_RESUME)
 		request_vm(s, HF_VM_RESUME);
 	if (actions & ACTION_SEND_RUN)
-		send_message(s, HF_WIRE_RUN, NULL, 0);
+		send_message(s, epoch, HF_WIRE_RUN, NULL, 0);
 	if (actions & ACTION_SEND_FINISH)
-		send_finish(s);
+		send_finish(s, epoch);
 	if (actions & ACTION_NOTIFY)
 		hf_call_notify(s->notify, s->opaque);
 }
@@ -422,7 +431,7 @@ static unsigned link_up_again(struct hf_source *s, const struct hf_link_info *in
 	s->epoch = s->epoch_last = info->epoch;
 	s->recoverable = true;
 	s->resumed = false;
-	s->in_doubt = false;
+	s->broken = HF_ERR_INIT; /* of the link before, while the record is written */
 	if (s->link_up_ns == 0)
 		s->link_up_ns = hf_clock_now_ns(&s->clock);
 	if (s->owner == HF_VM_OWNER_DESTINATION && !hf_status_is_final(s->status)) {
@@ -439,6 +448,7 @@ static void event_link_up(void *engine, const struct hf_link_info *info)
 	unsigned actions = 0;
 
 	hf_lock(&s->lock);
+	s->links_used++;
 	if (s->status == HF_STATUS_NONE) {
 		s->epoch = s->epoch_last = info->epoch;
 		s->recoverable = (info->features & HF_WIRE_FEATURE_RECOVER) != 0;
@@ -617,7 +627,12 @@ static unsigned on_fail(struct hf_source *s, const uint8_t *payload, size_t byte
 	if (hf_wire_decode_fail(payload, bytes, &why, &err) < 0)
 		return violation(s, &err);
 	hf_err_prefix(&why, "the destination says");
-	return fail_locked(s, &why) & ~(unsigned)ACTION_SEND_FAIL;
+	unsigned actions = fail_locked(s, &why) & ~(unsigned)ACTION_SEND_FAIL;
+	/* It has failed by itself, or this is its answer to FAIL, which may get lost as anything may. */
+	if (s->in_doubt)
+		actions |= ACTION_NOTIFY;
+	s->in_doubt = false;
+	return actions;
 }
 
 static void event_message(void *engine, uint64_t epoch, uint32_t type, const void *payload, size_t bytes)
@@ -627,7 +642,8 @@ static void event_message(void *engine, uint64_t epoch, uint32_t type, const voi
 	unsigned actions;
 
 	hf_lock(&s->lock);
-	if (epoch == 0 || epoch != s->epoch || hf_status_is_final(s->status)) {
+	bool awaited = !hf_status_is_final(s->status) || (s->in_doubt && type == HF_WIRE_FAIL);
+	if (epoch == 0 || epoch != s->epoch || !awaited) {
 		hf_unlock(&s->lock);
 		return;
 	}
@@ -681,7 +697,8 @@ static int read_presence(struct hf_source *s, struct hf_err *err)
 }
 
 /* The bits of one block, in frames of a bounded number of pages. */
-static int send_presence_of(struct hf_source *s, uint32_t index, uint8_t *buffer, uint8_t *bits)
+static int send_presence_of(struct hf_source *s, uint64_t epoch, uint32_t index, uint8_t *buffer,
+			    uint8_t *bits)
 {
 	const struct hf_ramblock *block = &s->blocks.blocks[index];
 	for (uint32_t first = 0; first < block->pages;) {
@@ -700,30 +717,30 @@ static int send_presence_of(struct hf_source *s, uint32_t index, uint8_t *buffer
 		ssize_t bytes = hf_wire_encode_presence(&presence, buffer, HF_WIRE_FRAME_MAX_BYTES);
 		if (bytes < 0)
 			return (int)bytes;
-		send_message(s, HF_WIRE_PRESENCE, buffer, (size_t)bytes);
+		send_message(s, epoch, HF_WIRE_PRESENCE, buffer, (size_t)bytes);
 		first += pages;
 	}
 	return 0;
 }
 
-static int send_presence(struct hf_source *s)
+static int send_presence(struct hf_source *s, uint64_t epoch)
 {
 	uint8_t *buffer = malloc(HF_WIRE_FRAME_MAX_BYTES);
 	uint8_t *bits = malloc(hf_pagemap_bytes(HF_WIRE_PRESENCE_PAGES_MAX));
 	int result = buffer && bits ? 0 : -ENOMEM;
 	for (uint32_t i = 0; i < s->blocks.count && result == 0; i++)
-		result = send_presence_of(s, i, buffer, bits);
+		result = send_presence_of(s, epoch, i, buffer, bits);
 	free(bits);
 	free(buffer);
 	return result;
 }
 
-static int send_device(struct hf_source *s, const uint8_t *state, size_t total)
+static int send_device(struct hf_source *s, uint64_t epoch, const uint8_t *state, size_t total)
 {
 	for (size_t sent = 0; sent < total;) {
 		size_t piece =
 		    total - sent < HF_WIRE_FRAME_MAX_BYTES ? total - sent : HF_WIRE_FRAME_MAX_BYTES;
-		send_message(s, HF_WIRE_DEVICE, state + sent, piece);
+		send_message(s, epoch, HF_WIRE_DEVICE, state + sent, piece);
 		sent += piece;
 	}
 	struct hf_wire_device_end end = {.total_bytes = total};
@@ -734,7 +751,7 @@ static int send_device(struct hf_source *s, const uint8_t *state, size_t total)
 	hf_lock(&s->lock);
 	s->device_whole = true;
 	hf_unlock(&s->lock);
-	send_message(s, HF_WIRE_DEVICE_END, buffer, (size_t)bytes);
+	send_message(s, epoch, HF_WIRE_DEVICE_END, buffer, (size_t)bytes);
 	return 0;
 }
 
@@ -748,6 +765,7 @@ static void switch_over(struct hf_source *s, const struct hf_vm_result *saved)
 	int result = read_presence(s, &err);
 
 	hf_lock(&s->lock);
+	uint64_t epoch = s->epoch;
 	bool go_on = s->status == HF_STATUS_ACTIVE;
 	if (go_on && result == 0) {
 		move(s, HF_STATUS_DEVICE);
@@ -761,9 +779,9 @@ static void switch_over(struct hf_source *s, const struct hf_vm_result *saved)
 		return;
 
 	if (result == 0)
-		result = send_presence(s);
+		result = send_presence(s, epoch);
 	if (result == 0)
-		result = send_device(s, saved->data, saved->length_bytes);
+		result = send_device(s, epoch, saved->data, saved->length_bytes);
 	if (result < 0) {
 		if (err.class == HF_ERR_NONE)
 			hf_err_set(&err, HF_ERR_LOCAL, -result, "the device state could not be sent");
@@ -916,8 +934,10 @@ void hf_source_hold_background(struct hf_source *s, bool hold)
 	hf_lock_assert_entry(__func__);
 	hf_lock(&s->lock);
 	s->hold_background = hold;
+	s->hold_known = true;
+	uint64_t epoch = s->epoch;
 	hf_unlock(&s->lock);
-	send_wish(s, HF_WIRE_WISH_ANY, hold);
+	send_wish(s, epoch, HF_WIRE_WISH_ANY, hold);
 }
 
 static uint64_t since(uint64_t start_ns, uint64_t end_ns)
@@ -936,6 +956,7 @@ void hf_source_snapshot(struct hf_source *s, struct hf_source_snapshot *out)
 	    .handover = s->handover,
 	    .destination_in_doubt = s->in_doubt,
 	    .recoverable = s->recoverable,
+	    .links_used = s->links_used,
 	    .err = s->err,
 	    .placement = s->ready.placement,
 	    .chunk_bytes = s->ready.chunk_bytes,
@@ -977,6 +998,7 @@ static int go_on(struct hf_source *s, enum hf_record record, struct hf_err *err)
 		   s->vm_name);
 	s->status = HF_STATUS_POSTCOPY_PAUSED;
 	s->owner = HF_VM_OWNER_DESTINATION;
+	s->device_whole = true;
 	s->vm_stopping = true; /* the VM that may have to be run again is one that was stopped */
 	int result = read_presence(s, err);
 	s->pages_present = hf_pagemap_count(&s->present);
@@ -1000,6 +1022,7 @@ int hf_source_create(struct hf_source **out, const struct hf_source_config *conf
 		s->placement_wish =
 		    config->placement == HF_PLACEMENT_COPY ? HF_WIRE_WISH_COPY : HF_WIRE_WISH_CONTINUE;
 	s->hold_background = config->hold_background;
+	s->hold_known = config->hold_background || config->restarted;
 	s->max_page_stall_ns = config->max_page_stall_ns;
 	s->notify = config->notify;
 	s->opaque = config->opaque;

@@ -89,9 +89,13 @@ struct hf_source_snapshot {
 	enum hf_status status;
 	enum hf_vm_owner owner;
 	enum hf_handover_source handover;
-	/* The destination may have said LOADED and not have heard that the VM stayed here: tell it. */
+	/*
+	 * The destination may have said LOADED and has not answered FAIL: tell it over another link, and do
+	 * not close one on which the answer may come.
+	 */
 	bool destination_in_doubt;
-	bool recoverable; /* the destination can go on over another link */
+	bool recoverable;    /* the destination can go on over another link */
+	uint32_t links_used; /* that came up, in this process */
 	struct hf_err err;
 	enum hf_placement placement; /* what the destination said */
 	uint32_t chunk_bytes;

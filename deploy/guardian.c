@@ -257,7 +257,7 @@ static int open_agent(struct watch *watch, int ready[2])
 /* 0 once the guardian waits for the agent's end. */
 static int fork_guardian(struct hf_guardian *guardian, struct watch *watch)
 {
-	int ready[2];
+	int ready[2] = {-1, -1};
 	char byte;
 	int r = open_agent(watch, ready);
 	if (r < 0)
@@ -272,6 +272,8 @@ static int fork_guardian(struct hf_guardian *guardian, struct watch *watch)
 	close(ready[1]);
 	ssize_t got = 0;
 	while (guardian->pid > 0 && (got = read(ready[0], &byte, 1)) < 0 && errno == EINTR)
+		continue;
+	while (got == 1 && read(ready[0], &byte, 1) != 0) // and has closed what it does not need
 		continue;
 	close(ready[0]);
 	if (guardian->pid > 0)

@@ -48,6 +48,7 @@ struct send {
 	struct hf_outgoing_memory *memory;
 	struct hf_link_relay relay;
 	void *link;
+	uint32_t links_before; /* that the engine had heard of when this one was started */
 	uint8_t session[HF_SESSION_BYTES];
 	uint64_t epoch;
 	struct hf_reconnect reconnect;

@@ -39,6 +39,8 @@ int hf_send_connect(struct send *send, struct hf_err *err)
 
 int hf_send_start_link(struct send *send, struct hf_err *err)
 {
+	hf_source_snapshot(send->engine, &send->snapshot);
+	send->links_before = send->snapshot.links_used;
 	hf_link_relay_put(&send->relay, send->scheme->transport(send->link));
 	return send->scheme->start(send->link, &hf_source_events, send->engine, err);
 }
@@ -108,7 +110,13 @@ void hf_send_tend_link(struct send *send)
 		send->pause_told = false;
 		hf_reconnect_end(&send->reconnect);
 	}
+	bool agreeing = send->snapshot.status == HF_STATUS_POSTCOPY_RECOVER;
+	if (hf_reconnect_silent(&send->reconnect, agreeing, now_ns))
+		hf_send_close_link(send);
 	if (!hf_send_wants_link(send))
+		return;
+	/* The engine has not heard of it yet. */
+	if (send->link && send->snapshot.links_used == send->links_before)
 		return;
 	/* What paused may have a link that is of no use any more. */
 	if (send->link)
@@ -124,5 +132,7 @@ void hf_send_tend_link(struct send *send)
 
 uint64_t hf_send_link_due_ns(const struct send *send)
 {
+	if (send->snapshot.status == HF_STATUS_POSTCOPY_RECOVER)
+		return hf_reconnect_wake_ns(&send->reconnect);
 	return hf_send_wants_link(send) && !send->link ? hf_reconnect_wake_ns(&send->reconnect) : 0;
 }

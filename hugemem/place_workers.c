@@ -30,6 +30,7 @@
 #include "core/lock.h"
 
 #define LATER_MS 50
+#define SOON_MS	 5 /* half of HF_LIMITER_BURST_NS */
 
 struct worker {
 	struct hf_place_workers *workers;
@@ -54,13 +55,13 @@ struct hf_place_workers {
 	struct worker worker[HF_WORK_CLASSES];
 };
 
-static void wait_a_while(struct worker *worker)
+static void wait_a_while(struct worker *worker, unsigned wait_ms)
 {
 	struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	uint64_t until_ns =
-	    (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec + LATER_MS * UINT64_C(1000000);
+	    (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec + wait_ms * UINT64_C(1000000);
 	int result = 0;
 	while (result == 0 && !worker->workers->stopping && !worker->kicked)
 		result = hf_cond_wait_until(&worker->changed, &worker->workers->lock, until_ns);
@@ -78,7 +79,9 @@ static void work_until_idle(struct worker *worker)
 		next = workers->work(workers->engine, worker->class);
 		hf_lock(&workers->lock);
 		if (next == HF_WORK_LATER)
-			wait_a_while(worker);
+			wait_a_while(worker, LATER_MS);
+		else if (next == HF_WORK_SOON)
+			wait_a_while(worker, SOON_MS);
 	}
 }
 

@@ -57,6 +57,19 @@ int hf_userfault_wake(int fd, uint64_t address, uint64_t length_bytes)
 	return ioctl(fd, UFFDIO_WAKE, &range) ? -errno : 0;
 }
 
+int hf_userfault_protect(int fd, uint64_t address, uint64_t length_bytes)
+{
+	struct uffdio_writeprotect request = {.range = {.start = address, .len = length_bytes},
+					      .mode = UFFDIO_WRITEPROTECT_MODE_WP};
+
+	while (ioctl(fd, UFFDIO_WRITEPROTECT, &request)) {
+		if (errno != EAGAIN)
+			return -errno;
+		sched_yield();
+	}
+	return 0;
+}
+
 /* What one ioctl achieved: bytes done (> 0) or -errno. `reported` is the progress field it left. */
 static int64_t progress(int returned, int errnum, int64_t reported)
 {

@@ -34,6 +34,9 @@ int hf_userfault_copy(int fd, uint64_t address, const void *content, uint64_t le
 int hf_userfault_continue(int fd, uint64_t address, uint64_t length_bytes);
 /* Waiters try their access again. */
 int hf_userfault_wake(int fd, uint64_t address, uint64_t length_bytes);
+/* Write-protects: the next write to each page is noticed. Pages that are absent get a mark that protects them
+ * too. */
+int hf_userfault_protect(int fd, uint64_t address, uint64_t length_bytes);
 /* Every later access gets SIGBUS. -ENOTTY or -EINVAL before Linux 6.6; -EEXIST: the page is there. */
 int hf_userfault_poison(int fd, uint64_t address, uint64_t length_bytes);
 

@@ -5,7 +5,8 @@
  *
  * Kernel: 6.7 (WP_ASYNC, PAGEMAP_SCAN).
  *
- * Relied on by: hugemem/outgoing_memory.c (pure postcopy: no page is taken for unchanged).
+ * Relied on by: hugemem/outgoing_memory.c (pure postcopy: no page is taken for unchanged),
+ * hugemem/dirty_tracking.h (what is not found).
  */
 #include <inttypes.h>
 #include <unistd.h>

@@ -5,7 +5,7 @@
  *
  * Kernel: 6.7 (WP_ASYNC, PAGEMAP_SCAN).
  *
- * Relied on by: hugemem/kernel_compat.h, hugemem/probe.c (pagemap_scan).
+ * Relied on by: hugemem/dirty_tracking.c, hugemem/probe.c (pagemap_scan).
  */
 #include <inttypes.h>
 #include <unistd.h>

@@ -5,7 +5,8 @@
  *
  * Kernel: 6.7 (WP_ASYNC, PAGEMAP_SCAN).
  *
- * Relied on by: hugemem/outgoing_memory.c (presence is read once the VM stands still, not tracked).
+ * Relied on by: hugemem/outgoing_memory.c (presence is read once the VM stands still, not tracked),
+ * hugemem/dirty_tracking.c (pages that were there and are not now are reported).
  */
 #include <inttypes.h>
 

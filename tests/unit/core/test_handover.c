@@ -14,12 +14,12 @@
 
 /* state event -> next actions */
 static const char source_text[] = "\n"
-				  "owns broken -> aborted resume say-fail fail\n"
+				  "owns broken -> aborted say-fail resume fail\n"
 				  "owns heard-loaded -> fencing fence\n"
 				  "fencing broken -> fencing-broken say-fail fail\n"
 				  "fencing heard-refused -> fencing-broken say-fail fail\n"
 				  "fencing fenced -> recording record=given-up\n"
-				  "fencing fence-failed -> aborted resume say-fail fail\n"
+				  "fencing fence-failed -> aborted say-fail resume fail\n"
 				  "fencing-broken link -> fencing-broken say-fail\n"
 				  "fencing-broken broken -> fencing-broken\n"
 				  "fencing-broken heard-refused -> fencing-broken\n"
@@ -40,7 +40,7 @@ static const char source_text[] = "\n"
 				  "taking-back link -> taking-back\n"
 				  "taking-back broken -> taking-back\n"
 				  "taking-back heard-refused -> taking-back\n"
-				  "taking-back recorded -> aborted resume say-fail fail\n"
+				  "taking-back recorded -> aborted say-fail resume fail\n"
 				  "taking-back record-failed -> stuck alarm\n"
 				  "stuck link -> taking-back record=taken-back\n"
 				  "stuck broken -> stuck\n"
@@ -119,9 +119,9 @@ static const char destination_text[] = "\n"
 				       "lost vm-ended -> lost\n";
 
 #define ACTIONS 12
-static const char *const action_names[ACTIONS] = {"fence",	 "record",     "run",	  "kill",
-						  "resume",	 "say-loaded", "say-run", "say-resumed",
-						  "say-refused", "say-fail",   "fail",	  "alarm"};
+static const char *const action_names[ACTIONS] = {"fence",	 "record",	"run",	      "kill",
+						  "say-fail",	 "resume",	"say-loaded", "say-run",
+						  "say-resumed", "say-refused", "fail",	      "alarm"};
 
 /* One type for both sides, so that what must hold for both is said once. */
 struct entry {

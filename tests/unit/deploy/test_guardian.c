@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Claims about the guardian. The agent is a child process that stops a VM, arms its guardian and is killed.
- * This process is the reaper of its orphans, so a guardian that outlives its job would be seen.
+ * Claims about the guardian. The agent is a child process that arms its guardian for a stopped VM and is
+ * killed. This process is the reaper of its orphans, so a guardian that outlives its job would be seen.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -98,17 +98,6 @@ static void check(bool holds)
 		_exit(3);
 }
 
-static void stop_vm(const struct fixture *fixture)
-{
-	struct raw_qmp raw;
-	raw_negotiate(&raw, fixture->directory.socket_path);
-	raw_send(&raw, "{\"execute\": \"stop\"}\n");
-	raw_expect(&raw, "{\"event\": \"STOP\", \"timestamp\": \"*\"}");
-	raw_expect(&raw, "{\"return\": {}}");
-	if (fixture->play.frozen)
-		check(hf_vmm_fence(&fixture->vmm, HF_VMM_FENCE_LIMIT_MS, NULL) == 0);
-}
-
 static void be_agent(struct fixture *fixture, int ready_fd)
 {
 	struct hf_guardian *guardian = NULL;
@@ -119,7 +108,8 @@ static void be_agent(struct fixture *fixture, int ready_fd)
 	if (fixture->play.armed)
 		check(hf_guardian_arm(guardian, fixture->machine.pid, fixture->directory.socket_path, NULL) ==
 		      0);
-	stop_vm(fixture);
+	if (fixture->play.frozen)
+		check(hf_vmm_fence(&fixture->vmm, HF_VMM_FENCE_LIMIT_MS, NULL) == 0);
 	if (fixture->play.disarmed)
 		hf_guardian_disarm(guardian);
 	check(write(ready_fd, "", 1) == 1);
@@ -134,6 +124,7 @@ static void start_agent(struct fixture *fixture, struct play play, struct fake_v
 	int ready[2], said[2];
 	char byte;
 	script.socket_path = fixture->directory.socket_path;
+	script.status = "paused"; // the agent has stopped it
 	fake_vm_start(&fixture->machine, &script);
 	assert_int_equal(hf_vmm_open(&fixture->vmm, fixture->machine.pid, NULL), 0);
 	fixture->play = play;

@@ -220,6 +220,20 @@ static int memory_place_again(void *self, uint32_t block, uint64_t page, struct 
 	return answer_with(rig, rig->place_again_result, "not again", err);
 }
 
+static int memory_may_poison(void *self, struct hf_err *err)
+{
+	const struct rig *rig = self;
+	return rig->may_poison_result ? hf_err_set(err, HF_ERR_LOCAL, -rig->may_poison_result, "no poison")
+				      : 0;
+}
+
+static int memory_poison(void *self, uint32_t block, uint64_t page, struct hf_err *err)
+{
+	struct rig *rig = self;
+	rig_record(rig, "poison %s %u", name_of(block), (unsigned)page);
+	return answer_with(rig, rig->poison_result, "not poisoned", err);
+}
+
 static void memory_clear(void *self, void *landing, size_t bytes, bool dirty)
 {
 	memset(landing, 0, bytes);
@@ -245,6 +259,8 @@ static const struct hf_memory_ops memory_ops = {
     .place = memory_place,
     .place_zero = memory_place_zero,
     .place_again = memory_place_again,
+    .may_poison = memory_may_poison,
+    .poison = memory_poison,
     .clear = memory_clear,
     .kick = memory_kick,
     .release = memory_release,

@@ -456,10 +456,13 @@ void fake_vm_start(struct fake_vm *vm, const struct fake_vm_script *script)
 	vm->has_run =
 	    mmap(NULL, sizeof(*vm->has_run), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	assert_ptr_not_equal(vm->has_run, MAP_FAILED);
+	pid_t parent = getpid();
 	vm->pid = fork();
 	assert_return_code(vm->pid, 0);
 	if (vm->pid == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent)
+			_exit(2);
 		run_machine(script, vm->has_run, ready[1]);
 	}
 	close(ready[1]);

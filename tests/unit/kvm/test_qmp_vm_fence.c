@@ -7,11 +7,16 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
 #include "vm_fixture.h"
+
+#define TALK_BYTES 30000 /* goes into a socket in one piece */
 
 static void open_saved(struct fixture *fixture, struct fake_vm_script script)
 {
@@ -111,6 +116,65 @@ static void a_revival_while_the_vmm_is_being_frozen_never_goes_unseen(void **sta
 	print_message("%d of %d were fenced before they were revived\n", fenced, rounds);
 }
 
+static void answer(struct raw_qmp *raw, json_int_t id, const char *value, const char *more)
+{
+	char text[TALK_BYTES + 256];
+	snprintf(text, sizeof(text), "{\"return\": %s, \"id\": %lld}\r\n%s", value, (long long)id, more);
+	raw_send(raw, text);
+}
+
+/* A VMM that is revived in the same breath in which it says that it is paused. */
+static void be_talkative(const char *path, int ready_fd)
+{
+	static char talk[TALK_BYTES];
+	struct raw_qmp raw = {.fd = -1};
+	size_t used = 0;
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	while (used < TALK_BYTES - 64)
+		used += (size_t)snprintf(talk + used, sizeof(talk) - used, "{\"event\": \"E\"}\n");
+	snprintf(talk + used, sizeof(talk) - used, "{\"event\": \"RESUME\"}\n");
+	int listen_fd = raw_listen(path); // here, so that the socket is this process's
+	if (write(ready_fd, "", 1) != 1)
+		_exit(2);
+	raw_accept(&raw, listen_fd);
+	raw_send(&raw, "{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n");
+	for (bool asked = false; !asked;) {
+		json_t *command = raw_receive(&raw);
+		json_int_t id = json_integer_value(json_object_get(command, "id"));
+		const char *name = json_string_value(json_object_get(command, "execute"));
+		asked = name && strcmp(name, "query-status") == 0;
+		if (asked)
+			answer(&raw, id, "{\"status\": \"paused\", \"running\": false}", talk);
+		else
+			answer(&raw, id, "{}", "");
+		json_decref(command);
+	}
+	for (;;)
+		pause();
+}
+
+static void what_a_frozen_vmm_had_said_is_heard_before_it_counts_as_fenced(void **state)
+{
+	struct fixture *fixture = *state;
+	struct hf_err err = HF_ERR_INIT;
+	for (int i = 0; i < 10; i++) {
+		int ready[2];
+		char byte;
+		unlink(fixture->directory.socket_path);
+		assert_return_code(pipe(ready), errno);
+		fixture->machine.pid = fork();
+		assert_return_code(fixture->machine.pid, errno);
+		if (fixture->machine.pid == 0)
+			be_talkative(fixture->directory.socket_path, ready[1]);
+		close(ready[1]);
+		assert_int_equal(read(ready[0], &byte, 1), 1);
+		close(ready[0]);
+		assert_int_equal(hf_qmp_vm_create(&fixture->vm, fixture->directory.socket_path, NULL), 0);
+		assert_int_equal(hf_qmp_vm_do(fixture->vm, HF_VM_FENCE, &err), -EPERM);
+		close_vm(fixture);
+	}
+}
+
 static void a_frozen_vmm_is_not_asked_to_quit_but_killed(void **state)
 {
 	struct fixture *fixture = *state;
@@ -154,6 +218,7 @@ int main(void)
 	    TEST(a_fenced_vm_is_frozen_and_resume_thaws_and_runs_it),
 	    TEST(a_vm_that_somebody_else_has_revived_is_not_fenced),
 	    TEST(a_revival_while_the_vmm_is_being_frozen_never_goes_unseen),
+	    TEST(what_a_frozen_vmm_had_said_is_heard_before_it_counts_as_fenced),
 	    TEST(a_frozen_vmm_is_not_asked_to_quit_but_killed),
 	    TEST(kill_ends_a_vmm_that_runs_is_frozen_or_is_dead_already),
 	};
