@@ -400,6 +400,9 @@ void hf_control_status(struct hf_control *control, enum hf_status status)
 	hf_lock(&control->lock);
 	control->answer_is_stale = true; // first: who hears the event may ask at once
 	hf_unlock(&control->lock);
+	/* It might have been paused in between, and have gone on without a link; a link was asked for. */
+	if (control->status == HF_STATUS_POSTCOPY_RECOVER_SETUP && status == HF_STATUS_POSTCOPY_ACTIVE)
+		tell(control, HF_STATUS_POSTCOPY_RECOVER);
 	tell_way(control, control->status, status);
 	control->status = status;
 }

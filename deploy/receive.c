@@ -565,7 +565,7 @@ static enum hf_exit run(struct receive *receive)
 	if (result) {
 		hf_complain(COMMAND, "%s", err.text);
 		report(receive, &err);
-		if (!receive->restarted)
+		if (receive->made_files)
 			hf_receive_forget(receive);
 		return err.class == HF_ERR_CANCELLED ? HF_EXIT_CANCELLED : HF_EXIT_FAILED;
 	}

@@ -441,7 +441,7 @@ int hf_main_send(int argc, char **argv)
 	if (hf_options_vm_key(&send.options, send.key, &err) || set_up(&send, &err)) {
 		hf_complain(COMMAND, "%s", err.text);
 		write_report(&send, &err);
-		if (send.record && !send.restarted)
+		if (send.made_record)
 			hf_send_forget(&send);
 	} else {
 		wait_for_end(&send);

@@ -64,9 +64,10 @@ struct send {
 	bool pause_told;
 	bool release_told;
 	bool vmm_ended;
-	bool stopped;	/* by a signal while paused: the state is kept for the next start */
-	bool restarted; /* a record was found */
-	bool aborted;	/* and it says that the VM was never given up */
+	bool stopped;	  /* by a signal while paused: the state is kept for the next start */
+	bool made_record; /* by this program: it may go when nothing has begun */
+	bool restarted;	  /* a record was found */
+	bool aborted;	  /* and it says that the VM was never given up */
 	pthread_t reviver;
 	bool reviving;
 };

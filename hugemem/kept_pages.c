@@ -197,8 +197,10 @@ static int make_file(struct hf_kept_pages *kept, const char *name, struct hf_err
 	if (ftruncate(kept->fd, 0))
 		return failed(kept, "cannot empty", errno, err);
 	int errnum = posix_fallocate(kept->fd, 0, (off_t)kept->file_bytes);
-	if (errnum)
+	if (errnum) {
+		unlinkat(kept->directory, name, 0); // where there is no room it would only take some
 		return failed(kept, "cannot allocate", errnum, err);
+	}
 	return map_file(kept, err);
 }
 

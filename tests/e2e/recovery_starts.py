@@ -96,7 +96,7 @@ def a_vmm_that_has_ended_with_the_pages_is_told(host):
 
 def mounted(host, folder, options):
     os.mkdir(folder)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "hugeferry-e2e", folder], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"mode=0700,{options}", "hugeferry-e2e", folder], check=True)
     host.closing.append(lambda: subprocess.run(["umount", "-l", folder], check=True))
 
 
