@@ -206,6 +206,31 @@ bool hf_destination_committed(const struct hf_destination *destination);
 /* Locked. If every page is placed (or poisoned) and the VM runs: the actions that end the migration. */
 unsigned hf_destination_check_end(struct hf_destination *destination);
 
+/* ---- destination.c, destination_messages.c, destination_vm.c for each other ---- */
+
+/* Locked. What a step of the hand-over makes the engine do; why: of a failure. */
+unsigned hf_destination_actions_of(struct hf_destination *destination,
+				   const struct hf_handover_destination_step *step, const struct hf_err *why);
+/* Locked. Nothing is needed from the source any more. */
+void hf_destination_complete(struct hf_destination *destination);
+/* Locked. For moves whose precondition the caller has checked. */
+void hf_destination_move(struct hf_destination *destination, enum hf_status status,
+			 enum hf_incoming incoming);
+/* Locked. Nothing is abandoned; the reason is kept. Returns actions, as the next three do. */
+unsigned hf_destination_pause_locked(struct hf_destination *destination, const struct hf_err *why);
+/* Locked. One step of the hand-over; -EINVAL, and *actions untouched, for an event not expected. */
+int hf_destination_take_step(struct hf_destination *destination, enum hf_handover_destination_event event,
+			     const struct hf_err *why, unsigned *actions);
+/* Locked. A message out of its time. */
+unsigned hf_destination_unexpected(struct hf_destination *destination, uint32_t type);
+/* Locked. A message that is wrong; why's text does not name the VM. */
+unsigned hf_destination_violation(struct hf_destination *destination, const struct hf_err *why);
+/* Locked. A process before this one has got as far as its record says. */
+void hf_destination_begin_again(struct hf_destination *destination, enum hf_record record, bool vmm_lives);
+/* Event of the transport. */
+void hf_destination_event_message(void *engine, uint64_t epoch, uint32_t type, const void *payload,
+				  size_t bytes);
+
 /* ---- destination_probe.c ---- */
 
 /* Locked. The blocks match: the actions that measure the link, or that go on without. */

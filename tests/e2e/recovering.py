@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -41,11 +42,20 @@ class Looks(threading.Thread):
             return
         if not (rested or self.source.resting() or self.source_ends()):
             self.wrong.append(f"the destination runs, and the source is {self.source.status()}")
-        elif self.visits is None:
-            self.visits = self.source.visits()
-        elif self.source.visits() != self.visits:
-            self.wrong.append("the guest of the source has moved on")
+        else:
+            self.look_at_guest()
         self.count += 1
+
+    def look_at_guest(self):
+        """Of a VMM that has ended the memory is given back."""
+        try:
+            visits = self.source.visits()
+        except (ValueError, struct.error):
+            visits = None
+        if self.visits is None:
+            self.visits = visits
+        elif visits != self.visits and not self.source_ends():
+            self.wrong.append("the guest of the source has moved on")
 
     def source_ends(self):
         """One that is being killed is not frozen any more; one that was thawed does not end."""
