@@ -47,11 +47,18 @@ static int take_uri(struct receive *receive, const char *uri, struct hf_err *err
 	return hf_receive_take_uri(receive, uri, err);
 }
 
+/* Also what does not last until the main thread looks again. */
+static void tell_status(struct receive *receive)
+{
+	hf_destination_snapshot(receive->engine, &receive->snapshot);
+	hf_control_status(receive->control, receive->snapshot.status);
+}
+
 static int control_recover(void *opaque, const char *uri, struct hf_err *err)
 {
 	struct receive *receive = opaque;
 	if (receive->engine)
-		hf_destination_snapshot(receive->engine, &receive->snapshot);
+		tell_status(receive);
 	if (receive->poison)
 		return hf_err_set(err, HF_ERR_LOCAL, EPERM, "the pages that are missing are being poisoned");
 	if (!receive->engine || !hf_receive_wants_link(receive))
@@ -65,9 +72,11 @@ static int control_recover(void *opaque, const char *uri, struct hf_err *err)
 	hf_reconnect_end(&receive->reconnect);
 	hf_reconnect_begin(&receive->reconnect, hf_monotonic_ns(NULL), receive->options.recover_timeout_s);
 	result = hf_receive_listen(receive, err);
-	if (result == 0)
-		hf_destination_recover_setup(receive->engine, true);
-	return result;
+	if (result)
+		return result;
+	hf_destination_recover_setup(receive->engine, true);
+	tell_status(receive);
+	return 0;
 }
 
 static int set_parameters(void *opaque, const struct hf_control_parameters *parameters, struct hf_err *err)
