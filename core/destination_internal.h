@@ -128,7 +128,6 @@ struct hf_destination {
 	uint32_t links_used;
 	unsigned restart_actions; /* of a restarted engine, once its memory is taken over */
 	bool taking_over, takeover_failed;
-	bool recoverable; /* the session has the feature */
 	/* Of the link that is up: */
 	bool advised;	    /* ADVISE was heard */
 	bool run_heard;	    /* RUN was */
@@ -145,9 +144,10 @@ struct hf_destination {
 	uint32_t presence_block, presence_page; /* next the source must describe, its numbering */
 	uint8_t *device_state;
 	uint64_t device_state_bytes, device_state_room_bytes;
-	bool has_state; /* the VMM was given it */
-	bool resumed;	/* RESUMED has left: the end may be said */
-	bool releasing; /* every page is placed, ranges are being unregistered */
+	bool recoverable; /* the session has the feature */
+	bool has_state;	  /* the VMM was given it */
+	bool resumed;	  /* RESUMED has left: the end may be said */
+	bool releasing;	  /* every page is placed, ranges are being unregistered */
 	bool released;
 	bool vmm_ended;
 	bool complete_said;

@@ -493,7 +493,7 @@ static bool say_the_same(const struct hf_vm_record_slot *one, const struct hf_vm
 static int choose_slot(const char *bytes, struct hf_vm_record_content *content, struct hf_err *err)
 {
 	struct hf_vm_record_slot slots[HF_VM_RECORD_SLOTS] = {0};
-	int found[HF_VM_RECORD_SLOTS];
+	int found[HF_VM_RECORD_SLOTS] = {0};
 	for (unsigned i = 0; i < HF_VM_RECORD_SLOTS; i++)
 		found[i] = hf_vm_record_slot_decode(bytes + (size_t)i * HF_VM_RECORD_SLOT_BYTES, &slots[i]);
 	if (found[0] == -EPROTONOSUPPORT || found[1] == -EPROTONOSUPPORT)

@@ -207,13 +207,16 @@ class Qmp:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(limit_s)
         self.socket.connect(path)
-        self.file = self.socket.makefile("rw", encoding="utf-8")
+        # For reading only: what a file for both ways has read ahead is lost when it is written to.
+        self.file = self.socket.makefile("r", encoding="utf-8")
         self.file.readline()
         self.execute("qmp_capabilities")
 
+    def write(self, request):
+        self.socket.sendall((json.dumps(request) + "\n").encode())
+
     def execute(self, command):
-        self.file.write(json.dumps({"execute": command}) + "\n")
-        self.file.flush()
+        self.write({"execute": command})
         while True:
             answer = json.loads(self.file.readline())
             if "return" in answer:
