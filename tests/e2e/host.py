@@ -92,15 +92,20 @@ class Host:
     def available(self, page_size):
         return self.read_counter(page_size, "free_hugepages") - self.read_counter(page_size, "resv_hugepages")
 
+    def pool(self, page_size):
+        """What set_pool() sets: pages that are given back as soon as their last user ends are none of it."""
+        return self.read_counter(page_size, "nr_hugepages") - self.read_counter(page_size, "surplus_hugepages")
+
     def set_pool(self, page_size, pages):
         with open(self.counter(page_size, "nr_hugepages"), "w", encoding="ascii") as file:
             file.write(str(pages))
 
     def make_available(self, page_size, pages):
         """Exactly so many pages can be had afterwards; says whether that worked."""
-        before = self.read_counter(page_size, "nr_hugepages")
-        self.set_pool(page_size, before + pages - self.available(page_size))
-        change = self.read_counter(page_size, "nr_hugepages") - before
+        before = self.pool(page_size)
+        total = self.read_counter(page_size, "nr_hugepages")
+        self.set_pool(page_size, total + pages - self.available(page_size))
+        change = self.pool(page_size) - before
         self.pools[page_size] = self.pools.get(page_size, 0) + change
         return self.available(page_size) == pages
 
@@ -146,7 +151,7 @@ class Host:
                 os.unlink(os.path.join(path, name))
         for page_size, change in self.pools.items():
             # Somebody else may have lowered the pool meanwhile.
-            self.set_pool(page_size, max(0, self.read_counter(page_size, "nr_hugepages") - change))
+            self.set_pool(page_size, max(0, self.pool(page_size) - change))
         self.pools.clear()
 
     def close(self):
