@@ -326,7 +326,7 @@ static void release(struct hf_destination *d)
 		actions = ACTION_NOTIFY;
 	} else {
 		d->released = true;
-		/* A VM that is still to be told to run, or has ended, is not hf_destination_complete. */
+		/* A VM that is still to be told to run, or has ended, is not complete. */
 		actions = d->handover == HF_DESTINATION_RUNNING ? released_locked(d) : ACTION_NOTIFY;
 	}
 	if (d->handover == HF_DESTINATION_STARTING_AGAIN)

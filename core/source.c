@@ -6,7 +6,7 @@
  * destination's (see destination.c for the order of messages). Pages are served from serve(), which takes no
  * lock: the blocks are fixed at creation, and the presence map is complete before `serving` is set and loses
  * only pages that are released (source_release.c). A hole is answered as zeros and never touched,
- * hf_source_since touching would allocate it. On a later link there are no holes to ask for: what is not here
+ * since touching would allocate it. On a later link there are no holes to ask for: what is not here
  * by then may be a page that a program before this one has given back.
  *
  * Who owns the VM is decided by the tables of handover.c; each event is one step there, taken under the lock:

@@ -219,16 +219,26 @@ static bool is_pause(const struct hf_destination_snapshot *snapshot)
 /* A pause needs no program: the VMM keeps the pages, the files what is known of them. */
 static void take_signal(struct receive *receive, int signal)
 {
-	struct hf_err err = HF_ERR_INIT;
 	if (signal == SIGUSR1) {
 		receive->hold_background = false;
 		if (receive->engine)
 			hf_destination_hold_background(receive->engine, false);
 	} else if (signal && receive->engine && is_pause(&receive->snapshot)) {
 		receive->stopped = true;
-	} else if (signal && receive->engine && hf_destination_cancel(receive->engine, &err)) {
-		hf_complain(COMMAND, "%s", err.text);
+	} else if (signal && receive->engine) {
+		receive->cancel_signalled = true;
 	}
+}
+
+/* The source is told over the link: by an engine that has heard of it. */
+static void cancel_if_signalled(struct receive *receive)
+{
+	struct hf_err err = HF_ERR_INIT;
+	if (!receive->cancel_signalled || hf_receive_link_comes_up(receive))
+		return;
+	receive->cancel_signalled = false;
+	if (hf_destination_cancel(receive->engine, &err))
+		hf_complain(COMMAND, "%s", err.text);
 }
 
 /* While there is no engine: what else may end the program. */
@@ -397,6 +407,7 @@ static void wait_for_end(struct receive *receive)
 	for (;;) {
 		hf_control_run(receive->control);
 		hf_destination_snapshot(receive->engine, &receive->snapshot);
+		cancel_if_signalled(receive);
 		hf_receive_tend_link(receive);
 		hf_receive_tend_poison(receive);
 		hf_destination_snapshot(receive->engine, &receive->snapshot);

@@ -69,9 +69,10 @@ struct receive {
 	bool link_told;
 	bool pause_told;
 	bool vmm_ended;
-	bool cancel_asked; /* over the control socket, while there was no engine */
-	bool poison;	   /* what is missing is to be poisoned: no source is awaited any more */
-	bool stopped;	   /* by a signal while paused: the state is kept for the next start */
+	bool cancel_asked;     /* over the control socket, while there was no engine */
+	bool cancel_signalled; /* and not yet done */
+	bool poison;	       /* what is missing is to be poisoned: no source is awaited any more */
+	bool stopped;	       /* by a signal while paused: the state is kept for the next start */
 	struct hf_destination *engine;
 	struct hf_destination_snapshot snapshot; /* the last one taken */
 };
@@ -83,6 +84,8 @@ int hf_receive_listen(struct receive *receive, struct hf_err *err);
 int hf_receive_take_uri(struct receive *receive, const char *uri, struct hf_err *err);
 /* The first link: whoever has come as a whole. */
 int hf_receive_start_link(struct receive *receive, struct hf_err *err);
+/* There is a link, and the engine has not heard of it yet. */
+bool hf_receive_link_comes_up(const struct receive *receive);
 bool hf_receive_wants_link(const struct receive *receive);
 /* Closes what was lost and listens again. */
 void hf_receive_tend_link(struct receive *receive);

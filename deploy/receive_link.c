@@ -54,6 +54,11 @@ int hf_receive_start_link(struct receive *receive, struct hf_err *err)
 	return receive->scheme->start(receive->link, &hf_destination_events, receive->engine, err);
 }
 
+bool hf_receive_link_comes_up(const struct receive *receive)
+{
+	return receive->link && receive->snapshot.links_used == receive->links_before;
+}
+
 void hf_receive_close_link(struct receive *receive)
 {
 	hf_link_relay_take(&receive->relay);
@@ -119,8 +124,7 @@ void hf_receive_tend_link(struct receive *receive)
 		hf_receive_close_link(receive);
 	if (!hf_receive_wants_link(receive))
 		return;
-	/* The engine has not heard of it yet. */
-	if (receive->link && receive->snapshot.links_used == receive->links_before)
+	if (hf_receive_link_comes_up(receive))
 		return;
 	if (receive->link)
 		hf_receive_close_link(receive);
