@@ -90,7 +90,7 @@ static unsigned on_refused(struct hf_source *s, const uint8_t *payload, size_t b
 	hf_lock_assert_held(&s->lock);
 	struct hf_err why, err = HF_ERR_INIT;
 	unsigned actions = 0;
-	/* It has run there hf_source_since pages were given back, whatever the destination says now. */
+	/* It has run there since pages were given back, whatever the destination says now. */
 	if (!s->recoverable || s->released)
 		return hf_source_unexpected(s, HF_WIRE_REFUSED);
 	if (hf_wire_decode_refused(payload, bytes, &why, &err) < 0)
