@@ -492,9 +492,8 @@ void hf_destination_unlock_act(struct hf_destination *d, unsigned actions)
 static bool goes_on(const struct hf_destination *d, const struct hf_link_info *info)
 {
 	hf_lock_assert_held(&d->lock);
-	return (d->status == HF_STATUS_POSTCOPY_PAUSED || d->status == HF_STATUS_POSTCOPY_RECOVER_SETUP) &&
-	       !d->poisoning && d->epoch == 0 && info->epoch > d->epoch_last &&
-	       (info->features & HF_WIRE_FEATURE_RECOVER);
+	return hf_status_is_paused(d->status) && !d->poisoning && d->epoch == 0 &&
+	       info->epoch > d->epoch_last && (info->features & HF_WIRE_FEATURE_RECOVER);
 }
 
 static void take_link(struct hf_destination *d, const struct hf_link_info *info)

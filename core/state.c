@@ -142,6 +142,11 @@ bool hf_status_is_final(enum hf_status status)
 	return (unsigned)status < HF_STATUSES && status_next[status] == 0;
 }
 
+bool hf_status_is_paused(enum hf_status status)
+{
+	return status == HF_STATUS_POSTCOPY_PAUSED || status == HF_STATUS_POSTCOPY_RECOVER_SETUP;
+}
+
 const char *hf_status_name(enum hf_status status)
 {
 	return (unsigned)status < HF_STATUSES ? status_names[status] : "unknown";

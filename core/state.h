@@ -48,6 +48,9 @@ int hf_incoming_move(enum hf_incoming *incoming, enum hf_incoming to);
 /* completed, failed, cancelled: nothing follows. */
 bool hf_status_is_final(enum hf_status status);
 
+/* postcopy-paused, postcopy-recover-setup: a new link is needed. */
+bool hf_status_is_paused(enum hf_status status);
+
 const char *hf_status_name(enum hf_status status); /* "postcopy-active" */
 const char *hf_incoming_name(enum hf_incoming incoming);
 

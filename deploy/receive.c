@@ -210,12 +210,6 @@ static int explain_vmm_end(const struct receive *receive, struct hf_err *err)
 			  receive->options.vm);
 }
 
-static bool is_pause(const struct hf_destination_snapshot *snapshot)
-{
-	return snapshot->status == HF_STATUS_POSTCOPY_PAUSED ||
-	       snapshot->status == HF_STATUS_POSTCOPY_RECOVER_SETUP;
-}
-
 /* A pause needs no program: the VMM keeps the pages, the files what is known of them. */
 static void take_signal(struct receive *receive, int signal)
 {
@@ -223,7 +217,7 @@ static void take_signal(struct receive *receive, int signal)
 		receive->hold_background = false;
 		if (receive->engine)
 			hf_destination_hold_background(receive->engine, false);
-	} else if (signal && receive->engine && is_pause(&receive->snapshot)) {
+	} else if (signal && receive->engine && hf_status_is_paused(receive->snapshot.status)) {
 		receive->stopped = true;
 	} else if (signal && receive->engine) {
 		receive->cancel_signalled = true;
@@ -345,7 +339,7 @@ static bool at_end(const struct receive *receive)
 {
 	if (hf_status_is_final(receive->snapshot.status))
 		return true;
-	if (!is_pause(&receive->snapshot))
+	if (!hf_status_is_paused(receive->snapshot.status))
 		return false;
 	if (receive->poison && !receive->stopped && !receive->vmm_ended &&
 	    !receive->snapshot.takeover_failed && receive->snapshot.handover != HF_DESTINATION_LOST &&
@@ -361,7 +355,7 @@ static bool at_end(const struct receive *receive)
 /* Once: a page that cannot be placed is tried again and again while the others go on. */
 static void tell_trouble(struct receive *receive)
 {
-	if (receive->trouble_told || is_pause(&receive->snapshot) ||
+	if (receive->trouble_told || hf_status_is_paused(receive->snapshot.status) ||
 	    receive->snapshot.err.class == HF_ERR_NONE)
 		return;
 	receive->trouble_told = true;

@@ -67,17 +67,12 @@ void hf_receive_close_link(struct receive *receive)
 	receive->link = NULL;
 }
 
-static bool is_paused(const struct receive *receive)
-{
-	return receive->snapshot.status == HF_STATUS_POSTCOPY_PAUSED ||
-	       receive->snapshot.status == HF_STATUS_POSTCOPY_RECOVER_SETUP;
-}
-
 bool hf_receive_wants_link(const struct receive *receive)
 {
 	return receive->options.recover_timeout_s && !receive->stopped && !receive->poison &&
 	       receive->snapshot.recoverable && !receive->snapshot.takeover_failed &&
-	       receive->snapshot.handover != HF_DESTINATION_LOST && is_paused(receive);
+	       receive->snapshot.handover != HF_DESTINATION_LOST &&
+	       hf_status_is_paused(receive->snapshot.status);
 }
 
 static void tell_pause(struct receive *receive)

@@ -241,20 +241,15 @@ static void check_deadlines(struct send *send)
 	}
 }
 
-static bool is_pause(const struct hf_source_snapshot *snapshot)
-{
-	return snapshot->status == HF_STATUS_POSTCOPY_PAUSED ||
-	       snapshot->status == HF_STATUS_POSTCOPY_RECOVER_SETUP;
-}
-
 static bool at_end(const struct send *send)
 {
 	const struct hf_source_snapshot *snapshot = &send->snapshot;
 	bool looks = hf_send_wants_link(send) &&
 		     !hf_reconnect_over(&send->reconnect, hf_monotonic_ns(NULL)) && !send->reconnect.held;
 	/* Who can be told to look again waits for that. */
-	bool waits = looks || (hf_send_wants_link(send) && send->control && is_pause(snapshot));
-	if (is_pause(snapshot))
+	bool waits =
+	    looks || (hf_send_wants_link(send) && send->control && hf_status_is_paused(snapshot->status));
+	if (hf_status_is_paused(snapshot->status))
 		return !waits;
 	return hf_status_is_final(snapshot->status) && snapshot->owner != HF_VM_OWNER_RESUMING && !waits;
 }
@@ -264,7 +259,8 @@ static void take_signal(struct send *send, int signal)
 {
 	if (signal == SIGUSR1)
 		hf_source_hold_background(send->engine, false);
-	else if (signal && (is_pause(&send->snapshot) || hf_status_is_final(send->snapshot.status)))
+	else if (signal &&
+		 (hf_status_is_paused(send->snapshot.status) || hf_status_is_final(send->snapshot.status)))
 		send->stopped = true;
 	else if (signal)
 		cancel(send);

@@ -56,17 +56,11 @@ void hf_send_close_link(struct send *send)
 	send->link = NULL;
 }
 
-static bool is_paused(const struct send *send)
-{
-	return send->snapshot.status == HF_STATUS_POSTCOPY_PAUSED ||
-	       send->snapshot.status == HF_STATUS_POSTCOPY_RECOVER_SETUP;
-}
-
 bool hf_send_wants_link(const struct send *send)
 {
 	if (!send->options.recover_timeout_s || send->stopped || !send->snapshot.recoverable)
 		return false;
-	return is_paused(send) || send->snapshot.destination_in_doubt;
+	return hf_status_is_paused(send->snapshot.status) || send->snapshot.destination_in_doubt;
 }
 
 /* The epoch is the session's highest from here on, whatever becomes of the attempt. */
