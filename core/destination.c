@@ -33,7 +33,8 @@
  * release(), so that the source is let go only when nothing can need it. A link lost after COMPLETE costs
  * no page; where there can be another, it is said again there, since the source may not have heard.
  *
- * The way of a page is in destination_pages.c.
+ * The way of a page is in destination_pages.c; what comes before the source VM stops, in
+ * destination_precopy.c.
  */
 #include "core/destination.h"
 
@@ -222,6 +223,16 @@ static unsigned unexpected(struct hf_destination *d, uint32_t type)
 	return hf_destination_fail_locked(d, &err);
 }
 
+unsigned hf_destination_violation(struct hf_destination *d, const struct hf_err *why)
+{
+	return violation(d, why);
+}
+
+unsigned hf_destination_unexpected(struct hf_destination *d, uint32_t type)
+{
+	return unexpected(d, type);
+}
+
 int hf_destination_cancel(struct hf_destination *d, struct hf_err *err)
 {
 	hf_lock_assert_entry(__func__);
@@ -290,6 +301,12 @@ void hf_destination_let_go(struct hf_destination *d)
 unsigned hf_destination_check_end(struct hf_destination *d)
 {
 	hf_lock_assert_held(&d->lock);
+	unsigned actions = 0;
+	if (d->precopy.load_waits && d->pages_received == d->blocks.pages_total) {
+		d->precopy.load_waits = false;
+		take_step(d, HF_DESTINATION_VM_LOADED, NULL, &actions);
+		return actions | ACTION_NOTIFY;
+	}
 	if (!d->resumed || d->releasing || d->pages_received != d->blocks.pages_total)
 		return 0;
 	d->releasing = true;
@@ -387,6 +404,8 @@ static void prepare(struct hf_destination *d)
 {
 	struct hf_err err = HF_ERR_INIT;
 	int result = choose_placement(d, &err);
+	if (result == 0)
+		result = hf_destination_precopy_prepare(d, &err);
 	if (result == 0) {
 		hf_lock(&d->lock);
 		result = hf_destination_fetch_prepare(d);
@@ -432,6 +451,8 @@ void hf_destination_unlock_act(struct hf_destination *d, unsigned actions)
 		prepare(d);
 	if (actions & ACTION_SEND_READY)
 		send_ready(d);
+	if (actions & ACTION_CLEAR_HOLES)
+		hf_destination_clear_holes(d);
 	if (actions & ACTION_LOAD)
 		request_vm(d, HF_VM_LOAD, d->device_state, d->device_state_bytes);
 	if (actions & ACTION_TAKE_OVER)
@@ -454,6 +475,8 @@ void hf_destination_unlock_act(struct hf_destination *d, unsigned actions)
 		said_resumed(d);
 	if (actions & ACTION_PUMP)
 		hf_destination_pump(d);
+	if (actions & ACTION_SEND_ROUND_DONE)
+		hf_destination_send_round_done(d);
 	if (actions & ACTION_RELEASE)
 		release(d);
 	if (actions & ACTION_SEND_COMPLETE)
@@ -658,7 +681,7 @@ static bool presence_advance(struct hf_destination *d, uint32_t pages)
 
 static unsigned on_presence(struct hf_destination *d, const uint8_t *payload, size_t bytes)
 {
-	if (d->status != HF_STATUS_ACTIVE || d->presence_complete)
+	if (d->status != HF_STATUS_ACTIVE || d->presence_complete || (d->precopy.spoken && !d->precopy.final))
 		return unexpected(d, HF_WIRE_PRESENCE);
 
 	struct hf_wire_presence presence;
@@ -682,6 +705,7 @@ static unsigned on_presence(struct hf_destination *d, const uint8_t *payload, si
 	if (presence_advance(d, presence.pages)) {
 		d->presence_complete = true;
 		hf_destination_pages_presence(d);
+		return hf_destination_precopy_settle(d);
 	}
 	return 0;
 }
@@ -742,7 +766,8 @@ static unsigned on_device_end(struct hf_destination *d, const uint8_t *payload, 
 	d->fetching = true;
 	d->device_end_ns = hf_clock_now_ns(&d->clock);
 	move(d, HF_STATUS_DEVICE, HF_INCOMING_LISTEN);
-	return ACTION_LOAD | ACTION_NOTIFY | ACTION_PUMP | ACTION_KICK_URGENT;
+	return ACTION_LOAD | ACTION_NOTIFY | ACTION_PUMP | ACTION_KICK_URGENT |
+	       (d->precopy.whole ? ACTION_KICK_BACKGROUND : 0);
 }
 
 static unsigned on_run(struct hf_destination *d)
@@ -815,6 +840,12 @@ static void event_message(void *engine, uint64_t epoch, uint32_t type, const voi
 	case HF_WIRE_PRESENCE:
 		actions = on_presence(d, payload, bytes);
 		break;
+	case HF_WIRE_ROUND:
+		actions = hf_destination_on_round(d, payload, bytes);
+		break;
+	case HF_WIRE_ROUND_END:
+		actions = hf_destination_on_round_end(d, payload, bytes);
+		break;
 	case HF_WIRE_DEVICE:
 		actions = on_device(d, payload, bytes);
 		break;
@@ -854,6 +885,8 @@ static unsigned load_done(struct hf_destination *d, int result, const struct hf_
 		return hf_destination_fail_locked(d, why);
 	if (d->status == HF_STATUS_DEVICE)
 		d->load_time_ns = hf_clock_now_ns(&d->clock) - d->device_end_ns;
+	if (hf_destination_load_must_wait(d))
+		return ACTION_NOTIFY;
 	take_step(d, HF_DESTINATION_VM_LOADED, NULL, &actions);
 	return actions | ACTION_NOTIFY;
 }

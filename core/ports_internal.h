@@ -114,6 +114,14 @@ static inline int hf_source_memory_presence(const struct hf_source_memory *port,
 		    port->ops->presence(port->self, block, bitmap, bitmap_bytes, err));
 }
 
+static inline int hf_source_memory_harvest(const struct hf_source_memory *port, uint32_t block,
+					   uint8_t *dirtied, uint8_t *holes, size_t bitmap_bytes,
+					   struct hf_err *err)
+{
+	HF_CALL_OUT("memory.harvest()", int,
+		    port->ops->harvest(port->self, block, dirtied, holes, bitmap_bytes, err));
+}
+
 static inline int hf_vm_request(const struct hf_vm *port, enum hf_vm_op op, const void *data,
 				size_t length_bytes)
 {

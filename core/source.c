@@ -2,8 +2,9 @@
 /*
  * Theory of operation
  *
- * The source decides two things only: when its VM stops, and that it is given up. All else is the
- * destination's (see destination.c for the order of messages). Pages are served from serve(), which takes no
+ * The source decides two things only: when its VM stops, after rounds of pre-copy if the operator wants them
+ * (source_precopy.c), and that it is given up. All else is the destination's (see destination.c for the order
+ * of messages). Pages are served from serve(), which takes no
  * lock: the blocks are fixed at creation, and the presence map is complete before `serving` is set and does
  * not change after it. A hole is answered as zeros and never touched, since touching would allocate it.
  *
@@ -28,81 +29,15 @@
  * stayed here. What was said on an older link need not have been heard, so nothing of it is remembered but
  * RESUMED.
  */
-#include "core/source.h"
+#include "core/source_internal.h"
 
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/lock.h"
-#include "core/pagemap.h"
 #include "core/ports_internal.h"
 #include "core/wire.h"
-
-enum {
-	ACTION_NOTIFY = 1 << 0,
-	ACTION_SEND_ADVISE = 1 << 1,
-	ACTION_STOP = 1 << 2,
-	ACTION_SAVE = 1 << 3,
-	ACTION_SEND_RUN = 1 << 4,
-	ACTION_SEND_FINISH = 1 << 5,
-	ACTION_SEND_FAIL = 1 << 6,
-	ACTION_RESUME = 1 << 7,
-	ACTION_FENCE = 1 << 8,
-	ACTION_RECORD = 1 << 9,
-	ACTION_PRESENT = 1 << 10, /* ADVISE of a link that is not the first */
-};
-
-struct hf_source {
-	/* Set at creation. */
-	char vm_name[256];
-	struct hf_ramblocks blocks;
-	struct hf_clock clock;
-	struct hf_source_memory memory;
-	struct hf_transport transport;
-	struct hf_vm vm;
-	struct hf_recorder recorder;
-	uint32_t placement_wish; /* enum hf_wire_placement_wish */
-	uint64_t max_page_stall_ns;
-	uint8_t *probe_block; /* what is served while the destination measures the link */
-	void (*notify)(void *opaque);
-	void *opaque;
-
-	/* Written before `serving` is set, constant while it is. */
-	struct hf_pagemap present;
-
-	/* Atomic: the page path takes no lock. */
-	atomic_bool serving;
-	atomic_bool probing; /* from link up to READY, if the link has the feature */
-	atomic_uint_least64_t sent_bytes, sent_chunks, zero_chunks;
-
-	struct hf_lock lock;
-
-	/* Under the lock. */
-	enum hf_status status;
-	enum hf_vm_owner owner;
-	enum hf_handover_source handover;
-	enum hf_record recording; /* being written */
-	struct hf_err err;
-	struct hf_err broken;  /* came while the record was being written */
-	struct hf_err refusal; /* why the destination hands the VM back */
-	uint64_t epoch, epoch_last;
-	uint32_t links_used;
-	bool recoverable; /* the session has the feature */
-	bool in_doubt;	  /* see the snapshot */
-	bool vm_stopping, vm_busy;
-	bool device_whole; /* DEVICE_END is on its way: LOADED may be heard */
-	bool resumed;	   /* RESUMED was heard on the link that is up */
-	bool hold_background;
-	uint32_t pages_present;
-	struct hf_wire_ready ready;
-	struct hf_link_figures link_figures;
-	uint64_t link_up_ns, stop_ns, saving_ns, run_ns, end_ns;
-	uint64_t device_state_bytes, stop_time_ns, save_time_ns, downtime_ns;
-	uint64_t fence_ns, record_ns, fence_time_ns, record_time_ns;
-};
 
 /* Locked, with the caller having checked that the table has the transition. */
 static void move(struct hf_source *s, enum hf_status status)
@@ -218,6 +153,26 @@ static unsigned violation(struct hf_source *s, struct hf_err *why)
 
 static void unlock_act(struct hf_source *s, unsigned actions);
 
+unsigned hf_source_fail_locked(struct hf_source *s, const struct hf_err *why)
+{
+	return fail_locked(s, why);
+}
+
+unsigned hf_source_unexpected(struct hf_source *s, uint32_t type)
+{
+	return unexpected(s, type);
+}
+
+unsigned hf_source_violation(struct hf_source *s, struct hf_err *why)
+{
+	return violation(s, why);
+}
+
+void hf_source_unlock_act(struct hf_source *s, unsigned actions)
+{
+	unlock_act(s, actions);
+}
+
 void hf_source_fail(struct hf_source *s, const struct hf_err *why)
 {
 	hf_lock_assert_entry(__func__);
@@ -290,6 +245,11 @@ static void send_message(struct hf_source *s, uint32_t type, const void *payload
 	hf_unlock(&s->lock);
 	if (epoch != 0)
 		hf_transport_send(&s->transport, epoch, type, payload, bytes);
+}
+
+void hf_source_send(struct hf_source *s, uint32_t type, const void *payload, size_t bytes)
+{
+	send_message(s, type, payload, bytes);
 }
 
 static void send_wish(struct hf_source *s, uint32_t placement, bool hold)
@@ -392,6 +352,12 @@ static void unlock_act(struct hf_source *s, unsigned actions)
 		send_advise(s, HF_WIRE_WISH_ANY);
 	if (actions & ACTION_SEND_FAIL)
 		send_fail(s);
+	if (actions & ACTION_HARVEST)
+		hf_source_harvest(s);
+	if (actions & ACTION_SEND_ROUND)
+		hf_source_send_round(s);
+	if (actions & ACTION_CHANGE_ROUND)
+		hf_source_change_round(s);
 	if (actions & ACTION_STOP)
 		request_vm(s, HF_VM_STOP);
 	if (actions & ACTION_SAVE)
@@ -446,6 +412,7 @@ static void event_link_up(void *engine, const struct hf_link_info *info)
 		s->links_used++;
 		s->recoverable = (info->features & HF_WIRE_FEATURE_RECOVER) != 0;
 		s->link_up_ns = hf_clock_now_ns(&s->clock);
+		s->precopy.spoken = (info->features & HF_WIRE_FEATURE_PRECOPY) != 0;
 		atomic_store(&s->probing, (info->features & HF_WIRE_FEATURE_LINK) != 0);
 		move(s, HF_STATUS_SETUP);
 		actions = ACTION_SEND_ADVISE | ACTION_NOTIFY;
@@ -471,6 +438,7 @@ static void event_link_down(void *engine, uint64_t epoch, const struct hf_err *w
 		actions = fail_locked(s, &err);
 		if (hf_status_is_final(s->status))
 			atomic_store(&s->serving, false);
+		atomic_store(&s->precopy.serving, false);
 	}
 	unlock_act(s, actions);
 }
@@ -492,6 +460,15 @@ static unsigned on_link(struct hf_source *s, const uint8_t *payload, size_t byte
 	return ACTION_NOTIFY;
 }
 
+unsigned hf_source_begin_stop(struct hf_source *s)
+{
+	hf_lock_assert_held(&s->lock);
+	s->vm_stopping = true;
+	s->vm_busy = true;
+	s->stop_ns = hf_clock_now_ns(&s->clock);
+	return ACTION_STOP | ACTION_NOTIFY;
+}
+
 static unsigned on_ready(struct hf_source *s, const uint8_t *payload, size_t bytes)
 {
 	hf_lock_assert_held(&s->lock);
@@ -510,10 +487,7 @@ static unsigned on_ready(struct hf_source *s, const uint8_t *payload, size_t byt
 		return violation(s, &err);
 	atomic_store(&s->probing, false);
 	move(s, HF_STATUS_ACTIVE);
-	s->vm_stopping = true;
-	s->vm_busy = true;
-	s->stop_ns = hf_clock_now_ns(&s->clock);
-	return ACTION_STOP | ACTION_NOTIFY;
+	return hf_source_precopy_begin(s);
 }
 
 static unsigned on_loaded(struct hf_source *s)
@@ -641,6 +615,9 @@ static void event_message(void *engine, uint64_t epoch, uint32_t type, const voi
 	case HF_WIRE_READY:
 		actions = on_ready(s, payload, bytes);
 		break;
+	case HF_WIRE_ROUND_DONE:
+		actions = hf_source_on_round_done(s, payload, bytes);
+		break;
 	case HF_WIRE_LOADED:
 		actions = on_loaded(s);
 		break;
@@ -748,7 +725,9 @@ static int send_device(struct hf_source *s, const uint8_t *state, size_t total)
 static void switch_over(struct hf_source *s, const struct hf_vm_result *saved)
 {
 	struct hf_err err = HF_ERR_INIT;
-	int result = read_presence(s, &err);
+	int result = hf_source_precopy_finish(s, &err);
+	if (result == 0)
+		result = read_presence(s, &err);
 
 	hf_lock(&s->lock);
 	bool go_on = s->status == HF_STATUS_ACTIVE;
@@ -763,6 +742,8 @@ static void switch_over(struct hf_source *s, const struct hf_vm_result *saved)
 	if (!go_on)
 		return;
 
+	if (result == 0)
+		result = hf_source_send_final(s);
 	if (result == 0)
 		result = send_presence(s);
 	if (result == 0)
@@ -872,7 +853,8 @@ static int event_serve(void *engine, const struct hf_serve_request *request, str
 	struct hf_source *s = engine;
 	if (request->block == HF_WIRE_PROBE_BLOCK && atomic_load(&s->probing))
 		return hf_link_probe_serve(s->probe_block, request, reply, err);
-	if (!atomic_load(&s->serving))
+	bool stopped = atomic_load(&s->serving);
+	if (!stopped && !atomic_load(&s->precopy.serving))
 		return hf_err_set(err, HF_ERR_PEER, EPROTO,
 				  "VM '%s': the destination asked for a page, which is not expected now",
 				  s->vm_name);
@@ -886,8 +868,14 @@ static int event_serve(void *engine, const struct hf_serve_request *request, str
 		    request->length_bytes);
 
 	uint32_t page = block->first_page + (uint32_t)(request->offset_bytes / block->page_size_bytes);
+	int exists = stopped ? hf_pagemap_test(&s->present, page) : hf_source_precopy_page(s, page);
+	if (exists < 0)
+		return hf_err_set(err, HF_ERR_PEER, EPROTO,
+				  "VM '%s': the destination asked for block %u, offset %llu, which is not in "
+				  "the round",
+				  s->vm_name, request->block, (unsigned long long)request->offset_bytes);
 	const void *bytes = NULL;
-	if (hf_pagemap_test(&s->present, page)) {
+	if (exists) {
 		int result = hf_source_memory_chunk(&s->memory, request->block, request->offset_bytes,
 						    request->length_bytes, &bytes, err);
 		if (result < 0) {
@@ -949,6 +937,7 @@ void hf_source_snapshot(struct hf_source *s, struct hf_source_snapshot *out)
 	    .sent_chunks = atomic_load(&s->sent_chunks),
 	    .zero_chunks = atomic_load(&s->zero_chunks),
 	    .link = s->link_figures,
+	    .stopping = s->stop_ns != 0,
 	    .device_state_bytes = s->device_state_bytes,
 	    .stop_time_ns = s->stop_time_ns,
 	    .save_time_ns = s->save_time_ns,
@@ -958,6 +947,7 @@ void hf_source_snapshot(struct hf_source *s, struct hf_source_snapshot *out)
 	    .postcopy_time_ns = since(s->run_ns, now_ns),
 	    .total_time_ns = since(s->link_up_ns, now_ns),
 	};
+	hf_source_precopy_figures(s, &out->precopy);
 	hf_unlock(&s->lock);
 }
 
@@ -1016,6 +1006,8 @@ int hf_source_create(struct hf_source **out, const struct hf_source_config *conf
 		result = hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the presence map");
 	if (result == 0 && !(s->probe_block = hf_link_probe_block_create()))
 		result = hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the probe block");
+	if (result == 0)
+		result = hf_source_precopy_create(s, config, err);
 	if (result == 0 && config->restarted)
 		result = go_on(s, config->record, err);
 	if (result < 0) {
@@ -1032,6 +1024,7 @@ void hf_source_destroy(struct hf_source *s)
 	if (!s)
 		return;
 	free(s->probe_block);
+	hf_source_precopy_destroy(s);
 	hf_pagemap_destroy(&s->present);
 	hf_ramblocks_destroy(&s->blocks);
 	hf_lock_destroy(&s->lock);

@@ -29,6 +29,8 @@
 #include "core/transport.h"
 #include "core/vm.h"
 
+#define HF_DOWNTIME_LIMIT_NS 300000000ull /* as in QEMU */
+
 struct hf_source;
 
 struct hf_source_config {
@@ -46,10 +48,17 @@ struct hf_source_config {
 	 */
 	bool restarted;
 	enum hf_record record;
-	bool wish_placement;	      /* false: the destination chooses */
-	enum hf_placement placement;  /* when wished */
-	uint64_t max_page_stall_ns;   /* refuse a link on which one page takes longer; 0 = none */
-	bool hold_background;	      /* the destination serves faults only, until told otherwise */
+	bool wish_placement;	     /* false: the destination chooses */
+	enum hf_placement placement; /* when wished */
+	uint64_t max_page_stall_ns;  /* refuse a link on which one page takes longer; 0 = none */
+	bool hold_background;	     /* the destination serves faults only, until told otherwise */
+	/*
+	 * Pages are moved in rounds before the VM stops; the memory port can harvest. What rounds cannot move
+	 * comes by postcopy; with precopy_only, rounds go on until it fits into the pause.
+	 */
+	bool precopy, precopy_only;
+	uint64_t downtime_limit_ns;   /* of the moving of pages in the pause; 0 = HF_DOWNTIME_LIMIT_NS */
+	uint64_t max_bandwidth;	      /* bytes/s of rounds; 0 = no limit */
 	void (*notify)(void *opaque); /* as in destination.h */
 	void *opaque;
 };
@@ -67,6 +76,14 @@ void hf_source_recorded(struct hf_source *source, enum hf_record record, int res
 /* Asks the destination to hold the background, or to let it go on. */
 void hf_source_hold_background(struct hf_source *source, bool hold);
 int hf_source_cancel(struct hf_source *source, struct hf_err *err);
+/*
+ * The rounds end as soon as may be, and what is missing comes by postcopy. Harmless at any time: before the
+ * first round there will be none, after the last it changes nothing. -EPERM with precopy_only.
+ */
+int hf_source_start_postcopy(struct hf_source *source, struct hf_err *err);
+/* Of rounds, from now on. */
+void hf_source_limit_rounds(struct hf_source *source, uint64_t limit_bytes_per_s);
+void hf_source_limit_downtime(struct hf_source *source, uint64_t limit_ns);
 /* After the hand-over: the link is given up on purpose, as if it had been lost. -EPERM before it. */
 int hf_source_pause(struct hf_source *source, struct hf_err *err);
 /* While paused: somebody looks for a new link, or has given up looking. */
@@ -85,6 +102,18 @@ enum hf_vm_owner {
 	HF_VM_OWNER_DESTINATION, /* given up, and that is on record */
 };
 
+struct hf_source_precopy_figures {
+	bool wanted;
+	uint32_t rounds;	  /* that have ended */
+	uint64_t moved_bytes;	  /* in them */
+	uint64_t remaining_bytes; /* as of the last harvest, with all of the round under way */
+	/* 0: not known. */
+	uint64_t dirty_pages_per_s, dirty_bytes_per_s, rate_bytes_per_s;
+	uint64_t expected_downtime_ns; /* of moving pages; UINT64_MAX: not known */
+	const char *ended_because;     /* static; NULL: rounds have not ended */
+	uint64_t downtime_limit_ns, limit_bytes_per_s;
+};
+
 struct hf_source_snapshot {
 	enum hf_status status;
 	enum hf_vm_owner owner;
@@ -101,6 +130,8 @@ struct hf_source_snapshot {
 	uint64_t sent_bytes;	/* page payload */
 	uint64_t sent_chunks, zero_chunks;
 	struct hf_link_figures link; /* measured by the destination before READY; zeros: not known */
+	struct hf_source_precopy_figures precopy;
+	bool stopping; /* the VM stands still, or is being stopped */
 	uint64_t device_state_bytes;
 	uint64_t stop_time_ns, save_time_ns;
 	uint64_t fence_time_ns, record_time_ns; /* parts of the downtime; 0: not done */

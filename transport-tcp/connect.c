@@ -272,7 +272,10 @@ static int greet(const struct opening *opening, int fd, const struct hf_wire_hel
 
 static uint64_t features_offered(const struct opening *opening)
 {
-	return HF_WIRE_FEATURES & ~(opening->options.check ? HF_WIRE_FEATURE_RECOVER : HF_WIRE_FEATURE_CHECK);
+	uint64_t features = HF_WIRE_FEATURES;
+	features &= ~(opening->options.check ? HF_WIRE_FEATURE_RECOVER : HF_WIRE_FEATURE_CHECK);
+	return opening->options.precopy && !opening->options.check ? features
+								   : features & ~HF_WIRE_FEATURE_PRECOPY;
 }
 
 static struct hf_wire_hello make_hello(const struct opening *opening, enum hf_wire_channel channel,

@@ -160,6 +160,16 @@ static const struct broken_field broken_fields[] = {
     {"presence", 8, 4, 0xffffffff, "pages is 4294967295"},
     {"presence", 13, 1, 0x85, "bits are set beyond the last of 11 pages"},
 
+    {"round", 0, 4, 256, "ROUND, which is laid out as PRESENCE: "},
+    {"round", 8, 4, 0, "pages is 0"},
+    {"round", 13, 1, 0x03, "bits are set beyond the last of 9 pages"},
+    {"round_end", 0, 4, 0, "round is 0"},
+    {"round_end", 4, 4, 8, "flags 0x8"},
+    {"round_end", 4, 4, 3, "final set is no round"},
+    {"round_end", 4, 4, 4, "WHOLE without FINAL"},
+    {"round_end", 4, 4, 0xffffffff, "flags 0xffffffff"},
+    {"round_done", 0, 4, 0, "round is 0"},
+
     {"device_end", 0, 8, 0, "total_bytes is 0"},
     {"device_end", 0, 8, (256ull << 20) + 1, "total_bytes is 268435457"},
     {"device_end", 0, 8, UINT64_MAX, "total_bytes is 18446744073709551615"},
@@ -274,6 +284,9 @@ static const struct {
     {HF_WIRE_CHECK, 0, 0},
     {HF_WIRE_LINK, 24, 24},
     {HF_WIRE_REFUSED, 12, 512},
+    {HF_WIRE_ROUND, 13, 12 + (512 << 10)},
+    {HF_WIRE_ROUND_END, 16, 16},
+    {HF_WIRE_ROUND_DONE, 32, 32},
 };
 
 static bool frame_accepted(uint32_t type, uint32_t length)

@@ -411,7 +411,26 @@ static int source_presence(void *self, uint32_t block, uint8_t *bitmap, size_t b
 	return answer_with(rig, rig->presence_result, "no presence", err);
 }
 
+static void put_bits(uint64_t *bits, uint8_t *bitmap, size_t bytes)
+{
+	for (size_t i = 0; i < bytes && i < 8; i++)
+		bitmap[i] = (uint8_t)(*bits >> (8 * i));
+	*bits = 0;
+}
+
+static int source_harvest(void *self, uint32_t block, uint8_t *dirtied, uint8_t *holes, size_t bytes,
+			  struct hf_err *err)
+{
+	struct rig *rig = self;
+	bool is_ram = RIG_BLOCKS - 1 - block == RIG_RAM;
+	put_bits(is_ram ? &rig->ram_dirtied : &rig->rom_dirtied, dirtied, bytes);
+	put_bits(is_ram ? &rig->ram_holes : &rig->rom_holes, holes, bytes);
+	rig_record(rig, "harvest %s", is_ram ? "ram" : "rom");
+	return answer_with(rig, rig->harvest_result, "no harvest", err);
+}
+
 static const struct hf_source_memory_ops source_memory_ops = {
+    .harvest = source_harvest,
     .chunk = source_chunk,
     .presence = source_presence,
 };
