@@ -18,8 +18,10 @@
 
 static int connect_link(struct send *send, const uint8_t *session, uint64_t epoch, struct hf_err *err)
 {
-	struct hf_link_options options = {
-	    .channels = send->options.channels, .session = session, .epoch = epoch};
+	struct hf_link_options options = {.channels = send->options.channels,
+					  .precopy = send->options.precopy,
+					  .session = session,
+					  .epoch = epoch};
 	if (session)
 		options.timeout_ms = AGAIN_TIMEOUT_MS;
 	else if (send->options.timeout_s && send->options.timeout_s < 10)

@@ -21,6 +21,7 @@ import many  # noqa: E402
 import moves  # noqa: E402
 import openings  # noqa: E402
 import peers  # noqa: E402
+import precopy  # noqa: E402
 import preflight  # noqa: E402
 import recovery  # noqa: E402
 import refusals  # noqa: E402
@@ -64,7 +65,7 @@ def run_case(host, number, case):
 
 def main():
     build, wanted = sys.argv[1], sys.argv[2:]
-    modules = (moves, recovery, refusals, blocks, preflight, stalls, losses, peers, hostile_sources,
+    modules = (moves, precopy, recovery, refusals, blocks, preflight, stalls, losses, peers, hostile_sources,
                hostile_destinations, openings, control, cost, many)
     cases = [case for module in modules for case in module.CASES
              if not wanted or any(part in case.__name__ for part in wanted)]
