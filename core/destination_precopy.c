@@ -147,7 +147,8 @@ static void take_set(struct hf_destination *d)
 {
 	struct precopy *precopy = &d->precopy;
 	hf_pagemap_remove(&precopy->landed, &precopy->set);
-	hf_pagemap_add(&d->todo_fetch, &precopy->set);
+	hf_pagemap_copy(&d->todo_fetch,
+			&precopy->set); /* what was left of a round that was cut is not asked for */
 	hf_pagemap_empty(&precopy->set);
 	precopy->set_block = precopy->set_page = 0;
 	for (uint32_t page = d->urgent_wait.head; page != HF_PAGE_NONE; page = d->pages[page].next)
