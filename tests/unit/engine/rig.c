@@ -325,7 +325,7 @@ static const struct hf_transport_ops transport_ops = {.fetch = transport_fetch, 
 static const struct hf_vm_ops vm_ops = {.request = vm_request};
 static const struct hf_recorder_ops recorder_ops = {.request = recorder_request};
 
-static void end_fetch(struct rig *rig, uint32_t index, enum hf_fetch_status status, bool zero)
+void rig_end_fetch(struct rig *rig, uint32_t index, enum hf_fetch_status status, bool zero)
 {
 	struct hf_fetch_done done = {
 	    .id = rig->fetches[index].id,
@@ -345,7 +345,7 @@ void rig_fetch_ends(struct rig *rig, const char *chunk, enum hf_fetch_status sta
 		char name[RIG_CALL_BYTES];
 		name_fetch(&rig->fetches[i], name);
 		if (strcmp(name, chunk) == 0) {
-			end_fetch(rig, i, status, zero);
+			rig_end_fetch(rig, i, status, zero);
 			return;
 		}
 	}
@@ -365,14 +365,14 @@ void rig_landed_zero(struct rig *rig, const char *chunk)
 void rig_land_oldest(struct rig *rig)
 {
 	assert_true(rig->fetches_count > 0);
-	end_fetch(rig, 0, HF_FETCH_OK, false);
+	rig_end_fetch(rig, 0, HF_FETCH_OK, false);
 }
 
 void rig_land_oldest_of(struct rig *rig, enum hf_fetch_class class)
 {
 	for (uint32_t i = 0; i < rig->fetches_count; i++)
 		if (rig->fetches[i].class == class) {
-			end_fetch(rig, i, HF_FETCH_OK, false);
+			rig_end_fetch(rig, i, HF_FETCH_OK, false);
 			return;
 		}
 }

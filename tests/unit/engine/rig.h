@@ -166,6 +166,7 @@ struct hf_destination_snapshot rig_snapshot(struct rig *rig);
 /* Ends a fetch that is on its way, by its name ("ram 1.2"). */
 void rig_landed(struct rig *rig, const char *chunk);
 void rig_landed_zero(struct rig *rig, const char *chunk);
+void rig_end_fetch(struct rig *rig, uint32_t index, enum hf_fetch_status status, bool zero);
 void rig_fetch_ends(struct rig *rig, const char *chunk, enum hf_fetch_status status, bool zero);
 /* Lands the fetch that is longest on its way. A fetch of the probe block is called "probe". */
 void rig_land_oldest(struct rig *rig);
