@@ -59,6 +59,8 @@ struct source_precopy {
 	bool within_limit; /* why the rounds ended */
 	enum precopy_stage stage;
 	uint32_t number;     /* of the round */
+	uint32_t changing;   /* threads that repeat ROUND_END */
+	bool done_waits;     /* ROUND_DONE was heard meanwhile */
 	bool told, cut_told; /* its set has left */
 	uint64_t limit_bytes_per_s, limit_told_bytes_per_s;
 	bool harvested;		     /* at least once */

@@ -19,7 +19,8 @@
  *
  * Ending the rounds early (start_postcopy) asks the destination to cut the one under way; then the VM stops
  * when ROUND_DONE comes, as after any round. A set is never told by two threads: the operator's thread only
- * repeats ROUND_END, and only once it has left for the first time.
+ * repeats ROUND_END, and only once it has left for the first time. ROUND_DONE that is heard while it does so
+ * waits for it: what is about a round must not come after the next set, or the final one.
  *
  * Once the VM stands still what remains may be more than was expected. Without postcopy it is moved within
  * the pause whatever it is; with postcopy only if the pause stays within the limit, as far as can be told.
@@ -387,6 +388,13 @@ void hf_source_send_round(struct hf_source *s)
 	hf_source_unlock_act(s, has_changed(p) ? ACTION_CHANGE_ROUND : 0);
 }
 
+/* Locked. ROUND_DONE was heard, and nothing about that round is on its way any more. */
+static unsigned go_on(struct hf_source *s)
+{
+	hf_lock_assert_held(&s->lock);
+	return s->precopy.start_postcopy ? end_rounds(s) : ACTION_HARVEST | ACTION_NOTIFY;
+}
+
 void hf_source_change_round(struct hf_source *s)
 {
 	struct source_precopy *p = &s->precopy;
@@ -397,10 +405,20 @@ void hf_source_change_round(struct hf_source *s)
 		end = round_end(s);
 		end.flags = p->start_postcopy ? HF_WIRE_ROUND_CUT : 0;
 		p->cut_told = p->start_postcopy;
+		p->changing++;
 	}
 	hf_unlock(&s->lock);
-	if (due)
-		send_round_end(s, &end);
+	if (!due)
+		return;
+	send_round_end(s, &end);
+
+	hf_lock(&s->lock);
+	unsigned actions = 0;
+	if (--p->changing == 0 && p->done_waits) {
+		p->done_waits = false;
+		actions = s->status == HF_STATUS_ACTIVE ? go_on(s) : 0;
+	}
+	hf_source_unlock_act(s, actions);
 }
 
 unsigned hf_source_on_round_done(struct hf_source *s, const uint8_t *payload, size_t bytes)
@@ -423,10 +441,9 @@ unsigned hf_source_on_round_done(struct hf_source *s, const uint8_t *payload, si
 	p->done = done;
 	p->rounds_done++;
 	p->moved_bytes += done.moved_bytes;
-	if (p->start_postcopy)
-		return end_rounds(s);
 	p->stage = PRECOPY_HARVESTS;
-	return ACTION_HARVEST | ACTION_NOTIFY;
+	p->done_waits = p->changing > 0;
+	return p->done_waits ? 0 : go_on(s);
 }
 
 /* ---- the final set ----------------------------------------------------------------------------- */

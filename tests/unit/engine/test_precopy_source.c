@@ -333,6 +333,37 @@ static void postcopy_asked_for_while_a_round_is_being_told_is_not_lost(void **st
 	}
 }
 
+static void done_inside(struct rig *rig, const char *call)
+{
+	if (strcmp(call, "send ROUND_END") != 0 || rig->seen++ != 0)
+		return;
+	hear_done(rig, 1, 0, 1000);
+	assert_false(rig_called(rig, "stop"));
+	assert_false(rig_called(rig, "harvest ram"));
+}
+
+/* Else the operator's word about a round could come after the final set. */
+static void a_round_done_while_it_is_changed_waits_for_that(void **state)
+{
+	(void)state;
+	for (int cut = 0; cut <= 1; cut++) {
+		struct rig *rig = rig_create();
+		rig->source_config.downtime_limit_ns = 1;
+		begin(rig);
+		rig->ram_dirtied = 1;
+		rig_forget(rig);
+		rig->inside = done_inside;
+		if (cut)
+			assert_int_equal(hf_source_start_postcopy(rig->source, NULL), 0);
+		else
+			hf_source_limit_rounds(rig->source, 5000);
+		assert_int_equal(rig_called(rig, "stop"), cut);
+		assert_int_equal(rig_called(rig, "harvest ram"), !cut);
+		assert_int_equal(said_end(rig).round, cut ? 1 : 2);
+		rig_destroy(rig);
+	}
+}
+
 static void the_limit_is_told_with_each_round_and_when_it_changes(void **state)
 {
 	struct rig *rig = *state;
@@ -491,6 +522,7 @@ int main(void)
 	    RIG_TEST(postcopy_asked_for_before_ready_means_no_round),
 	    cmocka_unit_test(postcopy_asked_for_at_any_later_time_changes_nothing),
 	    cmocka_unit_test(postcopy_asked_for_while_a_round_is_being_told_is_not_lost),
+	    cmocka_unit_test(a_round_done_while_it_is_changed_waits_for_that),
 	    RIG_TEST(the_limit_is_told_with_each_round_and_when_it_changes),
 	    RIG_TEST(cancelling_in_a_round_leaves_the_vm_running),
 	    RIG_TEST(cancelling_in_a_harvest_names_no_round),
