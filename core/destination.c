@@ -34,7 +34,7 @@
  * no page; where there can be another, it is said again there, since the source may not have heard.
  *
  * The way of a page is in destination_pages.c; what comes before the source VM stops, in
- * destination_precopy.c.
+ * destination_precopy.c. What becomes of pages whose source is gone for good is in destination_poison.c.
  */
 #include "core/destination.h"
 
@@ -46,10 +46,8 @@
 #include "core/destination_internal.h"
 #include "core/wire.h"
 
-#define DEVICE_STATE_ROOM_FIRST_BYTES (1u << 20)
-
 /* Locked. For moves whose precondition the caller has checked; the table has the last word. */
-static void move(struct hf_destination *d, enum hf_status status, enum hf_incoming incoming)
+void hf_destination_move(struct hf_destination *d, enum hf_status status, enum hf_incoming incoming)
 {
 	hf_lock_assert_held(&d->lock);
 	if (status != d->status)
@@ -59,34 +57,32 @@ static void move(struct hf_destination *d, enum hf_status status, enum hf_incomi
 }
 
 /* Locked. Nothing is needed from the source any more. A link that was lost on the way is no failure then. */
-static void complete(struct hf_destination *d)
+void hf_destination_complete(struct hf_destination *d)
 {
 	hf_lock_assert_held(&d->lock);
-	move(d, HF_STATUS_COMPLETED, HF_INCOMING_END);
+	hf_destination_move(d, HF_STATUS_COMPLETED, HF_INCOMING_END);
 	d->err = HF_ERR_INIT;
 }
 
 /* ---- sending ----------------------------------------------------------------------------------- */
 
-void hf_destination_send(struct hf_destination *d, uint32_t type, const void *payload, size_t bytes)
+void hf_destination_send(struct hf_destination *d, uint64_t epoch, uint32_t type, const void *payload,
+			 size_t bytes)
 {
-	hf_lock(&d->lock);
-	uint64_t epoch = d->epoch;
-	hf_unlock(&d->lock);
 	if (epoch != 0)
 		hf_transport_send(&d->transport, epoch, type, payload, bytes);
 }
 
-static void send_ready(struct hf_destination *d)
+static void send_ready(struct hf_destination *d, uint64_t epoch)
 {
 	struct hf_wire_ready ready = {.placement = d->memory.placement, .chunk_bytes = d->chunk_bytes};
 	uint8_t buffer[64];
 	ssize_t bytes = hf_wire_encode_ready(&ready, buffer, sizeof(buffer));
 	if (bytes > 0)
-		hf_destination_send(d, HF_WIRE_READY, buffer, (size_t)bytes);
+		hf_destination_send(d, epoch, HF_WIRE_READY, buffer, (size_t)bytes);
 }
 
-static void send_fail(struct hf_destination *d)
+static void send_fail(struct hf_destination *d, uint64_t epoch)
 {
 	uint8_t buffer[HF_ERR_TEXT_BYTES + 64];
 	hf_lock(&d->lock);
@@ -94,10 +90,10 @@ static void send_fail(struct hf_destination *d)
 	hf_unlock(&d->lock);
 	ssize_t bytes = hf_wire_encode_fail(&why, buffer, sizeof(buffer));
 	if (bytes > 0)
-		hf_destination_send(d, HF_WIRE_FAIL, buffer, (size_t)bytes);
+		hf_destination_send(d, epoch, HF_WIRE_FAIL, buffer, (size_t)bytes);
 }
 
-static void send_refused(struct hf_destination *d)
+static void send_refused(struct hf_destination *d, uint64_t epoch)
 {
 	uint8_t buffer[HF_ERR_TEXT_BYTES + 64];
 	hf_lock(&d->lock);
@@ -106,7 +102,7 @@ static void send_refused(struct hf_destination *d)
 	hf_unlock(&d->lock);
 	ssize_t bytes = hf_wire_encode_refused(&why, buffer, sizeof(buffer));
 	if (asked && bytes > 0)
-		hf_destination_send(d, HF_WIRE_REFUSED, buffer, (size_t)bytes);
+		hf_destination_send(d, epoch, HF_WIRE_REFUSED, buffer, (size_t)bytes);
 }
 
 /* ---- failing ----------------------------------------------------------------------------------- */
@@ -123,23 +119,24 @@ static unsigned end_failed(struct hf_destination *d, const struct hf_err *why)
 {
 	hf_lock_assert_held(&d->lock);
 	d->err = *why;
-	move(d, why->class == HF_ERR_CANCELLED ? HF_STATUS_CANCELLED : HF_STATUS_FAILED, HF_INCOMING_END);
+	hf_destination_move(d, why->class == HF_ERR_CANCELLED ? HF_STATUS_CANCELLED : HF_STATUS_FAILED,
+			    HF_INCOMING_END);
 	d->end_ns = hf_clock_now_ns(&d->clock);
 	return ACTION_NOTIFY;
 }
 
-static unsigned pause_locked(struct hf_destination *d, const struct hf_err *why)
+unsigned hf_destination_pause_locked(struct hf_destination *d, const struct hf_err *why)
 {
 	hf_lock_assert_held(&d->lock);
 	if (d->status != HF_STATUS_POSTCOPY_PAUSED)
 		d->err = *why;
-	move(d, HF_STATUS_POSTCOPY_PAUSED, d->incoming);
+	hf_destination_move(d, HF_STATUS_POSTCOPY_PAUSED, d->incoming);
 	return ACTION_NOTIFY;
 }
 
 /* Locked. What a step of the hand-over makes this engine do. */
-static unsigned actions_of(struct hf_destination *d, const struct hf_handover_destination_step *step,
-			   const struct hf_err *why)
+unsigned hf_destination_actions_of(struct hf_destination *d, const struct hf_handover_destination_step *step,
+				   const struct hf_err *why)
 {
 	hf_lock_assert_held(&d->lock);
 	unsigned act = 0;
@@ -157,13 +154,13 @@ static unsigned actions_of(struct hf_destination *d, const struct hf_handover_de
 	if (step->actions & HF_ACT_FAIL)
 		act |= end_failed(d, why);
 	if (step->actions & HF_ACT_ALARM)
-		act |= pause_locked(d, why);
+		act |= hf_destination_pause_locked(d, why);
 	return act;
 }
 
 /* Locked. why: of a failure; *actions untouched for an event not expected. */
-static int take_step(struct hf_destination *d, enum hf_handover_destination_event event,
-		     const struct hf_err *why, unsigned *actions)
+int hf_destination_take_step(struct hf_destination *d, enum hf_handover_destination_event event,
+			     const struct hf_err *why, unsigned *actions)
 {
 	hf_lock_assert_held(&d->lock);
 	struct hf_handover_destination_step step;
@@ -171,7 +168,7 @@ static int take_step(struct hf_destination *d, enum hf_handover_destination_even
 	if (result < 0)
 		return result;
 	d->handover = step.next;
-	*actions = actions_of(d, &step, why);
+	*actions = hf_destination_actions_of(d, &step, why);
 	return 0;
 }
 
@@ -189,11 +186,11 @@ unsigned hf_destination_fail_locked(struct hf_destination *d, const struct hf_er
 		return 0;
 	/* Every page is here: what goes wrong now can only cost the source's figures. */
 	if (d->complete_said && !source_waits(d)) {
-		complete(d);
+		hf_destination_complete(d);
 		return ACTION_NOTIFY;
 	}
-	if (take_step(d, HF_DESTINATION_BROKEN, why, &actions) < 0 || actions == 0)
-		actions = pause_locked(d, why);
+	if (hf_destination_take_step(d, HF_DESTINATION_BROKEN, why, &actions) < 0 || actions == 0)
+		actions = hf_destination_pause_locked(d, why);
 	return actions;
 }
 
@@ -204,7 +201,7 @@ void hf_destination_fail(struct hf_destination *d, const struct hf_err *why)
 	hf_destination_unlock_act(d, hf_destination_fail_locked(d, why));
 }
 
-static unsigned violation(struct hf_destination *d, const struct hf_err *why)
+unsigned hf_destination_violation(struct hf_destination *d, const struct hf_err *why)
 {
 	struct hf_err err = *why;
 	err.class = HF_ERR_PEER;
@@ -212,7 +209,7 @@ static unsigned violation(struct hf_destination *d, const struct hf_err *why)
 	return hf_destination_fail_locked(d, &err);
 }
 
-static unsigned unexpected(struct hf_destination *d, uint32_t type)
+unsigned hf_destination_unexpected(struct hf_destination *d, uint32_t type)
 {
 	struct hf_err err;
 	hf_err_set(&err, HF_ERR_PEER, EPROTO,
@@ -221,16 +218,6 @@ static unsigned unexpected(struct hf_destination *d, uint32_t type)
 		   d->vm_name, hf_wire_type_name(type), hf_status_name(d->status),
 		   hf_incoming_name(d->incoming));
 	return hf_destination_fail_locked(d, &err);
-}
-
-unsigned hf_destination_violation(struct hf_destination *d, const struct hf_err *why)
-{
-	return violation(d, why);
-}
-
-unsigned hf_destination_unexpected(struct hf_destination *d, uint32_t type)
-{
-	return unexpected(d, type);
 }
 
 int hf_destination_cancel(struct hf_destination *d, struct hf_err *err)
@@ -281,9 +268,9 @@ void hf_destination_recover_setup(struct hf_destination *d, bool looking)
 	hf_lock_assert_entry(__func__);
 	hf_lock(&d->lock);
 	if (d->status == HF_STATUS_POSTCOPY_PAUSED && looking)
-		move(d, HF_STATUS_POSTCOPY_RECOVER_SETUP, d->incoming);
+		hf_destination_move(d, HF_STATUS_POSTCOPY_RECOVER_SETUP, d->incoming);
 	else if (d->status == HF_STATUS_POSTCOPY_RECOVER_SETUP && !looking)
-		move(d, HF_STATUS_POSTCOPY_PAUSED, d->incoming);
+		hf_destination_move(d, HF_STATUS_POSTCOPY_PAUSED, d->incoming);
 	hf_destination_unlock_act(d, ACTION_NOTIFY);
 }
 
@@ -292,7 +279,7 @@ void hf_destination_let_go(struct hf_destination *d)
 	hf_lock_assert_entry(__func__);
 	hf_lock(&d->lock);
 	if (d->complete_said)
-		complete(d);
+		hf_destination_complete(d);
 	hf_destination_unlock_act(d, ACTION_NOTIFY);
 }
 
@@ -304,13 +291,28 @@ unsigned hf_destination_check_end(struct hf_destination *d)
 	unsigned actions = 0;
 	if (d->precopy.load_waits && d->pages_received == d->blocks.pages_total) {
 		d->precopy.load_waits = false;
-		take_step(d, HF_DESTINATION_VM_LOADED, NULL, &actions);
+		hf_destination_take_step(d, HF_DESTINATION_VM_LOADED, NULL, &actions);
 		return actions | ACTION_NOTIFY;
 	}
-	if (!d->resumed || d->releasing || d->pages_received != d->blocks.pages_total)
+	if (!d->resumed || d->releasing || d->pages_received + d->pages_poisoned != d->blocks.pages_total ||
+	    d->handover == HF_DESTINATION_LOST)
 		return 0;
 	d->releasing = true;
 	return ACTION_RELEASE;
+}
+
+/* Locked. Nothing here needs the source any more, and it may be told. */
+static unsigned released_locked(struct hf_destination *d)
+{
+	hf_lock_assert_held(&d->lock);
+	d->complete_said = true;
+	d->end_ns = hf_clock_now_ns(&d->clock);
+	hf_destination_move(d, d->status, HF_INCOMING_END);
+	/* With the link gone there is no FINISH to wait for. */
+	if (d->epoch == 0 && !d->recoverable)
+		hf_destination_complete(d);
+	/* Over a link that has come up meanwhile it follows RESUMED. */
+	return ACTION_NOTIFY | (d->resumed_said ? ACTION_SEND_COMPLETE : 0);
 }
 
 static void release(struct hf_destination *d)
@@ -323,16 +325,18 @@ static void release(struct hf_destination *d)
 	if (result < 0) {
 		d->releasing = false; /* faults are still raised, and must be served */
 		actions = hf_destination_fail_locked(d, &err);
-	} else {
-		d->complete_said = true;
+	} else if (d->pages_poisoned > 0) {
+		hf_destination_complete(d);
 		d->end_ns = hf_clock_now_ns(&d->clock);
-		move(d, d->status, HF_INCOMING_END);
-		/* Over a link that has come up meanwhile it follows RESUMED. */
-		actions = ACTION_NOTIFY | (d->resumed_said ? ACTION_SEND_COMPLETE : 0);
-		/* With the link gone there is no FINISH to wait for. */
-		if (d->epoch == 0 && !d->recoverable)
-			complete(d);
+		hf_destination_poison_tell(d);
+		actions = ACTION_NOTIFY;
+	} else {
+		d->released = true;
+		/* A VM that is still to be told to run, or has ended, is not complete. */
+		actions = d->handover == HF_DESTINATION_RUNNING ? released_locked(d) : ACTION_NOTIFY;
 	}
+	if (d->handover == HF_DESTINATION_STARTING_AGAIN)
+		actions |= d->restart_actions;
 	hf_destination_unlock_act(d, actions);
 }
 
@@ -420,37 +424,42 @@ static void prepare(struct hf_destination *d)
 		hf_destination_fail(d, &err);
 }
 
-/* The VM runs. Over a link on which RUN has not been heard nothing is said: RUN will ask. */
-static void said_resumed(struct hf_destination *d)
+/* The VM runs. Said once on a link, and only in answer to RUN; epoch: of the link that was up. */
+static void said_resumed(struct hf_destination *d, uint64_t epoch)
 {
 	hf_lock(&d->lock);
-	uint64_t epoch = d->epoch;
-	bool asked = d->run_heard;
+	bool say = d->run_heard && !d->resumed_begun && epoch == d->epoch;
+	d->resumed_begun |= say;
 	hf_unlock(&d->lock);
-	if (asked)
-		hf_destination_send(d, HF_WIRE_RESUMED, NULL, 0);
+	if (say)
+		hf_destination_send(d, epoch, HF_WIRE_RESUMED, NULL, 0);
 	hf_lock(&d->lock);
 	d->resumed = true;
-	if (asked && d->epoch == epoch)
-		d->resumed_said = true;
+	d->resumed_said |= say && epoch == d->epoch;
 	unsigned actions = ACTION_PUMP | ACTION_KICK_BACKGROUND | hf_destination_check_end(d);
-	if (d->complete_said && d->resumed_said) /* over an earlier link, or while there was none */
+	if (d->released && !d->complete_said)
+		actions |= released_locked(d);
+	else if (d->complete_said && d->resumed_said) /* over an earlier link, or while there was none */
 		actions |= ACTION_SEND_COMPLETE;
+	if (say && d->epoch == epoch)
+		actions |= hf_destination_placed_begin(d);
 	hf_destination_unlock_act(d, actions);
 }
 
 void hf_destination_unlock_act(struct hf_destination *d, unsigned actions)
 {
+	/* What is decided for a link is not said on the next one. */
+	uint64_t epoch = d->epoch;
 	hf_unlock(&d->lock);
 
 	if (actions & ACTION_PROBE)
 		hf_destination_probe_start(d);
 	if (actions & ACTION_SEND_LINK)
-		hf_destination_send_link(d);
+		hf_destination_send_link(d, epoch);
 	if (actions & ACTION_PREPARE)
 		prepare(d);
 	if (actions & ACTION_SEND_READY)
-		send_ready(d);
+		send_ready(d, epoch);
 	if (actions & ACTION_CLEAR_HOLES)
 		hf_destination_clear_holes(d);
 	if (actions & ACTION_LOAD)
@@ -460,29 +469,31 @@ void hf_destination_unlock_act(struct hf_destination *d, unsigned actions)
 	if (actions & ACTION_RECORD)
 		request_record(d);
 	if (actions & ACTION_SEND_LOADED)
-		hf_destination_send(d, HF_WIRE_LOADED, NULL, 0);
+		hf_destination_send(d, epoch, HF_WIRE_LOADED, NULL, 0);
 	if (actions & ACTION_RUN)
 		request_vm(d, HF_VM_RUN, NULL, 0);
 	if (actions & ACTION_KILL)
 		request_vm(d, HF_VM_KILL, NULL, 0);
 	if (actions & ACTION_SEND_REFUSED)
-		send_refused(d);
+		send_refused(d, epoch);
 	if (actions & ACTION_KICK_URGENT)
 		hf_memory_kick(&d->memory, HF_WORK_URGENT);
 	if (actions & ACTION_KICK_BACKGROUND)
 		hf_memory_kick(&d->memory, HF_WORK_BACKGROUND);
 	if (actions & ACTION_SEND_RESUMED)
-		said_resumed(d);
+		said_resumed(d, epoch);
 	if (actions & ACTION_PUMP)
 		hf_destination_pump(d);
 	if (actions & ACTION_SEND_ROUND_DONE)
-		hf_destination_send_round_done(d);
+		hf_destination_send_round_done(d, epoch);
+	if (actions & ACTION_SAY_PLACED)
+		hf_destination_say_placed(d);
 	if (actions & ACTION_RELEASE)
 		release(d);
 	if (actions & ACTION_SEND_COMPLETE)
-		hf_destination_send(d, HF_WIRE_COMPLETE, NULL, 0);
+		hf_destination_send(d, epoch, HF_WIRE_COMPLETE, NULL, 0);
 	if (actions & ACTION_SEND_FAIL)
-		send_fail(d);
+		send_fail(d, epoch);
 	if (actions & ACTION_NOTIFY)
 		hf_call_notify(d->notify, d->opaque);
 }
@@ -494,17 +505,17 @@ static bool goes_on(const struct hf_destination *d, const struct hf_link_info *i
 {
 	hf_lock_assert_held(&d->lock);
 	return (d->status == HF_STATUS_POSTCOPY_PAUSED || d->status == HF_STATUS_POSTCOPY_RECOVER_SETUP) &&
-	       d->epoch == 0 && info->epoch > d->epoch_last && (info->features & HF_WIRE_FEATURE_RECOVER);
+	       !d->poisoning && d->epoch == 0 && info->epoch > d->epoch_last &&
+	       (info->features & HF_WIRE_FEATURE_RECOVER);
 }
 
 static void take_link(struct hf_destination *d, const struct hf_link_info *info)
 {
 	hf_lock_assert_held(&d->lock);
 	d->epoch = d->epoch_last = info->epoch;
-	d->links_used++;
 	d->link = *info;
 	d->recoverable = (info->features & HF_WIRE_FEATURE_RECOVER) != 0;
-	d->advised = d->run_heard = d->resumed_said = d->fetching = false;
+	d->advised = d->run_heard = d->run_waits = d->resumed_begun = d->resumed_said = d->fetching = false;
 	if (d->link_up_ns == 0)
 		d->link_up_ns = hf_clock_now_ns(&d->clock);
 }
@@ -517,14 +528,19 @@ static void event_link_up(void *engine, const struct hf_link_info *info)
 	struct hf_err err;
 
 	hf_lock(&d->lock);
+	d->links_used++;
 	bool again = goes_on(d, info);
 	if (d->status != HF_STATUS_NONE && !again) {
-		hf_err_set(&err, HF_ERR_LOCAL, EISCONN, "VM '%s': a second link came up", d->vm_name);
+		hf_err_set(&err, HF_ERR_LOCAL, EISCONN, "VM '%s': %s", d->vm_name,
+			   d->poisoning ? "a link came up although its missing pages are being poisoned"
+					: "a second link came up");
 		actions = hf_destination_fail_locked(d, &err);
 	} else {
 		int result = hf_destination_fetch_link_up(d, info);
+		if (result == 0)
+			result = hf_destination_placed_link_up(d, info);
 		take_link(d, info);
-		move(d, again ? HF_STATUS_POSTCOPY_RECOVER : HF_STATUS_SETUP, d->incoming);
+		hf_destination_move(d, again ? HF_STATUS_POSTCOPY_RECOVER : HF_STATUS_SETUP, d->incoming);
 		if (result < 0) {
 			hf_err_set(&err, HF_ERR_LOCAL, ENOMEM, "VM '%s': no memory for the link's fetches",
 				   d->vm_name);
@@ -552,472 +568,12 @@ static void event_link_down(void *engine, uint64_t epoch, const struct hf_err *w
 	hf_destination_unlock_act(d, ACTION_NOTIFY | hf_destination_fail_locked(d, &err));
 }
 
-/* ---- messages ---------------------------------------------------------------------------------- */
-
-/* The second ADVISE of a session must be the first again. Frees the new maps. */
-static int compare_blocks(const struct hf_destination *d, uint32_t *block_of_source,
-			  uint32_t *source_of_block, struct hf_err *err)
-{
-	bool same =
-	    memcmp(block_of_source, d->block_of_source, d->blocks.count * sizeof(*block_of_source)) == 0;
-	free(block_of_source);
-	free(source_of_block);
-	return same ? 0
-		    : hf_err_set(err, HF_ERR_PEER, EPROTO,
-				 "the source names its blocks in another order than before");
-}
-
-static int take_source_blocks(struct hf_destination *d, const struct hf_ramblocks *source, struct hf_err *err)
-{
-	hf_lock_assert_held(&d->lock);
-	uint32_t *block_of_source = calloc(source->count, sizeof(*block_of_source));
-	uint32_t *source_of_block = calloc(d->blocks.count, sizeof(*source_of_block));
-	int result;
-	if (!block_of_source || !source_of_block)
-		result = hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the list of blocks");
-	else
-		result = hf_ramblocks_match(source, &d->blocks, block_of_source, err);
-	if (result < 0) {
-		free(block_of_source);
-		free(source_of_block);
-		return result;
-	}
-	for (uint32_t i = 0; i < source->count; i++)
-		source_of_block[block_of_source[i]] = i;
-	if (d->block_of_source)
-		return compare_blocks(d, block_of_source, source_of_block, err);
-	d->block_of_source = block_of_source;
-	d->source_of_block = source_of_block;
-	return 0;
-}
-
-static unsigned on_wish(struct hf_destination *d, const uint8_t *payload, size_t bytes)
-{
-	struct hf_wire_wish wish;
-	struct hf_err err = HF_ERR_INIT;
-	if (hf_wire_decode_wish(payload, bytes, &wish, &err) < 0)
-		return violation(d, &err);
-	bool before_advise = d->status == HF_STATUS_SETUP && d->incoming == HF_INCOMING_NONE;
-	if (wish.placement != HF_WIRE_WISH_ANY && !before_advise)
-		return unexpected(d, HF_WIRE_WISH);
-	if (before_advise) {
-		d->placement_wish = wish.placement;
-		d->background_held |= wish.hold_background; /* the operator here may hold it as well */
-		return 0;
-	}
-	d->background_held = wish.hold_background;
-	return wish.hold_background ? 0 : ACTION_PUMP | ACTION_KICK_BACKGROUND;
-}
-
-static unsigned on_advise(struct hf_destination *d, const uint8_t *payload, size_t bytes)
-{
-	bool again = d->status == HF_STATUS_POSTCOPY_RECOVER && !d->advised;
-	if (!again && (d->status != HF_STATUS_SETUP || d->incoming != HF_INCOMING_NONE))
-		return unexpected(d, HF_WIRE_ADVISE);
-
-	struct hf_ramblocks source;
-	struct hf_err err = HF_ERR_INIT;
-	hf_ramblocks_init(&source);
-	int result = hf_wire_decode_advise(payload, bytes, d->source_vm_name, &source, &err);
-	if (result == 0)
-		result = take_source_blocks(d, &source, &err);
-	hf_ramblocks_destroy(&source);
-	if (result < 0) {
-		hf_err_prefix(&err, "VM '%s'", d->vm_name);
-		return hf_destination_fail_locked(d, &err);
-	}
-	d->advised = true;
-	if (again)
-		return 0;
-	d->advise_ns = hf_clock_now_ns(&d->clock);
-	move(d, d->status, HF_INCOMING_ADVISE);
-	return hf_destination_probe_begin(d) | ACTION_NOTIFY;
-}
-
-/* Locked. A restarted engine has the memory of the one before it, or has not. */
-static unsigned taken_over(struct hf_destination *d, int result, const struct hf_err *why)
-{
-	hf_lock_assert_held(&d->lock);
-	d->taking_over = false;
-	if (result == 0)
-		return d->restart_actions | ACTION_KICK_URGENT | ACTION_PUMP | ACTION_NOTIFY;
-	d->takeover_failed = true;
-	hf_err_set(&d->err, HF_ERR_LOCAL, -result, "VM '%s': its memory could not be taken over: %s",
-		   d->vm_name, why ? why->text : "no reason given");
-	return ACTION_NOTIFY;
-}
-
-void hf_destination_memory_ready(struct hf_destination *d, int result, const struct hf_err *why)
-{
-	hf_lock_assert_entry(__func__);
-	hf_lock(&d->lock);
-	unsigned actions = 0;
-	if (d->taking_over)
-		actions = taken_over(d, result, why);
-	else if (d->status == HF_STATUS_SETUP && result == 0) {
-		move(d, HF_STATUS_ACTIVE, d->incoming);
-		d->setup_time_ns = hf_clock_now_ns(&d->clock) - d->advise_ns;
-		actions = ACTION_SEND_READY | ACTION_NOTIFY;
-	} else if (d->status == HF_STATUS_SETUP) {
-		struct hf_err err;
-		hf_err_set(&err, HF_ERR_LOCAL, -result,
-			   "VM '%s': destination memory could not be made ready: %s", d->vm_name,
-			   why ? why->text : "no reason given");
-		actions = hf_destination_fail_locked(d, &err);
-	}
-	hf_destination_unlock_act(d, actions);
-}
-
-/* Moves the place where the next PRESENCE must go on; true when all blocks are described. */
-static bool presence_advance(struct hf_destination *d, uint32_t pages)
-{
-	hf_lock_assert_held(&d->lock);
-	d->presence_page += pages;
-	if (d->presence_page < d->blocks.blocks[d->block_of_source[d->presence_block]].pages)
-		return false;
-	d->presence_page = 0;
-	return ++d->presence_block == d->blocks.count;
-}
-
-static unsigned on_presence(struct hf_destination *d, const uint8_t *payload, size_t bytes)
-{
-	if (d->status != HF_STATUS_ACTIVE || d->presence_complete || (d->precopy.spoken && !d->precopy.final))
-		return unexpected(d, HF_WIRE_PRESENCE);
-
-	struct hf_wire_presence presence;
-	struct hf_err err = HF_ERR_INIT;
-	if (hf_wire_decode_presence(payload, bytes, &presence, &err) < 0)
-		return violation(d, &err);
-
-	const struct hf_ramblock *block = &d->blocks.blocks[d->block_of_source[d->presence_block]];
-	if (presence.block != d->presence_block || presence.first_page != d->presence_page ||
-	    presence.pages == 0 || presence.pages > block->pages - d->presence_page ||
-	    hf_pagemap_import(&d->present, block->first_page + presence.first_page, presence.pages,
-			      presence.bits, presence.bits_bytes) < 0) {
-		hf_err_set(
-		    &err, HF_ERR_PEER, EPROTO,
-		    "VM '%s': the source's presence map is out of order: block %u page %u, %u pages, where "
-		    "block %u page %u was due",
-		    d->vm_name, presence.block, presence.first_page, presence.pages, d->presence_block,
-		    d->presence_page);
-		return hf_destination_fail_locked(d, &err);
-	}
-	if (presence_advance(d, presence.pages)) {
-		d->presence_complete = true;
-		hf_destination_pages_presence(d);
-		return hf_destination_precopy_settle(d);
-	}
-	return 0;
-}
-
-static int device_room(struct hf_destination *d, uint64_t bytes)
-{
-	hf_lock_assert_held(&d->lock);
-	if (bytes <= d->device_state_room_bytes)
-		return 0;
-	uint64_t room =
-	    d->device_state_room_bytes ? d->device_state_room_bytes : DEVICE_STATE_ROOM_FIRST_BYTES;
-	while (room < bytes)
-		room *= 2;
-	uint8_t *state = realloc(d->device_state, room);
-	if (!state)
-		return -ENOMEM;
-	d->device_state = state;
-	d->device_state_room_bytes = room;
-	return 0;
-}
-
-static unsigned on_device(struct hf_destination *d, const uint8_t *payload, size_t bytes)
-{
-	if (d->status != HF_STATUS_ACTIVE || !d->presence_complete)
-		return unexpected(d, HF_WIRE_DEVICE);
-
-	struct hf_err err;
-	if (bytes > HF_WIRE_DEVICE_STATE_MAX_BYTES - d->device_state_bytes) {
-		hf_err_set(&err, HF_ERR_PEER, EMSGSIZE, "VM '%s': device state is larger than %u MiB",
-			   d->vm_name, HF_WIRE_DEVICE_STATE_MAX_BYTES >> 20);
-		return hf_destination_fail_locked(d, &err);
-	}
-	if (device_room(d, d->device_state_bytes + bytes) < 0) {
-		hf_err_set(&err, HF_ERR_LOCAL, ENOMEM, "VM '%s': no memory for its device state", d->vm_name);
-		return hf_destination_fail_locked(d, &err);
-	}
-	memcpy(d->device_state + d->device_state_bytes, payload, bytes);
-	d->device_state_bytes += bytes;
-	return 0;
-}
-
-static unsigned on_device_end(struct hf_destination *d, const uint8_t *payload, size_t bytes)
-{
-	if (d->status != HF_STATUS_ACTIVE || !d->presence_complete)
-		return unexpected(d, HF_WIRE_DEVICE_END);
-
-	struct hf_wire_device_end end;
-	struct hf_err err = HF_ERR_INIT;
-	if (hf_wire_decode_device_end(payload, bytes, &end, &err) < 0)
-		return violation(d, &err);
-	if (end.total_bytes != d->device_state_bytes || d->device_state_bytes == 0) {
-		hf_err_set(&err, HF_ERR_PEER, EPROTO,
-			   "VM '%s': device state is not whole: %llu bytes came, the source says %llu",
-			   d->vm_name, (unsigned long long)d->device_state_bytes,
-			   (unsigned long long)end.total_bytes);
-		return hf_destination_fail_locked(d, &err);
-	}
-	d->fetching = true;
-	d->device_end_ns = hf_clock_now_ns(&d->clock);
-	move(d, HF_STATUS_DEVICE, HF_INCOMING_LISTEN);
-	return ACTION_LOAD | ACTION_NOTIFY | ACTION_PUMP | ACTION_KICK_URGENT |
-	       (d->precopy.whole ? ACTION_KICK_BACKGROUND : 0);
-}
-
-static unsigned on_run(struct hf_destination *d)
-{
-	unsigned actions = 0;
-	if (!d->advised || d->run_heard || take_step(d, HF_DESTINATION_HEARD_RUN, &d->refusal, &actions) < 0)
-		return unexpected(d, HF_WIRE_RUN);
-	d->run_heard = d->fetching = true;
-	if (d->run_ns == 0)
-		d->run_ns = hf_clock_now_ns(&d->clock);
-	/* A pause since LOADED changes nothing: the VM is this side's now, and nowhere else can it run. */
-	bool paused = d->status == HF_STATUS_POSTCOPY_PAUSED;
-	bool listens = d->incoming == HF_INCOMING_LISTEN;
-	if (d->status == HF_STATUS_POSTCOPY_RECOVER && d->handover != HF_DESTINATION_LOST)
-		d->err = HF_ERR_INIT;
-	move(d, paused ? d->status : HF_STATUS_POSTCOPY_ACTIVE, listens ? HF_INCOMING_RUNNING : d->incoming);
-	if (hf_destination_background_limited(d))
-		actions |= ACTION_KICK_BACKGROUND; /* it comes again and again */
-	return actions | ACTION_PUMP | ACTION_NOTIFY;
-}
-
-static unsigned on_finish(struct hf_destination *d, const uint8_t *payload, size_t bytes)
-{
-	if (!d->complete_said)
-		return unexpected(d, HF_WIRE_FINISH);
-	struct hf_wire_finish finish;
-	struct hf_err err = HF_ERR_INIT;
-	if (hf_wire_decode_finish(payload, bytes, &finish, &err) == 0)
-		d->downtime_ns = finish.downtime_ns;
-	complete(d);
-	return ACTION_NOTIFY;
-}
-
-static unsigned on_fail(struct hf_destination *d, const uint8_t *payload, size_t bytes)
-{
-	struct hf_err why, err = HF_ERR_INIT;
-	if (hf_wire_decode_fail(payload, bytes, &why, &err) < 0)
-		return violation(d, &err);
-	hf_err_prefix(&why, "the source says");
-	bool handed_back = d->handover == HF_DESTINATION_REFUSED;
-	if (handed_back)
-		why = d->refusal;
-	if (handed_back || d->status == HF_STATUS_POSTCOPY_PAUSED || d->status == HF_STATUS_POSTCOPY_RECOVER)
-		hf_err_prefix(&why, "VM '%s' stays with the source", d->vm_name);
-	/* The source saying so before RUN means that it keeps the VM, even if LOADED has been said. */
-	unsigned actions = 0;
-	if (take_step(d, HF_DESTINATION_HEARD_FAIL, &why, &actions) == 0)
-		return actions;
-	return hf_destination_fail_locked(d, &why) & ~(unsigned)ACTION_SEND_FAIL;
-}
-
-static void event_message(void *engine, uint64_t epoch, uint32_t type, const void *payload, size_t bytes)
-{
-	hf_lock_assert_entry(__func__);
-	struct hf_destination *d = engine;
-	unsigned actions;
-
-	hf_lock(&d->lock);
-	if (epoch == 0 || epoch != d->epoch || hf_status_is_final(d->status)) {
-		hf_unlock(&d->lock);
-		return;
-	}
-	switch (type) {
-	case HF_WIRE_WISH:
-		actions = on_wish(d, payload, bytes);
-		break;
-	case HF_WIRE_ADVISE:
-		actions = on_advise(d, payload, bytes);
-		break;
-	case HF_WIRE_PRESENCE:
-		actions = on_presence(d, payload, bytes);
-		break;
-	case HF_WIRE_ROUND:
-		actions = hf_destination_on_round(d, payload, bytes);
-		break;
-	case HF_WIRE_ROUND_END:
-		actions = hf_destination_on_round_end(d, payload, bytes);
-		break;
-	case HF_WIRE_DEVICE:
-		actions = on_device(d, payload, bytes);
-		break;
-	case HF_WIRE_DEVICE_END:
-		actions = on_device_end(d, payload, bytes);
-		break;
-	case HF_WIRE_RUN:
-		actions = on_run(d);
-		break;
-	case HF_WIRE_FINISH:
-		actions = on_finish(d, payload, bytes);
-		break;
-	case HF_WIRE_FAIL:
-		actions = on_fail(d, payload, bytes);
-		break;
-	default:
-		actions = unexpected(d, type);
-		break;
-	}
-	hf_destination_unlock_act(d, actions);
-}
-
 const struct hf_transport_events hf_destination_events = {
     .link_up = event_link_up,
     .link_down = event_link_down,
-    .message = event_message,
+    .message = hf_destination_event_message,
     .fetch_done = hf_destination_event_fetch_done,
 };
-
-/* ---- VM ---------------------------------------------------------------------------------------- */
-
-static unsigned load_done(struct hf_destination *d, int result, const struct hf_err *why)
-{
-	hf_lock_assert_held(&d->lock);
-	unsigned actions = 0;
-	if (result < 0)
-		return hf_destination_fail_locked(d, why);
-	if (d->status == HF_STATUS_DEVICE)
-		d->load_time_ns = hf_clock_now_ns(&d->clock) - d->device_end_ns;
-	if (hf_destination_load_must_wait(d))
-		return ACTION_NOTIFY;
-	take_step(d, HF_DESTINATION_VM_LOADED, NULL, &actions);
-	return actions | ACTION_NOTIFY;
-}
-
-/* Locked. Only what surely has not run may be handed back. */
-static unsigned run_done(struct hf_destination *d, int result, const struct hf_err *why)
-{
-	hf_lock_assert_held(&d->lock);
-	unsigned actions = 0;
-	if (result == 0) {
-		take_step(d, HF_DESTINATION_VM_RAN, NULL, &actions);
-	} else if (!d->recoverable) {
-		/* A source that does not know REFUSED: the operator may still get the VM to run. */
-		actions = pause_locked(d, why);
-	} else if (result == -EOWNERDEAD) {
-		take_step(d, HF_DESTINATION_VM_UNKNOWN, why, &actions);
-	} else {
-		d->refusal = *why;
-		take_step(d, HF_DESTINATION_VM_REFUSED, why, &actions);
-	}
-	return actions | ACTION_NOTIFY;
-}
-
-static unsigned kill_done(struct hf_destination *d, int result, const struct hf_err *why)
-{
-	hf_lock_assert_held(&d->lock);
-	unsigned actions = 0;
-	take_step(d, result == 0 ? HF_DESTINATION_VM_KILLED : HF_DESTINATION_KILL_FAILED, why, &actions);
-	return actions | ACTION_NOTIFY;
-}
-
-void hf_destination_vm_done(struct hf_destination *d, const struct hf_vm_result *result)
-{
-	hf_lock_assert_entry(__func__);
-	hf_lock(&d->lock);
-	unsigned actions = 0;
-	struct hf_err err = HF_ERR_INIT;
-	if (result->result < 0)
-		hf_err_set(&err, HF_ERR_LOCAL, -result->result, "VM '%s': %s failed on the destination: %s",
-			   d->vm_name, hf_vm_op_name(result->op),
-			   result->err ? result->err->text : "no reason given");
-	if (result->op == HF_VM_LOAD)
-		actions = load_done(d, result->result, &err);
-	else if (result->op == HF_VM_RUN)
-		actions = run_done(d, result->result, &err);
-	else if (result->op == HF_VM_KILL)
-		actions = kill_done(d, result->result, &err);
-	hf_destination_unlock_act(d, actions);
-}
-
-void hf_destination_vm_ended(struct hf_destination *d, const struct hf_err *why)
-{
-	hf_lock_assert_entry(__func__);
-	hf_lock(&d->lock);
-	unsigned actions = 0;
-	if (d->handover == HF_DESTINATION_LOADED)
-		d->refusal = *why;
-	if (!hf_status_is_final(d->status) && !d->complete_said)
-		take_step(d, HF_DESTINATION_VM_ENDED, why, &actions);
-	hf_destination_unlock_act(d, actions | ACTION_NOTIFY);
-}
-
-static unsigned recorded_locked(struct hf_destination *d, enum hf_record record, int result,
-				const struct hf_err *why)
-{
-	hf_lock_assert_held(&d->lock);
-	struct hf_err err = HF_ERR_INIT;
-	unsigned actions = 0;
-	if (record != d->recording || record == HF_RECORD_NONE)
-		return 0;
-	d->recording = HF_RECORD_NONE;
-	if (record != HF_RECORD_REFUSED)
-		d->record_time_ns += hf_clock_now_ns(&d->clock) - d->record_ns;
-	if (result < 0) {
-		hf_err_set(&err, HF_ERR_LOCAL, -result, "VM '%s': the record '%s' cannot be written: %s",
-			   d->vm_name, hf_record_name(record), why ? why->text : "no reason given");
-		if (record == HF_RECORD_RUNNING && !d->recoverable)
-			return pause_locked(d, &err);
-		if (record == HF_RECORD_RUNNING)
-			d->refusal = err;
-	}
-	take_step(d, result < 0 ? HF_DESTINATION_RECORD_FAILED : HF_DESTINATION_RECORDED, &err, &actions);
-	return actions | ACTION_NOTIFY;
-}
-
-void hf_destination_recorded(struct hf_destination *d, enum hf_record record, int result,
-			     const struct hf_err *err)
-{
-	hf_lock_assert_entry(__func__);
-	hf_lock(&d->lock);
-	hf_destination_unlock_act(d, recorded_locked(d, record, result, err));
-}
-
-/* ---- a process that was started again ---------------------------------------------------------- */
-
-/* Locked, or before anybody else knows the engine. */
-static void begin_again(struct hf_destination *d, enum hf_record record, bool vmm_lives)
-{
-	struct hf_handover_destination_step step = hf_handover_destination_restart(record, vmm_lives);
-	struct hf_err why;
-	d->handover = step.next;
-	d->recoverable = true;
-	d->status = HF_STATUS_POSTCOPY_PAUSED;
-	d->incoming = record == HF_RECORD_LOADED ? HF_INCOMING_LISTEN : HF_INCOMING_RUNNING;
-	hf_err_set(&why, HF_ERR_LOCAL, vmm_lives ? EINTR : ESRCH, "VM '%s': %s", d->vm_name,
-		   vmm_lives ? "the program that was receiving it was started again"
-			     : "its VMM has ended while no program was receiving it");
-	d->err = d->refusal = why;
-	hf_destination_pages_restart(d);
-	d->restart_actions = actions_of(d, &step, &why);
-}
-
-void hf_destination_restart(struct hf_destination *d)
-{
-	hf_lock_assert_entry(__func__);
-	hf_lock(&d->lock);
-	unsigned actions = ACTION_NOTIFY;
-	bool starting = d->handover == HF_DESTINATION_STARTING_AGAIN;
-	bool has_memory = d->handover == HF_DESTINATION_LOADED || starting;
-	if (starting && d->pages_received == d->blocks.pages_total) {
-		/* Every page is here: what may be registered still is let go before the VM is told to run. */
-		d->releasing = true;
-		actions |= ACTION_RELEASE | d->restart_actions;
-	} else if (has_memory) {
-		d->taking_over = true;
-		actions |= ACTION_TAKE_OVER;
-	} else {
-		actions |= d->restart_actions;
-	}
-	hf_destination_unlock_act(d, actions);
-}
 
 /* ---- operator ---------------------------------------------------------------------------------- */
 
@@ -1088,7 +644,7 @@ int hf_destination_create(struct hf_destination **out, const struct hf_destinati
 	}
 	if (config->restarted) {
 		hf_lock(&d->lock);
-		begin_again(d, config->record, config->vmm_lives);
+		hf_destination_begin_again(d, config->record, config->vmm_lives);
 		hf_unlock(&d->lock);
 	}
 	*out = d;
@@ -1119,6 +675,7 @@ void hf_destination_destroy(struct hf_destination *d)
 	hf_ramblocks_destroy(&d->blocks);
 	free(d->block_of_source);
 	free(d->source_of_block);
+	free(d->poisoned_of_block);
 	free(d->device_state);
 	hf_lock_destroy(&d->lock);
 	free(d);

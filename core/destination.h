@@ -119,6 +119,13 @@ void hf_destination_fail(struct hf_destination *destination, const struct hf_err
 int hf_destination_pause(struct hf_destination *destination, struct hf_err *err);
 /* While paused: somebody waits for a new link, or has given up waiting. */
 void hf_destination_recover_setup(struct hf_destination *destination, bool looking);
+/*
+ * The source is gone for good: pages without whole bytes are poisoned, and the migration ends as completed,
+ * with pages_poisoned. Begins it; the background worker does it. -EPERM with the reason, unless the VM is
+ * this side's for good and the migration is paused without a link; -EOPNOTSUPP where pages cannot be
+ * poisoned.
+ */
+int hf_destination_poison_missing(struct hf_destination *destination, struct hf_err *err);
 /* Every page is here and the source, which has not heard so, cannot be reached: ends as completed. */
 void hf_destination_let_go(struct hf_destination *destination);
 
@@ -128,10 +135,12 @@ struct hf_destination_snapshot {
 	enum hf_handover_destination handover;
 	bool recoverable;     /* the source can go on over another link */
 	uint32_t links_used;  /* that came up, in this process */
+	bool has_state;	      /* the VMM was given the device state: it must not outlive a failure */
 	bool pages_complete;  /* every page is here; only the source may not have heard */
 	bool takeover_failed; /* a restarted engine could not have the memory: nothing goes on */
-	struct hf_err
-	    err; /* of failed, cancelled and postcopy-paused; else a page that could not be placed yet */
+	bool poisoning;	      /* nothing is fetched any more: what is missing is being poisoned, or was */
+	struct hf_err err;    /* of failed, cancelled, postcopy-paused and of poisoned pages; else a page that
+				 could not be placed yet */
 	char source_vm_name[256];
 	enum hf_placement placement;
 	uint32_t chunk_bytes;
@@ -139,6 +148,7 @@ struct hf_destination_snapshot {
 	uint32_t pages_received;    /* placed, by any way */
 	uint32_t pages_fetched;	    /* came over the link with bytes */
 	uint32_t pages_zero;	    /* came as headers only, or never existed on the source */
+	uint32_t pages_poisoned;    /* lost for good: the guest sees a memory error there */
 	uint64_t transferred_bytes; /* page payload */
 	uint32_t precopy_rounds;    /* that have ended */
 	uint64_t precopy_bytes;	    /* of transferred_bytes: moved in them */
@@ -153,6 +163,8 @@ struct hf_destination_snapshot {
 	struct hf_latency fault_latency;
 };
 
+/* Is the page lost, and the guest gets a memory error there? The numbers are the destination's. */
+bool hf_destination_page_poisoned(struct hf_destination *destination, uint32_t block, uint64_t page);
 void hf_destination_snapshot(struct hf_destination *destination, struct hf_destination_snapshot *out);
 int hf_destination_blocktime_vcpu(struct hf_destination *destination, uint32_t vcpu,
 				  struct hf_blocktime_vcpu *out);

@@ -542,6 +542,20 @@ void hf_destination_event_fetch_done(void *engine, const struct hf_fetch_done *d
 		hf_destination_place_transfer(d, page, index);
 }
 
+uint32_t hf_destination_take_partial(struct hf_destination *d)
+{
+	hf_lock_assert_held(&d->lock);
+	uint16_t index = d->active[HF_FETCH_URGENT].head;
+	if (index == HF_TRANSFER_NONE)
+		index = d->active[HF_FETCH_BACKGROUND].head;
+	if (index == HF_TRANSFER_NONE)
+		return HF_PAGE_NONE;
+	uint32_t page = d->transfers[index].page;
+	list_remove(d, &d->active[d->transfers[index].class], index);
+	hf_destination_free_transfer(d, index);
+	return page;
+}
+
 /* ---- link and creation ------------------------------------------------------------------------- */
 
 static void free_slots(struct hf_destination *d)

@@ -3,9 +3,9 @@
  * destination_internal.h - what the parts of the destination engine share. Not a public header.
  *
  * Purpose: destination.c holds the life of a migration, destination_pages.c the way of a page,
- * destination_fetch.c how its bytes come, destination_precopy.c what comes before the source VM stops; all
- * work on this struct. Ownership, threads, units, errors: as in
- * destination.h; "locked" in a comment means that the caller holds destination->lock.
+ * destination_fetch.c how its bytes come, destination_placed.c what the source hears of it,
+ * destination_precopy.c what comes before the source VM stops; all work on this struct. Ownership, threads,
+ * units, errors: as in destination.h; "locked" in a comment means that the caller holds destination->lock.
  */
 #ifndef HF_CORE_DESTINATION_INTERNAL_H
 #define HF_CORE_DESTINATION_INTERNAL_H
@@ -40,6 +40,7 @@ struct page_entry {
 	bool awaited : 1;  /* a thread waits: counted in schedule.urgent_pages until the bytes have landed */
 	bool refault : 1;  /* faulted while it was being placed: place again afterwards */
 	bool counted : 1;  /* in pages_received: it was visible once */
+	bool poisoned : 1; /* its bytes are lost: RECEIVED, but never counted */
 	bool landed : 1;   /* bytes landed here before: the landing is no longer zeros */
 };
 
@@ -95,8 +96,9 @@ enum {
 	ACTION_KILL = 1 << 16,
 	ACTION_SEND_REFUSED = 1 << 17,
 	ACTION_TAKE_OVER = 1 << 18,
-	ACTION_SEND_ROUND_DONE = 1 << 19,
-	ACTION_CLEAR_HOLES = 1 << 20,
+	ACTION_SAY_PLACED = 1 << 19,
+	ACTION_SEND_ROUND_DONE = 1 << 20,
+	ACTION_CLEAR_HOLES = 1 << 21,
 };
 
 /* Pages that come while the source VM runs (destination_precopy.c). */
@@ -150,14 +152,15 @@ struct hf_destination {
 	uint64_t epoch;	       /* of the link that is up; 0 = none */
 	uint64_t epoch_last;
 	uint32_t links_used;
-	bool recoverable; /* the session has the feature */
-	/* Of the link that is up: */
-	bool advised;		  /* ADVISE was heard */
-	bool run_heard;		  /* RUN was */
-	bool resumed_said;	  /* RESUMED has left over it */
-	bool fetching;		  /* pages may be asked for */
 	unsigned restart_actions; /* of a restarted engine, once its memory is taken over */
 	bool taking_over, takeover_failed;
+	/* Of the link that is up: */
+	bool advised;	    /* ADVISE was heard */
+	bool run_heard;	    /* RUN was */
+	bool run_waits;	    /* RUN was, and the memory is not taken over yet */
+	bool resumed_begun; /* RESUMED is leaving */
+	bool resumed_said;  /* RESUMED has left over it */
+	bool fetching;	    /* pages may be asked for */
 	struct hf_link_info link;
 	struct hf_link_probe *probe; /* made at ADVISE, stays until destruction */
 	struct hf_link_figures link_figures;
@@ -165,12 +168,17 @@ struct hf_destination {
 	uint32_t *block_of_source; /* local index of each source block; NULL before ADVISE */
 	uint32_t *source_of_block;
 	uint32_t presence_block, presence_page; /* next the source must describe, its numbering */
-	bool presence_complete;
 	uint8_t *device_state;
 	uint64_t device_state_bytes, device_state_room_bytes;
-	bool resumed;	/* RESUMED has left: the end may be said */
-	bool releasing; /* every page is placed, ranges are being unregistered */
+	bool recoverable; /* the session has the feature */
+	bool has_state;	  /* the VMM was given it */
+	bool resumed;	  /* RESUMED has left: the end may be said */
+	bool releasing;	  /* every page is placed, ranges are being unregistered */
+	bool released;
+	bool vmm_ended;
 	bool complete_said;
+	bool poisoning; /* for good: no link is taken any more, what is missing is poisoned */
+	bool presence_complete;
 	bool background_held;
 	uint32_t placement_wish; /* enum hf_wire_placement_wish */
 	uint64_t link_up_ns, advise_ns, device_end_ns, run_ns, placed_last_ns, end_ns;
@@ -201,26 +209,74 @@ struct hf_destination {
 	struct precopy precopy;
 	struct hf_blocktime *blocktime;
 	struct hf_latency fault_latency;
-	uint32_t pages_received, pages_fetched, pages_zero;
+	uint32_t pages_received, pages_fetched, pages_zero, pages_poisoned;
+	uint32_t *poisoned_of_block; /* allocated when poisoning begins */
 	uint64_t transferred_bytes, pages_stalled;
+
+	/* Under the lock: what the source is told of placed pages; see destination_placed.c. */
+	struct hf_pagemap unsaid; /* allocated at link_up if the link has the feature */
+	uint32_t unsaid_pages, unsaid_cursor;
+	uint64_t placed_said_ns; /* when the source was told last */
 };
 
 /* ---- destination.c ---- */
 
 /* Without the lock. A failure to send means that the link goes down, which is told as link_down. */
-void hf_destination_send(struct hf_destination *destination, uint32_t type, const void *payload,
-			 size_t bytes);
+void hf_destination_send(struct hf_destination *destination, uint64_t epoch, uint32_t type,
+			 const void *payload, size_t bytes);
 /* Releases the lock and does what was decided. */
 void hf_destination_unlock_act(struct hf_destination *destination, unsigned actions);
 /* Locked. Ends the migration (or pauses it, after the hand-over); why's text is kept. Returns actions. */
 unsigned hf_destination_fail_locked(struct hf_destination *destination, const struct hf_err *why);
 /* Locked. LOADED may have been said: nothing is abandoned from here on without the source. */
 bool hf_destination_committed(const struct hf_destination *destination);
-/* Locked. If every page is placed and the VM runs: the actions that end the migration. */
+/* Locked. If every page is placed (or poisoned) and the VM runs: the actions that end the migration. */
 unsigned hf_destination_check_end(struct hf_destination *destination);
-/* Locked. The source has broken the protocol, or sent this message at the wrong time. */
-unsigned hf_destination_violation(struct hf_destination *destination, const struct hf_err *why);
+
+/* ---- destination.c, destination_messages.c, destination_vm.c for each other ---- */
+
+/* Locked. What a step of the hand-over makes the engine do; why: of a failure. */
+unsigned hf_destination_actions_of(struct hf_destination *destination,
+				   const struct hf_handover_destination_step *step, const struct hf_err *why);
+/* Locked. Nothing is needed from the source any more. */
+void hf_destination_complete(struct hf_destination *destination);
+/* Locked. For moves whose precondition the caller has checked. */
+void hf_destination_move(struct hf_destination *destination, enum hf_status status,
+			 enum hf_incoming incoming);
+/* Locked. Nothing is abandoned; the reason is kept. Returns actions, as the next three do. */
+unsigned hf_destination_pause_locked(struct hf_destination *destination, const struct hf_err *why);
+/* Locked. One step of the hand-over; -EINVAL, and *actions untouched, for an event not expected. */
+int hf_destination_take_step(struct hf_destination *destination, enum hf_handover_destination_event event,
+			     const struct hf_err *why, unsigned *actions);
+/* Locked. A message out of its time. */
 unsigned hf_destination_unexpected(struct hf_destination *destination, uint32_t type);
+/* Locked. A message that is wrong; why's text does not name the VM. */
+unsigned hf_destination_violation(struct hf_destination *destination, const struct hf_err *why);
+/* Locked. A process before this one has got as far as its record says. */
+void hf_destination_begin_again(struct hf_destination *destination, enum hf_record record, bool vmm_lives);
+/* Event of the transport. */
+void hf_destination_event_message(void *engine, uint64_t epoch, uint32_t type, const void *payload,
+				  size_t bytes);
+
+/* ---- destination_probe.c ---- */
+
+/* Locked. The blocks match: the actions that measure the link, or that go on without. */
+unsigned hf_destination_probe_begin(struct hf_destination *destination);
+/* Without the lock. */
+void hf_destination_probe_start(struct hf_destination *destination);
+void hf_destination_probe_done(struct hf_destination *destination, const struct hf_fetch_done *done);
+void hf_destination_send_link(struct hf_destination *destination, uint64_t epoch);
+
+/* ---- destination_placed.c ---- */
+
+/* Locked. Room for what is said over a new link. */
+int hf_destination_placed_link_up(struct hf_destination *destination, const struct hf_link_info *info);
+/* Locked. RESUMED has left over this link: the actions that say all that was placed until now. */
+unsigned hf_destination_placed_begin(struct hf_destination *destination);
+/* Locked. The page is placed for good. */
+unsigned hf_destination_placed(struct hf_destination *destination, uint32_t page);
+/* Without the lock. */
+void hf_destination_say_placed(struct hf_destination *destination);
 
 /* ---- destination_precopy.c ---- */
 
@@ -251,16 +307,7 @@ unsigned hf_destination_precopy_settle(struct hf_destination *destination);
 void hf_destination_clear_holes(struct hf_destination *destination);
 /* Locked. The VM is loaded: must LOADED wait? */
 bool hf_destination_load_must_wait(struct hf_destination *destination);
-void hf_destination_send_round_done(struct hf_destination *destination);
-
-/* ---- destination_probe.c ---- */
-
-/* Locked. The blocks match: the actions that measure the link, or that go on without. */
-unsigned hf_destination_probe_begin(struct hf_destination *destination);
-/* Without the lock. */
-void hf_destination_probe_start(struct hf_destination *destination);
-void hf_destination_probe_done(struct hf_destination *destination, const struct hf_fetch_done *done);
-void hf_destination_send_link(struct hf_destination *destination);
+void hf_destination_send_round_done(struct hf_destination *destination, uint64_t epoch);
 
 /* ---- where a page is ---- */
 
@@ -320,6 +367,18 @@ void hf_destination_claim(struct hf_destination *destination, uint32_t page);
 /* Without the lock. All chunks have landed and the page is PAGE_PLACING: makes it visible. */
 void hf_destination_place_transfer(struct hf_destination *destination, uint32_t page, uint16_t index);
 
+/* Locked. The page is settled: its waits are closed; who has come meanwhile is served again. */
+unsigned hf_destination_settle_page(struct hf_destination *destination, uint32_t page);
+
+/* ---- destination_poison.c ---- */
+
+/* Locked. The next page to poison; none. */
+uint32_t hf_destination_poison_take(struct hf_destination *destination);
+/* Locked. The port has poisoned it (0), or the VMM has it (-EEXIST). */
+unsigned hf_destination_poison_commit(struct hf_destination *destination, uint32_t page, int result);
+/* Locked. The end: says what is lost. */
+void hf_destination_poison_tell(struct hf_destination *destination);
+
 /* ---- destination_fetch.c ---- */
 
 /* Locked. The placement is settled: makes the table of transfers. */
@@ -329,6 +388,8 @@ void hf_destination_fetch_destroy(struct hf_destination *destination);
 void hf_destination_fetch_tables(const struct hf_destination *destination, struct hf_tables *tables);
 /* Locked. Sizes the fetch slots for a new link. */
 int hf_destination_fetch_link_up(struct hf_destination *destination, const struct hf_link_info *info);
+/* Locked. Without a link: a page that only part of the bytes of has landed; its transfer is freed. None. */
+uint32_t hf_destination_take_partial(struct hf_destination *destination);
 /* Locked. No fetch is on its way any more. */
 void hf_destination_fetch_link_down(struct hf_destination *destination);
 /* Locked. No more of the pages that the background is in the middle of is posted; they are missing again. */

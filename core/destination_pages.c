@@ -93,16 +93,27 @@ void hf_destination_claim(struct hf_destination *d, uint32_t page)
 	hf_pagemap_clear(&d->todo_zero, page);
 }
 
+/* Locked. The VMM has ended, or is about to: there is no memory to place pages in. */
+static bool vmm_is_gone(const struct hf_destination *d)
+{
+	hf_lock_assert_held(&d->lock);
+	return d->vmm_ended || d->handover == HF_DESTINATION_KILLING ||
+	       d->handover == HF_DESTINATION_RECORDING_REFUSED || d->handover == HF_DESTINATION_REFUSED ||
+	       d->handover == HF_DESTINATION_LOST;
+}
+
 bool hf_destination_serving(const struct hf_destination *d)
 {
 	hf_lock_assert_held(&d->lock);
+	if (vmm_is_gone(d) || d->taking_over || d->takeover_failed)
+		return false;
 	return d->incoming == HF_INCOMING_LISTEN || d->incoming == HF_INCOMING_RUNNING;
 }
 
 bool hf_destination_background_runs(const struct hf_destination *d)
 {
 	hf_lock_assert_held(&d->lock);
-	return (d->resumed && !d->background_held) || d->precopy.state == ROUND_RUNS ||
+	return (d->resumed && (!d->background_held || d->poisoning)) || d->precopy.state == ROUND_RUNS ||
 	       hf_destination_loads_whole(d);
 }
 
@@ -168,27 +179,35 @@ void hf_destination_fault(struct hf_destination *d, uint32_t block, uint64_t pag
 
 /* ---- landing and placing ----------------------------------------------------------------------- */
 
-/* Locked. The page is visible: closes its waits and counts it. */
-static unsigned commit_page(struct hf_destination *d, uint32_t page)
+unsigned hf_destination_settle_page(struct hf_destination *d, uint32_t page)
 {
 	hf_lock_assert_held(&d->lock);
 	struct page_entry *entry = &d->pages[page];
-	uint64_t now_ns = hf_clock_now_ns(&d->clock);
 
-	hf_blocktime_placed(d->blocktime, page, now_ns, wait_ended, &d->fault_latency);
+	hf_blocktime_placed(d->blocktime, page, hf_clock_now_ns(&d->clock), wait_ended, &d->fault_latency);
 	hf_destination_end_await(d, page);
 	entry->state = PAGE_RECEIVED;
-	if (!entry->counted) {
-		entry->counted = true;
-		d->pages_received++;
-		d->placed_last_ns = now_ns;
-	}
 	if (entry->refault) {
 		entry->refault = false;
 		queue_local(d, page);
 		return ACTION_KICK_URGENT | ACTION_PUMP;
 	}
 	return ACTION_PUMP | hf_destination_check_end(d);
+}
+
+/* Locked. The page is visible: closes its waits and counts it. */
+static unsigned commit_page(struct hf_destination *d, uint32_t page)
+{
+	hf_lock_assert_held(&d->lock);
+	struct page_entry *entry = &d->pages[page];
+	unsigned actions = 0;
+	if (!entry->counted) {
+		entry->counted = true;
+		d->pages_received++;
+		d->placed_last_ns = hf_clock_now_ns(&d->clock);
+		actions = hf_destination_placed(d, page);
+	}
+	return actions | hf_destination_settle_page(d, page);
 }
 
 /* Locked. The bytes have landed but the page cannot be placed now: local work tries again. */
@@ -272,6 +291,8 @@ static uint32_t take_local(struct hf_destination *d, enum hf_work_class class)
 	if (!hf_destination_serving(d) || d->releasing)
 		return HF_PAGE_NONE;
 	uint32_t page = class == HF_WORK_URGENT ? hf_page_queue_pop(d, &d->local_wait) : take_hole(d);
+	if (page == HF_PAGE_NONE && class == HF_WORK_BACKGROUND)
+		page = hf_destination_poison_take(d);
 	if (page != HF_PAGE_NONE)
 		d->pages[page].state = PAGE_LOCAL_PLACING;
 	return page;
@@ -291,6 +312,7 @@ enum hf_work_next hf_destination_work(struct hf_destination *d, enum hf_work_cla
 	}
 	uint16_t index = d->pages[page].transfer;
 	bool visible = d->pages[page].counted;
+	bool lost = d->pages[page].poisoned;
 	hf_unlock(&d->lock);
 
 	struct page_place place = hf_place_of_page(d, page);
@@ -298,6 +320,8 @@ enum hf_work_next hf_destination_work(struct hf_destination *d, enum hf_work_cla
 	int result;
 	if (index != HF_TRANSFER_NONE) {
 		result = place_landed(d, page, index, &err);
+	} else if (lost) {
+		result = hf_memory_poison(&d->memory, place.block, place.page, &err);
 	} else if (visible) {
 		result = hf_memory_place_again(&d->memory, place.block, place.page, &err);
 	} else {
@@ -308,7 +332,10 @@ enum hf_work_next hf_destination_work(struct hf_destination *d, enum hf_work_cla
 
 	hf_lock(&d->lock);
 	unsigned actions;
-	if (result != 0) {
+	if (lost && (result == 0 || result == -EEXIST)) {
+		actions = hf_destination_poison_commit(d, page, result);
+		result = 0;
+	} else if (result != 0) {
 		actions = place_failed(d, page, result, &err);
 		/* The urgent worker has it in its queue already; woken at once it would not wait before it
 		 * tries. */
@@ -439,6 +466,8 @@ void hf_destination_pages_tables(const struct hf_destination *d, struct hf_table
 	add_map(&d->present, tables);
 	add_map(&d->todo_fetch, tables);
 	add_map(&d->todo_zero, tables);
+	if (d->unsaid.bits)
+		add_map(&d->unsaid, tables);
 	hf_destination_precopy_tables(d, tables);
 	hf_blocktime_tables(d->blocktime, tables);
 }
@@ -452,5 +481,6 @@ void hf_destination_pages_destroy(struct hf_destination *d)
 	hf_pagemap_destroy(&d->present);
 	hf_pagemap_destroy(&d->todo_fetch);
 	hf_pagemap_destroy(&d->todo_zero);
+	hf_pagemap_destroy(&d->unsaid);
 	free(d->pages);
 }

@@ -253,7 +253,7 @@ unsigned hf_destination_round_check(struct hf_destination *d)
 	return ACTION_SEND_ROUND_DONE | ACTION_NOTIFY;
 }
 
-void hf_destination_send_round_done(struct hf_destination *d)
+void hf_destination_send_round_done(struct hf_destination *d, uint64_t epoch)
 {
 	hf_lock(&d->lock);
 	struct hf_wire_round_done done = {
@@ -266,7 +266,7 @@ void hf_destination_send_round_done(struct hf_destination *d)
 	uint8_t buffer[64];
 	ssize_t bytes = hf_wire_encode_round_done(&done, buffer, sizeof(buffer));
 	if (bytes > 0)
-		hf_destination_send(d, HF_WIRE_ROUND_DONE, buffer, (size_t)bytes);
+		hf_destination_send(d, epoch, HF_WIRE_ROUND_DONE, buffer, (size_t)bytes);
 }
 
 /* ---- the end of the rounds --------------------------------------------------------------------- */

@@ -76,7 +76,7 @@ void hf_destination_probe_done(struct hf_destination *d, const struct hf_fetch_d
 		probe_ended(d, hf_link_probe_done(probe, done, &err), &err);
 }
 
-void hf_destination_send_link(struct hf_destination *d)
+void hf_destination_send_link(struct hf_destination *d, uint64_t epoch)
 {
 	hf_lock(&d->lock);
 	struct hf_wire_link link = {
@@ -88,5 +88,5 @@ void hf_destination_send_link(struct hf_destination *d)
 	uint8_t buffer[64];
 	ssize_t bytes = hf_wire_encode_link(&link, buffer, sizeof(buffer));
 	if (bytes > 0)
-		hf_destination_send(d, HF_WIRE_LINK, buffer, (size_t)bytes);
+		hf_destination_send(d, epoch, HF_WIRE_LINK, buffer, (size_t)bytes);
 }

@@ -68,9 +68,19 @@ struct hf_memory_ops {
 	 * are only cleared when `dirty` (something landed on that page before).
 	 */
 	void (*clear)(void *self, void *landing, size_t length_bytes, bool dirty);
+	/*
+	 * Can pages be poisoned? -EOPNOTSUPP with what is missing. Constant time.
+	 */
+	int (*may_poison)(void *self, struct hf_err *err);
+	/*
+	 * The page's bytes are lost for good: every access gets a memory error from here on, and who waits
+	 * gets it now. Whatever part of the bytes has landed goes. Again for a page that is poisoned: who
+	 * waits is woken. -EEXIST, without text: the VMM has the page, it is not lost and was left alone.
+	 */
+	int (*poison)(void *self, uint32_t block, uint64_t page, struct hf_err *err);
 	/* Asks the port's worker thread of this class to call hf_destination_work() until it says idle. */
 	void (*kick)(void *self, enum hf_work_class class);
-	/* Every page is placed: unregisters all ranges, which wakes whoever still waits. */
+	/* Every page is placed or poisoned: unregisters all ranges, which wakes whoever still waits. */
 	int (*release)(void *self, struct hf_err *err);
 };
 
@@ -95,6 +105,13 @@ struct hf_source_memory_ops {
 	 * has stopped.
 	 */
 	int (*presence)(void *self, uint32_t block, uint8_t *bitmap, size_t bitmap_bytes, struct hf_err *err);
+	/*
+	 * Only asked where the engine is to release; else may be NULL. Gives pages back to the host: they are
+	 * holes afterwards. Takes as long as the kernel takes; called by a thread of the port alone.
+	 */
+	int (*release)(void *self, uint32_t block, uint64_t first_page, uint32_t pages, struct hf_err *err);
+	/* Asks a thread of the port to call hf_source_release_work() until it says that there is no more. */
+	void (*kick_release)(void *self);
 	/*
 	 * Optional: which pages of the block were written since the last call; the first one, which exist.
 	 * Called while the VM runs and once after it has stopped, by one thread at a time. What a chunk()

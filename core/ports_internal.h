@@ -82,6 +82,18 @@ static inline int hf_memory_place_again(const struct hf_memory *port, uint32_t b
 	HF_CALL_OUT("memory.place_again()", int, port->ops->place_again(port->self, block, page, err));
 }
 
+static inline int hf_memory_may_poison(const struct hf_memory *port, struct hf_err *err)
+{
+	HF_CALL_OUT("memory.may_poison()", int, port->ops->may_poison(port->self, err));
+}
+
+static inline int hf_memory_poison(const struct hf_memory *port, uint32_t block, uint64_t page,
+				   struct hf_err *err)
+{
+	hf_lock_assert_may_place("memory.poison()");
+	HF_CALL_OUT("memory.poison()", int, port->ops->poison(port->self, block, page, err));
+}
+
 static inline void hf_memory_clear(const struct hf_memory *port, void *landing, size_t length_bytes,
 				   bool dirty)
 {
@@ -120,6 +132,17 @@ static inline int hf_source_memory_harvest(const struct hf_source_memory *port, 
 {
 	HF_CALL_OUT("memory.harvest()", int,
 		    port->ops->harvest(port->self, block, dirtied, holes, bitmap_bytes, err));
+}
+
+static inline int hf_source_memory_release(const struct hf_source_memory *port, uint32_t block,
+					   uint64_t first_page, uint32_t pages, struct hf_err *err)
+{
+	HF_CALL_OUT("memory.release()", int, port->ops->release(port->self, block, first_page, pages, err));
+}
+
+static inline void hf_source_memory_kick_release(const struct hf_source_memory *port)
+{
+	HF_CALL_OUT_VOID("memory.kick_release()", port->ops->kick_release(port->self));
 }
 
 static inline int hf_vm_request(const struct hf_vm *port, enum hf_vm_op op, const void *data,

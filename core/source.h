@@ -52,6 +52,8 @@ struct hf_source_config {
 	enum hf_placement placement; /* when wished */
 	uint64_t max_page_stall_ns;  /* refuse a link on which one page takes longer; 0 = none */
 	bool hold_background;	     /* the destination serves faults only, until told otherwise */
+	bool release;		     /* gives back what the destination has placed; the link offers it */
+	bool released;		     /* a process before this one did: the VM cannot be had back any more */
 	/*
 	 * Pages are moved in rounds before the VM stops; the memory port can harvest. What rounds cannot move
 	 * comes by postcopy; with precopy_only, rounds go on until it fits into the pause.
@@ -72,6 +74,9 @@ void hf_source_vm_done(struct hf_source *source, const struct hf_vm_result *resu
 /* Event of the recorder: the record that was asked for is on storage, or could not be written. */
 void hf_source_recorded(struct hf_source *source, enum hf_record record, int result,
 			const struct hf_err *err);
+
+/* Event of the memory port: gives one run of pages back; false: there is none. One thread at a time. */
+bool hf_source_release_work(struct hf_source *source);
 
 /* Asks the destination to hold the background, or to let it go on. */
 void hf_source_hold_background(struct hf_source *source, bool hold);
@@ -118,7 +123,10 @@ struct hf_source_snapshot {
 	enum hf_status status;
 	enum hf_vm_owner owner;
 	enum hf_handover_source handover;
-	/* The destination may have said LOADED and not have heard that the VM stayed here: tell it. */
+	/*
+	 * The destination may have said LOADED and has not answered FAIL: tell it over another link, and do
+	 * not close one on which the answer may come.
+	 */
 	bool destination_in_doubt;
 	bool recoverable;    /* the destination can go on over another link */
 	uint32_t links_used; /* that came up, in this process */
@@ -129,6 +137,8 @@ struct hf_source_snapshot {
 	uint32_t pages_present; /* after the VM has stopped */
 	uint64_t sent_bytes;	/* page payload */
 	uint64_t sent_chunks, zero_chunks;
+	uint64_t released_pages, released_bytes; /* given back to this host */
+	struct hf_err release_err;		 /* why some could not be */
 	struct hf_link_figures link; /* measured by the destination before READY; zeros: not known */
 	struct hf_source_precopy_figures precopy;
 	bool stopping; /* the VM stands still, or is being stopped */

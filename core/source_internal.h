@@ -2,9 +2,10 @@
 /*
  * source_internal.h - what the parts of the source engine share. Not a public header.
  *
- * Purpose: source.c holds the life of a migration, source_precopy.c the rounds before the VM stops; both work
- * on this struct. Ownership, threads, units, errors: as in source.h; "locked" in a comment means that the
- * caller holds source->lock.
+ * Purpose: source.c holds the life of a migration and serves pages, source_messages.c what the destination
+ * says, source_vm.c what the VMM does, source_precopy.c the rounds before the VM stops; all work on this
+ * struct. Ownership, threads, units, errors: as in source.h; "locked" in a comment means that the caller
+ * holds source->lock.
  */
 #ifndef HF_CORE_SOURCE_INTERNAL_H
 #define HF_CORE_SOURCE_INTERNAL_H
@@ -15,7 +16,9 @@
 #include "core/hotness.h"
 #include "core/lock.h"
 #include "core/pagemap.h"
+#include "core/ports_internal.h"
 #include "core/source.h"
+#include "core/source_release.h"
 #include "core/wire.h"
 
 enum {
@@ -30,9 +33,10 @@ enum {
 	ACTION_FENCE = 1 << 8,
 	ACTION_RECORD = 1 << 9,
 	ACTION_PRESENT = 1 << 10, /* ADVISE of a link that is not the first */
-	ACTION_HARVEST = 1 << 11,
-	ACTION_SEND_ROUND = 1 << 12,
-	ACTION_CHANGE_ROUND = 1 << 13,
+	ACTION_KICK_RELEASE = 1 << 11,
+	ACTION_HARVEST = 1 << 12,
+	ACTION_SEND_ROUND = 1 << 13,
+	ACTION_CHANGE_ROUND = 1 << 14,
 };
 
 /* Where a migration with pre-copy is. */
@@ -89,7 +93,7 @@ struct hf_source {
 	void (*notify)(void *opaque);
 	void *opaque;
 
-	/* Written before `serving` is set, constant while it is. */
+	/* Written before `serving` is set; then pages only leave it, one bit at a time. */
 	struct hf_pagemap present;
 
 	/* Atomic: the page path takes no lock. */
@@ -116,7 +120,11 @@ struct hf_source {
 	bool vm_stopping, vm_busy;
 	bool device_whole; /* DEVICE_END is on its way: LOADED may be heard */
 	bool resumed;	   /* RESUMED was heard on the link that is up */
+	bool hears_placed; /* the link that is up has the feature */
+	bool released;	   /* pages were given back, by this process or one before it */
+	struct hf_source_release release;
 	bool hold_background;
+	bool hold_known; /* it was wished once, or by a process before this one: said on each link */
 	uint32_t pages_present;
 	struct hf_wire_ready ready;
 	struct hf_link_figures link_figures;
@@ -125,16 +133,30 @@ struct hf_source {
 	uint64_t fence_ns, record_ns, fence_time_ns, record_time_ns;
 };
 
-/* ---- source.c ---- */
-
+/* Locked. Ends the migration (or pauses it, after the hand-over); why's text is kept. Returns actions. */
+unsigned hf_source_fail_locked(struct hf_source *source, const struct hf_err *why);
+/* Locked. For moves whose precondition the caller has checked. */
+void hf_source_move(struct hf_source *source, enum hf_status status);
+/* Locked. The VM is given up; the reason is kept. */
+unsigned hf_source_pause_locked(struct hf_source *source, const struct hf_err *why);
 /* Without the lock. A failure to send means that the link goes down, which is told as link_down. */
-void hf_source_send(struct hf_source *source, uint32_t type, const void *payload, size_t bytes);
+void hf_source_send_message(struct hf_source *source, uint64_t epoch, uint32_t type, const void *payload,
+			    size_t bytes);
+/* Locked. */
+uint64_t hf_source_since(uint64_t start_ns, uint64_t end_ns);
+/* Locked. One step of the hand-over; -EINVAL, and *actions untouched, for an event not expected. */
+int hf_source_take_step(struct hf_source *source, enum hf_handover_source_event event,
+			const struct hf_err *why, unsigned *actions);
+/* Locked. A message out of its time. */
+unsigned hf_source_unexpected(struct hf_source *source, uint32_t type);
 /* Releases the lock and does what was decided. */
 void hf_source_unlock_act(struct hf_source *source, unsigned actions);
-/* Locked. These return actions; why's text is kept. */
-unsigned hf_source_fail_locked(struct hf_source *source, const struct hf_err *why);
-unsigned hf_source_unexpected(struct hf_source *source, uint32_t type);
+/* Locked. A message that is wrong; why's text does not name the VM. */
 unsigned hf_source_violation(struct hf_source *source, struct hf_err *why);
+/* Event of the transport. */
+void hf_source_event_message(void *engine, uint64_t epoch, uint32_t type, const void *payload, size_t bytes);
+/* Without the lock; the VM stands still and nothing is served. */
+int hf_source_read_presence(struct hf_source *source, struct hf_err *err);
 /* Locked. Nothing more is to be done before the VM stops. */
 unsigned hf_source_begin_stop(struct hf_source *source);
 
@@ -149,12 +171,12 @@ unsigned hf_source_precopy_begin(struct hf_source *source);
 unsigned hf_source_on_round_done(struct hf_source *source, const uint8_t *payload, size_t bytes);
 /* Without the lock, by the thread that heard what calls for it: READY, ROUND_DONE. */
 void hf_source_harvest(struct hf_source *source);
-void hf_source_send_round(struct hf_source *source);
+void hf_source_send_round(struct hf_source *source, uint64_t epoch);
 /* Without the lock. Says again how the round under way goes on. */
 void hf_source_change_round(struct hf_source *source);
 /* Without the lock; the VM stands still and its device state is whole. The last harvest, and its set. */
 int hf_source_precopy_finish(struct hf_source *source, struct hf_err *err);
-int hf_source_send_final(struct hf_source *source);
+int hf_source_send_final(struct hf_source *source, uint64_t epoch);
 /* May this page be asked for now? -EPROTO: no; 0: it does not exist, 1: it does. */
 int hf_source_precopy_page(const struct hf_source *source, uint32_t page);
 void hf_source_precopy_figures(const struct hf_source *source, struct hf_source_precopy_figures *out);

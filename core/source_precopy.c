@@ -299,8 +299,8 @@ void hf_source_harvest(struct hf_source *s)
 /* ---- telling ----------------------------------------------------------------------------------- */
 
 /* The pages of one block that are in the set; pieces without any are left out. */
-static int send_set_of(struct hf_source *s, uint32_t index, const struct hf_pagemap *set, uint8_t *buffer,
-		       uint8_t *bits)
+static int send_set_of(struct hf_source *s, uint64_t epoch, uint32_t index, const struct hf_pagemap *set,
+		       uint8_t *buffer, uint8_t *bits)
 {
 	const struct hf_ramblock *block = &s->blocks.blocks[index];
 	for (uint32_t first = 0; first < block->pages;) {
@@ -322,30 +322,30 @@ static int send_set_of(struct hf_source *s, uint32_t index, const struct hf_page
 		ssize_t bytes = hf_wire_encode_round(&piece, buffer, HF_WIRE_FRAME_MAX_BYTES);
 		if (bytes < 0)
 			return (int)bytes;
-		hf_source_send(s, HF_WIRE_ROUND, buffer, (size_t)bytes);
+		hf_source_send_message(s, epoch, HF_WIRE_ROUND, buffer, (size_t)bytes);
 		first += pages;
 	}
 	return 0;
 }
 
-static int send_set(struct hf_source *s, const struct hf_pagemap *set)
+static int send_set(struct hf_source *s, uint64_t epoch, const struct hf_pagemap *set)
 {
 	uint8_t *buffer = malloc(HF_WIRE_FRAME_MAX_BYTES);
 	uint8_t *bits = malloc(hf_pagemap_bytes(HF_WIRE_PRESENCE_PAGES_MAX));
 	int result = buffer && bits ? 0 : -ENOMEM;
 	for (uint32_t i = 0; i < s->blocks.count && result == 0; i++)
-		result = send_set_of(s, i, set, buffer, bits);
+		result = send_set_of(s, epoch, i, set, buffer, bits);
 	free(bits);
 	free(buffer);
 	return result;
 }
 
-static void send_round_end(struct hf_source *s, const struct hf_wire_round_end *end)
+static void send_round_end(struct hf_source *s, uint64_t epoch, const struct hf_wire_round_end *end)
 {
 	uint8_t buffer[64];
 	ssize_t bytes = hf_wire_encode_round_end(end, buffer, sizeof(buffer));
 	if (bytes > 0)
-		hf_source_send(s, HF_WIRE_ROUND_END, buffer, (size_t)bytes);
+		hf_source_send_message(s, epoch, HF_WIRE_ROUND_END, buffer, (size_t)bytes);
 }
 
 /* Locked. What is to be said of the round now. */
@@ -363,10 +363,10 @@ static bool has_changed(const struct source_precopy *p)
 	return p->limit_bytes_per_s != p->limit_told_bytes_per_s || (p->start_postcopy && !p->cut_told);
 }
 
-void hf_source_send_round(struct hf_source *s)
+void hf_source_send_round(struct hf_source *s, uint64_t epoch)
 {
 	struct source_precopy *p = &s->precopy;
-	int result = send_set(s, &p->round);
+	int result = send_set(s, epoch, &p->round);
 	struct hf_err err;
 
 	hf_lock(&s->lock);
@@ -381,7 +381,7 @@ void hf_source_send_round(struct hf_source *s)
 	atomic_store(&p->serving, s->epoch != 0);
 	hf_unlock(&s->lock);
 
-	send_round_end(s, &end);
+	send_round_end(s, epoch, &end);
 
 	hf_lock(&s->lock);
 	p->told = true;
@@ -401,6 +401,7 @@ void hf_source_change_round(struct hf_source *s)
 	hf_lock(&s->lock);
 	bool due = p->stage == PRECOPY_ROUND && p->told && has_changed(p);
 	struct hf_wire_round_end end = {0};
+	uint64_t epoch = s->epoch;
 	if (due) {
 		end = round_end(s);
 		end.flags = p->start_postcopy ? HF_WIRE_ROUND_CUT : 0;
@@ -410,7 +411,7 @@ void hf_source_change_round(struct hf_source *s)
 	hf_unlock(&s->lock);
 	if (!due)
 		return;
-	send_round_end(s, &end);
+	send_round_end(s, epoch, &end);
 
 	hf_lock(&s->lock);
 	unsigned actions = 0;
@@ -479,7 +480,7 @@ static bool moves_in_pause(const struct hf_source *s)
 		   p->convergence_config.downtime_limit_ns;
 }
 
-int hf_source_send_final(struct hf_source *s)
+int hf_source_send_final(struct hf_source *s, uint64_t epoch)
 {
 	struct source_precopy *p = &s->precopy;
 	hf_lock(&s->lock);
@@ -492,9 +493,9 @@ int hf_source_send_final(struct hf_source *s)
 	hf_unlock(&s->lock);
 	if (!spoken)
 		return 0;
-	int result = harvested ? send_set(s, &p->remaining) : 0;
+	int result = harvested ? send_set(s, epoch, &p->remaining) : 0;
 	if (result == 0)
-		send_round_end(s, &end);
+		send_round_end(s, epoch, &end);
 	return result;
 }
 

@@ -50,6 +50,7 @@ static const struct frame_rule frame_rules[] = {
     [HF_WIRE_CHECK] = {"CHECK", 0, 0},
     [HF_WIRE_LINK] = {"LINK", 24, 24},
     [HF_WIRE_REFUSED] = {"REFUSED", 12, 12 + HF_WIRE_TEXT_MAX_BYTES},
+    [HF_WIRE_PLACED] = {"PLACED", 4 + 12, HF_WIRE_PLACED_MAX_BYTES},
     [HF_WIRE_ROUND] = {"ROUND", 12 + 1, 12 + HF_WIRE_PRESENCE_PAGES_MAX / 8},
     [HF_WIRE_ROUND_END] = {"ROUND_END", 16, 16},
     [HF_WIRE_ROUND_DONE] = {"ROUND_DONE", 32, 32},
@@ -349,6 +350,68 @@ int hf_wire_decode_presence(const uint8_t *payload, size_t bytes, struct hf_wire
 	if (result < 0)
 		return result;
 	*presence = in;
+	return 0;
+}
+
+/* ---- PLACED ------------------------------------------------------------------------------------- */
+
+static int check_range(const struct hf_wire_page_range *range, struct hf_err *err)
+{
+	if (range->block >= HF_RAMBLOCKS_MAX)
+		return hf_wire_broken(err, "PLACED", "block is %" PRIu32 ", the limit is %d blocks",
+				      range->block, HF_RAMBLOCKS_MAX);
+	if (range->pages < 1 || range->pages > HF_PAGES_MAX ||
+	    range->first_page > HF_PAGES_MAX - range->pages)
+		return hf_wire_broken(err, "PLACED",
+				      "first_page %" PRIu32 " and pages %" PRIu32
+				      " are no range of a block's %" PRIu32 " pages",
+				      range->first_page, range->pages, HF_PAGES_MAX);
+	return 0;
+}
+
+static int check_placed(const struct hf_wire_placed *placed, struct hf_err *err)
+{
+	int result = 0;
+	if (placed->count < 1 || placed->count > HF_WIRE_PLACED_RANGES_MAX)
+		return hf_wire_broken(err, "PLACED", "ranges is %" PRIu32 ", not 1 to %u", placed->count,
+				      HF_WIRE_PLACED_RANGES_MAX);
+	for (uint32_t i = 0; i < placed->count && result == 0; i++)
+		result = check_range(&placed->ranges[i], err);
+	return result;
+}
+
+ssize_t hf_wire_encode_placed(const struct hf_wire_placed *placed, uint8_t *buffer, size_t bytes)
+{
+	struct writer writer = {.at = buffer, .left = bytes};
+
+	if (check_placed(placed, NULL) < 0)
+		return -EINVAL;
+	put_u32(&writer, placed->count);
+	for (uint32_t i = 0; i < placed->count; i++) {
+		put_u32(&writer, placed->ranges[i].block);
+		put_u32(&writer, placed->ranges[i].first_page);
+		put_u32(&writer, placed->ranges[i].pages);
+	}
+	return writer_end(&writer);
+}
+
+int hf_wire_decode_placed(const uint8_t *payload, size_t bytes, struct hf_wire_placed *placed,
+			  struct hf_err *err)
+{
+	struct reader reader = {.at = payload, .left = bytes};
+	struct hf_wire_placed in = {.count = get_u32(&reader)};
+
+	for (uint32_t i = 0; i < in.count && i < HF_WIRE_PLACED_RANGES_MAX; i++) {
+		in.ranges[i].block = get_u32(&reader);
+		in.ranges[i].first_page = get_u32(&reader);
+		in.ranges[i].pages = get_u32(&reader);
+	}
+	int result = reader.cut_short ? hf_wire_cut_short(err, "PLACED", bytes) : check_placed(&in, err);
+	if (result == 0)
+		result = hf_wire_check_end(&reader, "PLACED", bytes, err);
+	if (result < 0)
+		return result;
+	*placed = in;
 	return 0;
 }
 

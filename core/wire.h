@@ -35,11 +35,14 @@
 #define HF_WIRE_FEATURE_CHECK (1ull << 1)
 /* A later connection may continue the session, and the destination may say REFUSED. Never beside CHECK. */
 #define HF_WIRE_FEATURE_RECOVER (1ull << 2)
+/* The destination says PLACED, and the source may give those pages back. Never without RECOVER. */
+#define HF_WIRE_FEATURE_RELEASE (1ull << 3)
 /* Pages may be moved in rounds before the source's VM stops. Offered by a source that means to. */
 #define HF_WIRE_FEATURE_PRECOPY (1ull << 4)
 /* Those that this build speaks. */
 #define HF_WIRE_FEATURES                                                                                     \
-	(HF_WIRE_FEATURE_LINK | HF_WIRE_FEATURE_CHECK | HF_WIRE_FEATURE_RECOVER | HF_WIRE_FEATURE_PRECOPY)
+	(HF_WIRE_FEATURE_LINK | HF_WIRE_FEATURE_CHECK | HF_WIRE_FEATURE_RECOVER | HF_WIRE_FEATURE_RELEASE |  \
+	 HF_WIRE_FEATURE_PRECOPY)
 #define HF_WIRE_SESSION_BYTES 16
 #define HF_WIRE_CHANNELS_MAX  64u /* page channels per class */
 
@@ -118,6 +121,7 @@ enum hf_wire_type {
 	HF_WIRE_CHECK = 13,	/* S->D  measure the link; instead of ADVISE */
 	HF_WIRE_LINK = 14,	/* D->S  what was measured */
 	HF_WIRE_REFUSED = 15,	/* D->S  it never ran and never will: class, errno, text; answers RUN */
+	HF_WIRE_PLACED = 16,	/* D->S  pages that are placed for good; repeated */
 	/* With HF_WIRE_FEATURE_PRECOPY: */
 	HF_WIRE_ROUND = 17,	 /* S->D  which pages of a block are of the next set; repeated */
 	HF_WIRE_ROUND_END = 18,	 /* S->D  the set is whole; or how its round goes on */
@@ -210,6 +214,22 @@ struct hf_wire_link {
 };
 ssize_t hf_wire_encode_link(const struct hf_wire_link *link, uint8_t *buffer, size_t bytes);
 int hf_wire_decode_link(const uint8_t *payload, size_t bytes, struct hf_wire_link *link, struct hf_err *err);
+
+/* PLACED: pages of which the destination needs nothing any more, in the source's numbering. */
+struct hf_wire_page_range {
+	uint32_t block;
+	uint32_t first_page; /* in the block */
+	uint32_t pages;
+};
+#define HF_WIRE_PLACED_RANGES_MAX 128u
+#define HF_WIRE_PLACED_MAX_BYTES  (4 + HF_WIRE_PLACED_RANGES_MAX * 12)
+struct hf_wire_placed {
+	uint32_t count;
+	struct hf_wire_page_range ranges[HF_WIRE_PLACED_RANGES_MAX];
+};
+ssize_t hf_wire_encode_placed(const struct hf_wire_placed *placed, uint8_t *buffer, size_t bytes);
+int hf_wire_decode_placed(const uint8_t *payload, size_t bytes, struct hf_wire_placed *placed,
+			  struct hf_err *err);
 
 /* ROUND has the payload of PRESENCE; 1 = of the set. */
 ssize_t hf_wire_encode_round(const struct hf_wire_presence *round, uint8_t *buffer, size_t bytes);

@@ -31,11 +31,20 @@
 
 #define BUSY_AFTER_MS	  10000ull
 #define QUERY_FRESH_NS	  5000000ull
-#define COMMANDS_MAX	  9
+#define COMMANDS_MAX	  10
 #define PARAMETERS	  3
 #define DOWNTIME_LIMIT_MS 2000000ull
 
-enum request_kind { START_POSTCOPY, PAUSE, RECOVER, RESUME, CANCEL, SET_PARAMETERS, GET_PARAMETERS };
+enum request_kind {
+	START_POSTCOPY,
+	PAUSE,
+	RECOVER,
+	RESUME,
+	CANCEL,
+	POISON_MISSING,
+	SET_PARAMETERS,
+	GET_PARAMETERS
+};
 
 struct request {
 	enum request_kind kind;
@@ -133,6 +142,8 @@ static int run_request(const struct hf_control *control, struct request *request
 		return ops->resume(control->opaque, request->uri, err);
 	case CANCEL:
 		return ops->cancel(control->opaque, err);
+	case POISON_MISSING:
+		return ops->poison_missing(control->opaque, err);
 	case SET_PARAMETERS:
 		return ops->set_parameters(control->opaque, &request->parameters, err);
 	case GET_PARAMETERS:
@@ -249,6 +260,13 @@ static int cancel(void *opaque, const json_t *arguments, json_t **reply, struct 
 	(void)arguments;
 	(void)reply;
 	return ask_simply(opaque, CANCEL, err);
+}
+
+static int poison_missing(void *opaque, const json_t *arguments, json_t **reply, struct hf_err *err)
+{
+	(void)arguments;
+	(void)reply;
+	return ask_simply(opaque, POISON_MISSING, err);
 }
 
 static int recover(void *opaque, const json_t *arguments, json_t **reply, struct hf_err *err)
@@ -382,6 +400,9 @@ void hf_control_status(struct hf_control *control, enum hf_status status)
 	hf_lock(&control->lock);
 	control->answer_is_stale = true; // first: who hears the event may ask at once
 	hf_unlock(&control->lock);
+	/* It might have been paused in between, and have gone on without a link; a link was asked for. */
+	if (control->status == HF_STATUS_POSTCOPY_RECOVER_SETUP && status == HF_STATUS_POSTCOPY_ACTIVE)
+		tell(control, HF_STATUS_POSTCOPY_RECOVER);
 	tell_way(control, control->status, status);
 	control->status = status;
 }
@@ -408,6 +429,7 @@ static void list_commands(const struct hf_control *control, struct hf_qmp_comman
 	list = offer(list, ops->start_postcopy, "migrate-start-postcopy", start_postcopy, NULL);
 	list = offer(list, ops->pause, "migrate-pause", pause_link, NULL);
 	list = offer(list, ops->recover, "migrate-recover", recover, uri);
+	list = offer(list, ops->poison_missing, "x-poison-missing", poison_missing, NULL);
 	list = offer(list, ops->resume, "migrate", migrate, migrate_arguments);
 	list = offer(list, ops->set_parameters, "migrate-set-parameters", set_parameters,
 		     control->parameter_arguments);

@@ -44,6 +44,7 @@ struct hf_control_ops {
 	int (*recover)(void *opaque, const char *uri, struct hf_err *err); /* migrate-recover */
 	int (*resume)(void *opaque, const char *uri, struct hf_err *err);  /* migrate, with resume: true */
 	int (*cancel)(void *opaque, struct hf_err *err);		   /* migrate_cancel */
+	int (*poison_missing)(void *opaque, struct hf_err *err);	   /* x-poison-missing */
 	/* migrate-set-parameters and query-migrate-parameters: both or none. */
 	int (*set_parameters)(void *opaque, const struct hf_control_parameters *parameters,
 			      struct hf_err *err);

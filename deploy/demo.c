@@ -73,11 +73,9 @@ static int check_signal(struct hf_demo *demo, struct hf_err *err)
 static bool ended_well(const struct hf_demo *demo, enum demo_child which)
 {
 	const struct hf_child *child = &demo->children[which];
-	if (child->exit_code)
-		return false;
-	if (which == DEMO_SOURCE_VMM) // `send` ends it
-		return demo->children[DEMO_SEND].started;
-	return which == DEMO_SEND || which == DEMO_RECEIVE;
+	if (which == DEMO_SOURCE_VMM) // `send` kills it: it is frozen by then
+		return demo->children[DEMO_SEND].started && child->exit_code == 128 + SIGKILL;
+	return child->exit_code == 0 && (which == DEMO_SEND || which == DEMO_RECEIVE);
 }
 
 static int child_failed(const struct hf_child *child, struct hf_err *err)
@@ -275,14 +273,28 @@ static int start_receive(struct hf_demo *demo, struct hf_err *err)
 	else
 		snprintf(listen, sizeof(listen), "tcp:127.0.0.1:0");
 
-	const char *argv[20] = {demo->self,    "receive",
-				"--vm",	       qmp,
-				"--attach",    attach,
-				"--listen",    listen,
-				"--json",      json,
-				"--channels",  channels,
-				"--placement", placement_names[options->placement]};
-	size_t used = 14;
+	/* A link is lost only with the other program, and nobody starts that again. */
+	const char *argv[24] = {demo->self,
+				"receive",
+				"--vm",
+				qmp,
+				"--attach",
+				attach,
+				"--listen",
+				listen,
+				"--json",
+				json,
+				"--channels",
+				channels,
+				"--state-dir",
+				demo->workspace.folder,
+				"--runtime-dir",
+				demo->workspace.runtime,
+				"--recover-timeout",
+				"0",
+				"--placement",
+				placement_names[options->placement]};
+	size_t used = 20;
 	if (options->chunk_bytes) {
 		argv[used++] = "--chunk-size";
 		argv[used++] = chunk;
@@ -323,6 +335,10 @@ static int start_send(struct hf_demo *demo, struct hf_err *err)
 			      channels,
 			      "--json",
 			      json,
+			      "--state-dir",
+			      demo->workspace.folder,
+			      "--recover-timeout",
+			      "0",
 			      demo->options.compare ? "--keep" : NULL,
 			      NULL};
 	return hf_child_start(&demo->children[DEMO_SEND], "send", argv, err);

@@ -10,13 +10,13 @@
  *     agent                                    guardian
  *     arm: pid, start time, target; armed      waits
  *     STOP, SAVE, FENCE
- *     record GIVEN_UP; disarm                  waits
+ *     record GIVEN_UP                          waits
  *     ends                                     armed? no: ends
  *                                              the record: GIVEN_UP or unreadable: says so, ends
  *                                              else SIGCONT, `cont` unless the VM runs, says so, ends
  *
- * Armed is a word of its own because it is one atomic store, while a record is a file: an agent killed after
- * the record and before disarm is why the record is read again.
+ * Armed is a word of its own because it is one atomic store, while a record is a file. It stays so after
+ * GIVEN_UP, since an agent that takes the VM back needs it too: so the record is read.
  *
  * An agent that is killed while it freezes leaves a VMM that runs and has a SIGSTOP on the way. So SIGCONT is
  * sent whatever state the VMM is in: it takes back a stop that is under way as well.
@@ -272,6 +272,8 @@ static int fork_guardian(struct hf_guardian *guardian, struct watch *watch)
 	close(ready[1]);
 	ssize_t got = 0;
 	while (guardian->pid > 0 && (got = read(ready[0], &byte, 1)) < 0 && errno == EINTR)
+		continue;
+	while (got == 1 && read(ready[0], &byte, 1) != 0) // and has closed what it does not need
 		continue;
 	close(ready[0]);
 	if (guardian->pid > 0)

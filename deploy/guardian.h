@@ -8,7 +8,7 @@
  *
  *     start()            before any thread, and before anything is opened that must end with the agent
  *     arm()              right before HF_VM_STOP is asked for
- *     disarm()           once GIVEN_UP is durable, or the VM was resumed
+ *     disarm()           once the VM was resumed; after GIVEN_UP the record keeps it from running the VM
  *     end()
  *
  * Ownership: start/end; end reaps the process. What the config points to must be valid at the time of

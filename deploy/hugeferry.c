@@ -37,7 +37,8 @@ static void print_help(FILE *out)
 	      "  1  failed; before the hand-over the source VM runs on\n"
 	      "  2  the command line is wrong; nothing was done\n"
 	      "  3  cancelled before the hand-over; the source VM runs on\n"
-	      "  4  the link was lost after the hand-over; the VM belongs to the destination\n",
+	      "  4  the link was lost after the hand-over; the VM belongs to the destination\n"
+	      "  5  completed without pages that are lost; the operator had them poisoned\n",
 	      out);
 }
 

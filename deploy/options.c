@@ -104,20 +104,30 @@ static const struct spec specs[] = {
      "ever (default 30)"},
     {"max-page-stall", "MS", SEND | RECEIVE | CHECK, 0, KIND_COUNT, AT(max_page_stall_ms), 1, 3600000, NULL,
      "refuse a link on which a thread would wait longer for one page (default: only warn, above 500 ms)"},
+    {"max-postcopy-bandwidth", "SIZE", RECEIVE, 0, KIND_SIZE, AT(max_postcopy_bandwidth), 0, UINT64_MAX, NULL,
+     "bytes a second of the pages nobody waits for; those a thread waits for know no limit (default 0: "
+     "none)"},
     {"recover-timeout", "S", SEND | RECEIVE, 0, KIND_COUNT, AT(recover_timeout_s), 0, 86400, NULL,
      "how long a new link is looked for when one is lost after the hand-over; 0: end at once (default 300)"},
     {"state-dir", "DIR", SEND | RECEIVE, 0, KIND_TEXT, AT(state_dir), 0, 0, NULL,
      "durable records of who may run a VM (default /var/lib/hugeferry)"},
     {"runtime-dir", "DIR", RECEIVE, 0, KIND_TEXT, AT(runtime_dir), 0, 0, NULL,
      "maps of the pages that are here, on a tmpfs (default /run/hugeferry)"},
+    {"poison-missing", NULL, RECEIVE, 0, KIND_FLAG, AT(poison_missing), 0, 0, NULL,
+     "the source is gone for good: take over the VM that an earlier receive has left here, give its guest "
+     "memory "
+     "errors for the pages that are missing, and end (exit code 5)"},
     {"keep", NULL, SEND, 0, KIND_FLAG, AT(keep), 0, 0, NULL,
      "do not end the source's VMM afterwards; it stays frozen and must not be run again"},
+    {"release-ram", NULL, SEND, 0, KIND_FLAG, AT(release_ram), 0, 0, NULL,
+     "give each page back to this host when the destination has placed it, once the VM runs there: what is "
+     "left here can then not be salvaged if the destination host is lost"},
     {"vmm", "PATH", DEMO, 0, KIND_TEXT, AT(vmm), 0, 0, NULL,
      "the reference VMM (default: hugeferry-vmm next to this program)"},
     {"json", "FILE", SEND | RECEIVE | CHECK | DEMO, 0, KIND_TEXT, AT(json), 0, 0, NULL,
      "write the report as JSON to FILE"},
     {"qmp", "unix:PATH", SEND | RECEIVE, 0, KIND_TEXT, AT(qmp), 0, 0, NULL,
-     "answer QMP there while it runs: query-migrate, migrate_cancel, MIGRATION events"},
+     "answer QMP there while it runs: look, pause, recover, cancel, set parameters, hear MIGRATION events"},
 };
 
 #define SPECS (sizeof(specs) / sizeof(specs[0]))
@@ -322,6 +332,10 @@ static int check_precopy(struct hf_options *options, struct hf_err *err)
 			   "--precopy or --precopy-only too");
 	if (options->precopy && !options->attach)
 		return bad(err, "--precopy wants --attach PATH, the attach socket of the source's VMM");
+	if (options->precopy && options->release_ram)
+		return bad(
+		    err, "--precopy and --release-ram exclude each other: memory whose writes are tracked is "
+			 "not given back");
 	if (options->precopy && options->placement == 1)
 		return bad(err, "--precopy cannot place by copy; leave --placement out");
 	return 0;

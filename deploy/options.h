@@ -40,16 +40,19 @@ struct hf_options {
 	uint32_t timeout_s;	       /* 0 = none */
 	uint32_t switchover_timeout_s; /* send: the VM stands still that long at most; 0 = no limit */
 	uint32_t max_page_stall_ms;    /* 0 = none */
+	bool release_ram;	       /* send: pages are given back when the destination has placed them */
 	uint32_t recover_timeout_s; /* how long a new link is looked for; 0 = a lost link ends the program */
-	const char *state_dir;	    /* durable records of who may run a VM */
-	const char *runtime_dir;    /* receive: kept maps; a tmpfs */
-	bool keep;		    /* send: leave the source VMM alive */
-	bool precopy, precopy_only; /* send: rounds before the VM stops; and no postcopy */
-	uint32_t postcopy_after_s;  /* send: rounds end then; 0 = when they do */
-	uint32_t downtime_limit_ms; /* send: of moving pages in the pause */
-	uint64_t max_bandwidth_bytes; /* send: a second, of rounds; 0 = none */
-	bool no_background;	      /* serve faults only until SIGUSR1 */
-	uint64_t mem_bytes;	      /* demo, as all below */
+	uint64_t max_postcopy_bandwidth; /* receive: bytes/s of the background; 0 = no limit */
+	const char *state_dir;		 /* durable records of who may run a VM */
+	const char *runtime_dir;	 /* receive: kept maps; a tmpfs */
+	bool poison_missing;		 /* receive: of a paused VM, poison what is missing and end */
+	bool keep;			 /* send: leave the source VMM alive */
+	bool precopy, precopy_only;	 /* send: rounds before the VM stops; and no postcopy */
+	uint32_t postcopy_after_s;	 /* send: rounds end then; 0 = when they do */
+	uint32_t downtime_limit_ms;	 /* send: of moving pages in the pause */
+	uint64_t max_bandwidth_bytes;	 /* send: a second, of rounds; 0 = none */
+	bool no_background;		 /* serve faults only until SIGUSR1 */
+	uint64_t mem_bytes;		 /* demo, as all below */
 	uint64_t page_size_bytes;
 	uint32_t vcpus;
 	uint32_t transport; /* enum hf_demo_transport */

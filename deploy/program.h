@@ -20,6 +20,7 @@ enum hf_exit {
 	HF_EXIT_USAGE = 2,     /* the command line is wrong; nothing was done */
 	HF_EXIT_CANCELLED = 3, /* cancelled by a signal or by the other side */
 	HF_EXIT_LINK_LOST = 4, /* the link was lost after the hand-over: the VM belongs to the destination */
+	HF_EXIT_POISONED = 5,  /* completed without pages that are lost: the operator had them poisoned */
 };
 
 int hf_main_send(int argc, char **argv);

@@ -139,7 +139,8 @@ static uint64_t destination_remaining_bytes(const struct hf_destination_snapshot
 					    const struct hf_ramblocks *blocks)
 {
 	uint64_t left_bytes = total_bytes(blocks);
-	uint64_t pages_left = less(snapshot->pages_total, snapshot->pages_received);
+	uint64_t pages_left =
+	    less(snapshot->pages_total, snapshot->pages_received + snapshot->pages_poisoned);
 	if (!snapshot->pages_total)
 		return left_bytes; // the source has not said yet which blocks it has
 	return smaller(less(left_bytes, snapshot->transferred_bytes),

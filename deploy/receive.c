@@ -127,6 +127,7 @@ static int open_memory(struct receive *receive, struct hf_err *err)
 	    .clock = hf_monotonic_clock(),
 	    .ready = memory_ready,
 	    .prepare_program = prepare_program,
+	    .poisoning = hf_receive_note_poison,
 	    .taken_over = receive->restarted ? &taken_over : NULL,
 	    .fault = memory_fault,
 	    .failed = memory_failed,
@@ -143,7 +144,9 @@ static int open_vm(struct receive *receive, struct hf_err *err)
 {
 	int result = hf_qmp_vm_create(&receive->vm, receive->options.vm, err);
 	if (!result)
-		result = hf_waiter_watch(&receive->waiter, hf_qmp_vm_pid(receive->vm), err);
+		result = hf_vmm_open(&receive->vmm, hf_qmp_vm_pid(receive->vm), err);
+	if (!result)
+		result = hf_waiter_watch(&receive->waiter, receive->vmm.pid, err);
 	if (!result && !receive->restarted)
 		result = check_waiting(receive, err);
 	if (!result)
@@ -154,6 +157,8 @@ static int open_vm(struct receive *receive, struct hf_err *err)
 		result = learn_blocks(receive, err);
 	if (!result && receive->restarted)
 		result = hf_receive_open_kept(receive, err);
+	if (!result && receive->kept)
+		receive->poison |= hf_kept_pages_poisoning(receive->kept);
 	if (!result)
 		result = open_memory(receive, err);
 	if (!result)
@@ -183,9 +188,11 @@ static int set_up(struct receive *receive, struct hf_err *err)
 	if (!result)
 		result = hf_receive_find_record(receive, err);
 	if (!result)
+		result = hf_receive_check_poison(receive, err);
+	if (!result)
 		result = receive->restarted && !receive->vmm_lives ? hf_receive_recall_blocks(receive, err)
 								   : open_vm(receive, err);
-	if (!result)
+	if (!result && !receive->poison)
 		result = open_listener(receive, err);
 	return result;
 }
@@ -299,6 +306,7 @@ static int start_engine(struct receive *receive, struct hf_err *err)
 	    .vmm_lives = receive->vmm_lives,
 	    .chunk_bytes = (uint32_t)receive->options.chunk_bytes,
 	    .background_held = receive->hold_background,
+	    .max_postcopy_bandwidth = receive->options.max_postcopy_bandwidth,
 	    .max_page_stall_ns = max_page_stall_ns(receive),
 	    .notify = hf_waiter_notify,
 	    .opaque = &receive->waiter,
@@ -328,6 +336,10 @@ static bool at_end(const struct receive *receive)
 	if (hf_status_is_final(receive->snapshot.status))
 		return true;
 	if (!is_pause(&receive->snapshot))
+		return false;
+	if (receive->poison && !receive->stopped && !receive->vmm_ended &&
+	    !receive->snapshot.takeover_failed && receive->snapshot.handover != HF_DESTINATION_LOST &&
+	    !receive->snapshot.pages_complete)
 		return false;
 	/* Who can be told to listen again waits for that, unless every page is here. */
 	if (receive->control && !receive->snapshot.pages_complete)
@@ -359,7 +371,8 @@ static void tell_link(struct receive *receive)
 static int wait_ms(const struct receive *receive)
 {
 	int period_ms = hf_progress_period_ms(&receive->progress);
-	uint64_t due_ns = hf_receive_wants_link(receive) ? hf_reconnect_wake_ns(&receive->reconnect) : 0;
+	bool looks = hf_receive_wants_link(receive) || receive->reconnect.agree_by_ns;
+	uint64_t due_ns = looks ? hf_reconnect_wake_ns(&receive->reconnect) : 0;
 	if (due_ns && receive->listener) /* who comes wakes; only the deadline does else */
 		due_ns = receive->reconnect.deadline_ns;
 	if (!due_ns)
@@ -385,6 +398,7 @@ static void wait_for_end(struct receive *receive)
 		hf_control_run(receive->control);
 		hf_destination_snapshot(receive->engine, &receive->snapshot);
 		hf_receive_tend_link(receive);
+		hf_receive_tend_poison(receive);
 		hf_destination_snapshot(receive->engine, &receive->snapshot);
 		hf_control_status(receive->control, receive->snapshot.status);
 		hf_progress_update(&receive->progress, &receive->snapshot);
@@ -423,8 +437,26 @@ static void stop_ports(struct receive *receive)
 	hf_receive_close_link(receive);
 }
 
+/* A copy of a VM that is the source's: nobody may run it by mistake. */
+static bool removed_vmm(struct receive *receive)
+{
+	struct hf_err err = HF_ERR_INIT;
+	if (!receive->snapshot.has_state || !receive->vmm.fd || receive->vmm_ended)
+		return false;
+	if (hf_vmm_kill(&receive->vmm, HF_VMM_KILL_LIMIT_MS, &err) == 0)
+		return true;
+	hf_complain(COMMAND, "the VMM on this side has the VM's state and could not be ended: %s; end it",
+		    err.text);
+	return false;
+}
+
 static void explain_failure(struct receive *receive)
 {
+	if (removed_vmm(receive)) {
+		hf_complain(COMMAND, "%s; the VMM on this side, which had the VM's state already, was ended",
+			    receive->snapshot.err.text);
+		return;
+	}
 	hf_complain(COMMAND, "%s; %s", receive->snapshot.err.text,
 		    receive->memory && hf_incoming_memory_touched(receive->memory)
 			? "start the waiting VMM afresh before the next try, its memory has been touched"
@@ -452,7 +484,10 @@ static enum hf_exit conclude(struct receive *receive)
 {
 	switch (receive->snapshot.status) {
 	case HF_STATUS_COMPLETED:
-		return HF_EXIT_OK;
+		if (receive->snapshot.pages_poisoned == 0)
+			return HF_EXIT_OK;
+		hf_complain(COMMAND, "%s", receive->snapshot.err.text);
+		return HF_EXIT_POISONED;
 	case HF_STATUS_POSTCOPY_PAUSED:
 	case HF_STATUS_POSTCOPY_RECOVER_SETUP:
 		if (receive->snapshot.handover == HF_DESTINATION_LOST || receive->vmm_ended) {
@@ -508,6 +543,7 @@ static void tear_down(struct receive *receive)
 	hf_destination_destroy(receive->engine);
 	hf_incoming_memory_destroy(receive->memory);
 	hf_receive_close_state(receive);
+	hf_vmm_close(&receive->vmm);
 	hf_link_relay_destroy(&receive->relay);
 	free(receive->uri_owned);
 	hf_attach_client_destroy(receive->attach);
@@ -529,7 +565,7 @@ static enum hf_exit run(struct receive *receive)
 	if (result) {
 		hf_complain(COMMAND, "%s", err.text);
 		report(receive, &err);
-		if (!receive->restarted)
+		if (receive->made_files)
 			hf_receive_forget(receive);
 		return err.class == HF_ERR_CANCELLED ? HF_EXIT_CANCELLED : HF_EXIT_FAILED;
 	}

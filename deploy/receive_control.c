@@ -47,11 +47,20 @@ static int take_uri(struct receive *receive, const char *uri, struct hf_err *err
 	return hf_receive_take_uri(receive, uri, err);
 }
 
+/* Also what does not last until the main thread looks again. */
+static void tell_status(struct receive *receive)
+{
+	hf_destination_snapshot(receive->engine, &receive->snapshot);
+	hf_control_status(receive->control, receive->snapshot.status);
+}
+
 static int control_recover(void *opaque, const char *uri, struct hf_err *err)
 {
 	struct receive *receive = opaque;
 	if (receive->engine)
-		hf_destination_snapshot(receive->engine, &receive->snapshot);
+		tell_status(receive);
+	if (receive->poison)
+		return hf_err_set(err, HF_ERR_LOCAL, EPERM, "the pages that are missing are being poisoned");
 	if (!receive->engine || !hf_receive_wants_link(receive))
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
 				  "only a paused migration can be recovered; this one is '%s'",
@@ -63,9 +72,34 @@ static int control_recover(void *opaque, const char *uri, struct hf_err *err)
 	hf_reconnect_end(&receive->reconnect);
 	hf_reconnect_begin(&receive->reconnect, hf_monotonic_ns(NULL), receive->options.recover_timeout_s);
 	result = hf_receive_listen(receive, err);
-	if (result == 0)
-		hf_destination_recover_setup(receive->engine, true);
-	return result;
+	if (result)
+		return result;
+	hf_destination_recover_setup(receive->engine, true);
+	tell_status(receive);
+	return 0;
+}
+
+static int set_parameters(void *opaque, const struct hf_control_parameters *parameters, struct hf_err *err)
+{
+	struct receive *receive = opaque;
+	(void)err;
+	if (!(parameters->present & HF_CONTROL_MAX_POSTCOPY_BANDWIDTH))
+		return 0;
+	receive->options.max_postcopy_bandwidth = parameters->max_postcopy_bandwidth_bytes_per_s;
+	if (receive->engine)
+		hf_destination_limit_background(receive->engine, receive->options.max_postcopy_bandwidth);
+	return 0;
+}
+
+static void get_parameters(void *opaque, struct hf_control_parameters *parameters)
+{
+	const struct receive *receive = opaque;
+	parameters->max_postcopy_bandwidth_bytes_per_s = receive->options.max_postcopy_bandwidth;
+}
+
+static int control_poison(void *opaque, struct hf_err *err)
+{
+	return hf_receive_poison(opaque, err);
 }
 
 static json_t *control_query(void *opaque)
@@ -79,7 +113,13 @@ int hf_receive_open_control(struct receive *receive, struct hf_err *err)
 {
 	struct hf_control_config config = {
 	    .target = receive->options.qmp,
-	    .ops = {.cancel = control_cancel, .pause = control_pause, .recover = control_recover},
+	    .ops = {.cancel = control_cancel,
+		    .pause = control_pause,
+		    .recover = control_recover,
+		    .poison_missing = control_poison,
+		    .set_parameters = set_parameters,
+		    .get_parameters = get_parameters},
+	    .parameters = HF_CONTROL_MAX_POSTCOPY_BANDWIDTH,
 	    .opaque = receive,
 	    .wake = hf_waiter_notify,
 	    .wake_opaque = &receive->waiter,

@@ -29,6 +29,7 @@
 #include "kvm/qmp_vm.h"
 #include "kvm/vm_record.h"
 #include "kvm/vm_recorder.h"
+#include "kvm/vmm_process.h"
 
 #define COMMAND		 "receive"
 #define FLUSH_TIMEOUT_MS 2000u
@@ -40,9 +41,10 @@ struct receive {
 	struct hf_control *control; /* NULL without --qmp */
 	struct hf_progress progress;
 	const struct hf_scheme *scheme;
-	const char *uri;       /* to listen at */
+	const char *uri; /* to listen at */
 	char *uri_owned; /* NULL, or what uri points to */
 	struct hf_qmp_vm *vm;
+	struct hf_vmm_process vmm;
 	struct hf_attach_client *attach;
 	struct hf_ramblocks blocks;
 	struct hf_incoming_memory *memory;
@@ -51,6 +53,7 @@ struct receive {
 	void *listener;
 	struct hf_link_relay relay;
 	void *link;
+	uint32_t links_before; /* that the engine had heard of when this one was started */
 	uint8_t session[HF_SESSION_BYTES];
 	uint64_t epoch; /* of the last link; 0 after a new start: any may come */
 	struct hf_reconnect reconnect;
@@ -58,6 +61,7 @@ struct receive {
 	struct hf_vm_recorder *recorder;
 	struct hf_kept_pages *kept;
 	enum hf_record found; /* by a program started again */
+	bool made_files;      /* by this program: they may go when nothing has begun */
 	bool restarted, vmm_lives;
 	bool memory_started;
 	bool hold_background;
@@ -66,6 +70,7 @@ struct receive {
 	bool pause_told;
 	bool vmm_ended;
 	bool cancel_asked; /* over the control socket, while there was no engine */
+	bool poison;	   /* what is missing is to be poisoned: no source is awaited any more */
 	bool stopped;	   /* by a signal while paused: the state is kept for the next start */
 	struct hf_destination *engine;
 	struct hf_destination_snapshot snapshot; /* the last one taken */
@@ -92,6 +97,17 @@ struct hf_report_context hf_receive_report_context(const struct receive *receive
 int hf_receive_open_control(struct receive *receive, struct hf_err *err);
 /* The engine is there. */
 void hf_receive_answer_queries(struct receive *receive);
+
+/* ---- receive_poison.c ---- */
+
+/* The operator has said so: over the control socket, or with a new start. -EPERM with the reason. */
+int hf_receive_poison(struct receive *receive, struct hf_err *err);
+/* If it was started for that: is there a VM to poison pages of? */
+int hf_receive_check_poison(struct receive *receive, struct hf_err *err);
+/* Poisons as soon as the VM has been told to run (again). */
+void hf_receive_tend_poison(struct receive *receive);
+/* Before each page, and after the last (settled), in a worker of the memory port. */
+void hf_receive_note_poison(void *opaque, bool settled);
 
 /* ---- receive_state.c ---- */
 

@@ -47,6 +47,8 @@ void hf_receive_close_listener(struct receive *receive)
 
 int hf_receive_start_link(struct receive *receive, struct hf_err *err)
 {
+	hf_destination_snapshot(receive->engine, &receive->snapshot);
+	receive->links_before = receive->snapshot.links_used;
 	receive->epoch = receive->scheme->info(receive->link)->epoch;
 	hf_link_relay_put(&receive->relay, receive->scheme->transport(receive->link));
 	return receive->scheme->start(receive->link, &hf_destination_events, receive->engine, err);
@@ -68,9 +70,9 @@ static bool is_paused(const struct receive *receive)
 
 bool hf_receive_wants_link(const struct receive *receive)
 {
-	return receive->options.recover_timeout_s && !receive->stopped && receive->snapshot.recoverable &&
-	       !receive->snapshot.takeover_failed && receive->snapshot.handover != HF_DESTINATION_LOST &&
-	       is_paused(receive);
+	return receive->options.recover_timeout_s && !receive->stopped && !receive->poison &&
+	       receive->snapshot.recoverable && !receive->snapshot.takeover_failed &&
+	       receive->snapshot.handover != HF_DESTINATION_LOST && is_paused(receive);
 }
 
 static void tell_pause(struct receive *receive)
@@ -112,7 +114,13 @@ void hf_receive_tend_link(struct receive *receive)
 		receive->pause_told = false;
 		hf_reconnect_end(&receive->reconnect);
 	}
+	bool agreeing = receive->snapshot.status == HF_STATUS_POSTCOPY_RECOVER;
+	if (hf_reconnect_silent(&receive->reconnect, agreeing, now_ns))
+		hf_receive_close_link(receive);
 	if (!hf_receive_wants_link(receive))
+		return;
+	/* The engine has not heard of it yet. */
+	if (receive->link && receive->snapshot.links_used == receive->links_before)
 		return;
 	if (receive->link)
 		hf_receive_close_link(receive);

@@ -173,6 +173,7 @@ static int describe(struct receive *receive, struct hf_vm_record_description *ab
 int hf_receive_make_record(struct receive *receive, struct hf_err *err)
 {
 	struct hf_vm_record_description *about = NULL;
+	receive->made_files = true;
 	memcpy(receive->session, receive->scheme->session(receive->link), sizeof(receive->session));
 	int result = make_kept(receive, err);
 	if (result == 0)

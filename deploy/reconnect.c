@@ -4,6 +4,7 @@
 #define FIRST_PAUSE_NS 100000000ull
 #define LAST_PAUSE_NS  5000000000ull
 #define NS_PER_S       1000000000ull
+#define AGREE_LIMIT_NS 30000000000ull
 
 void hf_reconnect_begin(struct hf_reconnect *reconnect, uint64_t now_ns, uint32_t limit_s)
 {
@@ -38,8 +39,21 @@ void hf_reconnect_end(struct hf_reconnect *reconnect)
 	*reconnect = (struct hf_reconnect){0};
 }
 
+bool hf_reconnect_silent(struct hf_reconnect *reconnect, bool agreeing, uint64_t now_ns)
+{
+	if (!agreeing) {
+		reconnect->agree_by_ns = 0;
+		return false;
+	}
+	if (!reconnect->agree_by_ns)
+		reconnect->agree_by_ns = now_ns + AGREE_LIMIT_NS;
+	return now_ns >= reconnect->agree_by_ns;
+}
+
 uint64_t hf_reconnect_wake_ns(const struct hf_reconnect *reconnect)
 {
+	if (reconnect->agree_by_ns)
+		return reconnect->agree_by_ns;
 	if (!reconnect->deadline_ns || reconnect->held)
 		return reconnect->deadline_ns;
 	return reconnect->next_ns < reconnect->deadline_ns ? reconnect->next_ns : reconnect->deadline_ns;

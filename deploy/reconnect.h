@@ -18,6 +18,7 @@
 struct hf_reconnect {
 	uint64_t next_ns, pause_ns;
 	uint64_t deadline_ns; /* 0: no link is missing */
+	uint64_t agree_by_ns; /* 0: nothing is to be agreed on */
 	bool held;	      /* by the operator, or by a peer that will never have us: nothing is tried */
 };
 
@@ -30,6 +31,11 @@ void hf_reconnect_failed(struct hf_reconnect *reconnect, uint64_t now_ns);
 bool hf_reconnect_over(const struct hf_reconnect *reconnect, uint64_t now_ns);
 /* A link works again. */
 void hf_reconnect_end(struct hf_reconnect *reconnect);
+/*
+ * A new link is up, and the two sides have yet to agree. True once that has taken too long: the peer is
+ * silent, and another link may do better.
+ */
+bool hf_reconnect_silent(struct hf_reconnect *reconnect, bool agreeing, uint64_t now_ns);
 /* When to look again; 0: there is nothing to wait for. */
 uint64_t hf_reconnect_wake_ns(const struct hf_reconnect *reconnect);
 

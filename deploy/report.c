@@ -115,11 +115,42 @@ static void set_link(json_t *report, const struct hf_link_figures *link, const s
 	json_object_set_new(report, "link", object);
 }
 
+static json_t *run_object(const struct hf_ramblock *block, uint64_t first, uint64_t pages)
+{
+	json_t *object = json_object();
+	set_text(object, "idstr", block->idstr);
+	set_number(object, "first_page", first);
+	set_number(object, "pages", pages);
+	return object;
+}
+
+/* Runs of lost pages; looked up only where there are some, at the end. */
+static json_t *poisoned_array(struct hf_destination *engine, const struct hf_destination_snapshot *snapshot,
+			      const struct hf_ramblocks *blocks)
+{
+	json_t *array = json_array();
+	bool known = snapshot->pages_poisoned > 0 && hf_status_is_final(snapshot->status);
+	for (uint32_t i = 0; known && i < blocks->count; i++) {
+		const struct hf_ramblock *block = &blocks->blocks[i];
+		uint64_t run = 0;
+		for (uint64_t page = 0; page <= block->pages; page++) {
+			if (page < block->pages && hf_destination_page_poisoned(engine, i, page)) {
+				run++;
+				continue;
+			}
+			if (run)
+				json_array_append_new(array, run_object(block, page - run, run));
+			run = 0;
+		}
+	}
+	return array;
+}
+
 json_t *hf_report_destination(struct hf_destination *engine, const struct hf_destination_snapshot *snapshot,
 			      const struct hf_report_context *context)
 {
 	json_t *report = json_object();
-	bool failed = snapshot->status != HF_STATUS_COMPLETED;
+	bool failed = snapshot->status != HF_STATUS_COMPLETED || snapshot->pages_poisoned > 0;
 	set_text(report, "side", "destination");
 	set_text(report, "status", hf_status_name(snapshot->status));
 	set_text(report, "verified", NULL);
@@ -133,6 +164,7 @@ json_t *hf_report_destination(struct hf_destination *engine, const struct hf_des
 	set_number(report, "pages_received", snapshot->pages_received);
 	set_number(report, "pages_fetched", snapshot->pages_fetched);
 	set_number(report, "pages_zero", snapshot->pages_zero);
+	set_number(report, "pages_poisoned", snapshot->pages_poisoned);
 	set_number(report, "pages_stalled", snapshot->pages_stalled);
 	set_number(report, "precopy_rounds", snapshot->precopy_rounds);
 	set_number(report, "precopy_bytes", snapshot->precopy_bytes);
@@ -144,6 +176,7 @@ json_t *hf_report_destination(struct hf_destination *engine, const struct hf_des
 	set_time(report, "downtime_ns", snapshot->downtime_ns);
 	set_time(report, "postcopy_time_ns", snapshot->postcopy_time_ns);
 	set_number(report, "total_time_ns", snapshot->total_time_ns);
+	json_object_set_new(report, "poisoned", poisoned_array(engine, snapshot, context->blocks));
 	json_t *faults = json_object();
 	set_number(faults, "vcpu", snapshot->blocktime.faults_vcpu);
 	set_number(faults, "other", snapshot->blocktime.faults_other);
@@ -204,6 +237,8 @@ json_t *hf_report_source(const struct hf_source_snapshot *snapshot, const struct
 	set_number(report, "sent_bytes", snapshot->sent_bytes);
 	set_number(report, "sent_chunks", snapshot->sent_chunks);
 	set_number(report, "zero_chunks", snapshot->zero_chunks);
+	set_number(report, "released_pages", snapshot->released_pages);
+	set_number(report, "released_bytes", snapshot->released_bytes);
 	set_number(report, "device_state_bytes", snapshot->device_state_bytes);
 	set_time(report, "stop_time_ns", snapshot->stop_time_ns);
 	set_time(report, "save_time_ns", snapshot->save_time_ns);

@@ -61,6 +61,11 @@ static void print_moved(FILE *out, const json_t *report)
 	fprintf(out, "%" PRIu64 " of %s: %" PRIu64 " fetched, %" PRIu64 " zero\n",
 		number(report, "pages_total"), hf_size_text(number(report, "page_size_bytes"), size),
 		number(report, "pages_fetched"), number(report, "pages_zero"));
+	if (number(report, "pages_poisoned") > 0) {
+		print_name(out, "lost");
+		fprintf(out, "%" PRIu64 " pages, poisoned: the guest gets memory errors there\n",
+			number(report, "pages_poisoned"));
+	}
 	double mib = (double)number(report, "transferred_bytes") / (double)(1u << 20);
 	double seconds = (double)number(report, "postcopy_time_ns") / 1e9;
 	print_name(out, "moved");

@@ -83,9 +83,13 @@ static int open_memory_and_link(struct send *send, struct hf_err *err)
 	return result;
 }
 
+/* A VM that was resumed is the operator's to stop: nobody may run it then, also if this program is killed. */
 static void vm_done(void *opaque, const struct hf_vm_result *result)
 {
-	hf_source_vm_done(opaque, result);
+	struct send *send = opaque;
+	if (result->op == HF_VM_RESUME && result->result == 0)
+		hf_guardian_disarm(send->guardian);
+	hf_source_vm_done(send->engine, result);
 }
 
 static void recorded(void *opaque, enum hf_record record, int result, const struct hf_err *err)
@@ -114,14 +118,18 @@ static int start_engine(struct send *send, struct hf_err *err)
 									     : HF_PLACEMENT_CONTINUE,
 	    .max_page_stall_ns = (uint64_t)send->options.max_page_stall_ms * 1000000,
 	    .hold_background = send->options.no_background,
+	    .release = send->options.release_ram,
+	    .released = hf_vm_record_state(send->record).released,
 	    .notify = hf_waiter_notify,
 	    .opaque = &send->waiter,
 	};
 	int result = hf_source_create(&send->engine, &config, err);
 	if (!result)
 		result = hf_vm_recorder_start(send->recorder, recorded, send->engine, err);
+	if (!result)
+		result = hf_send_start_release(send, err);
 	if (!result && send->vm)
-		result = hf_qmp_vm_start(send->vm, vm_done, send->engine, err);
+		result = hf_qmp_vm_start(send->vm, vm_done, send, err);
 	if (!result && send->link)
 		result = hf_send_start_link(send, err);
 	return result;
@@ -155,6 +163,8 @@ static int set_up(struct send *send, struct hf_err *err)
 		result = hf_waiter_watch(&send->waiter, send->vmm.pid, err);
 	if (!result)
 		result = hf_vm_recorder_create(&send->recorder, send->record, err);
+	if (!result)
+		result = hf_send_allow_release(send, err);
 	if (!result)
 		result = start_engine(send, err);
 	if (!result)
@@ -290,6 +300,7 @@ static void wait_for_end(struct send *send)
 		if (at_end(send))
 			return;
 		tell_link(send);
+		hf_send_tell_release(send);
 		struct hf_woken woken = hf_waiter_wait(&send->waiter, -1, wait_ms(send));
 		if (woken.vmm_ended)
 			vmm_ended(send);
@@ -311,11 +322,14 @@ static void flush_link(struct send *send)
 static void end_source_vmm(struct send *send)
 {
 	struct hf_err err = HF_ERR_INIT;
-	if (send->options.keep || send->vmm_ended)
+	if (send->options.keep)
 		return;
-	if (hf_vmm_kill(&send->vmm, HF_VMM_KILL_LIMIT_MS, &err))
+	if (!send->vmm_ended && hf_vmm_kill(&send->vmm, HF_VMM_KILL_LIMIT_MS, &err))
 		hf_complain(COMMAND,
 			    "completed, but the source's VMM could not be ended (%s); end it, never run it",
+			    err.text);
+	else if (hf_outgoing_memory_discard(send->memory, &err))
+		hf_complain(COMMAND, "completed, but the source's memory could not be given back: %s",
 			    err.text);
 }
 
@@ -402,6 +416,7 @@ static void tear_down(struct send *send)
 {
 	hf_control_destroy(send->control);
 	hf_qmp_vm_stop(send->vm);
+	hf_outgoing_memory_stop_release(send->memory);
 	hf_vm_recorder_stop(send->recorder);
 	hf_send_close_link(send);
 	hf_send_untrack(send);
@@ -434,7 +449,7 @@ int hf_main_send(int argc, char **argv)
 	if (hf_options_vm_key(&send.options, send.key, &err) || set_up(&send, &err)) {
 		hf_complain(COMMAND, "%s", err.text);
 		write_report(&send, &err);
-		if (send.record && !send.restarted)
+		if (send.made_record)
 			hf_send_forget(&send);
 	} else {
 		wait_for_end(&send);

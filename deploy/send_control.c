@@ -45,10 +45,17 @@ static int take_uri(struct send *send, const char *uri, struct hf_err *err)
 	return 0;
 }
 
+/* Also what does not last until the main thread looks again. */
+static void tell_status(struct send *send)
+{
+	hf_source_snapshot(send->engine, &send->snapshot);
+	hf_control_status(send->control, send->snapshot.status);
+}
+
 static int control_resume(void *opaque, const char *uri, struct hf_err *err)
 {
 	struct send *send = opaque;
-	hf_source_snapshot(send->engine, &send->snapshot);
+	tell_status(send);
 	if (!hf_send_wants_link(send))
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
 				  "only a paused migration can be resumed; this one is '%s'",
@@ -60,6 +67,7 @@ static int control_resume(void *opaque, const char *uri, struct hf_err *err)
 	hf_reconnect_end(&send->reconnect);
 	hf_reconnect_begin(&send->reconnect, hf_monotonic_ns(NULL), send->options.recover_timeout_s);
 	hf_source_recover_setup(send->engine, true);
+	tell_status(send);
 	return 0;
 }
 

@@ -50,6 +50,7 @@ struct send {
 	struct hf_precopy_memory *tracked; /* NULL without --precopy */
 	struct hf_link_relay relay;
 	void *link;
+	uint32_t links_before; /* that the engine had heard of when this one was started */
 	uint8_t session[HF_SESSION_BYTES];
 	uint64_t epoch;
 	struct hf_reconnect reconnect;
@@ -64,10 +65,12 @@ struct send {
 	bool switchover_noted;
 	bool link_told;
 	bool pause_told;
+	bool release_told;
 	bool vmm_ended;
-	bool stopped;	/* by a signal while paused: the state is kept for the next start */
-	bool restarted; /* a record was found */
-	bool aborted;	/* and it says that the VM was never given up */
+	bool stopped;	  /* by a signal while paused: the state is kept for the next start */
+	bool made_record; /* by this program: it may go when nothing has begun */
+	bool restarted;	  /* a record was found */
+	bool aborted;	  /* and it says that the VM was never given up */
 	pthread_t reviver;
 	bool reviving;
 };
@@ -99,6 +102,16 @@ void hf_send_tend_precopy(struct send *send);
 int hf_send_control_postcopy(void *opaque, struct hf_err *err);
 int hf_send_control_set(void *opaque, const struct hf_control_parameters *parameters, struct hf_err *err);
 void hf_send_control_get(void *opaque, struct hf_control_parameters *parameters);
+
+/* ---- send_release.c ---- */
+
+/* Where --release-ram is asked for: what it needs, or why it cannot be. */
+int hf_send_allow_release(struct send *send, struct hf_err *err);
+int hf_send_start_release(struct send *send, struct hf_err *err);
+/* Does the destination say what it has placed? */
+int hf_send_check_release(struct send *send, struct hf_err *err);
+/* Once, if pages could not be given back. */
+void hf_send_tell_release(struct send *send);
 
 /* ---- send_control.c ---- */
 

@@ -15,11 +15,13 @@
 
 #define AGAIN_TIMEOUT_MS 2000u /* for each step; the operator's signals wait meanwhile */
 #define DOUBT_LIMIT_S	 30u   /* for telling a destination that the VM stayed here */
+#define ANSWER_NS	 1000000000ull
 
 static int connect_link(struct send *send, const uint8_t *session, uint64_t epoch, struct hf_err *err)
 {
 	struct hf_link_options options = {.channels = send->options.channels,
 					  .precopy = send->options.precopy,
+					  .release = send->options.release_ram,
 					  .session = session,
 					  .epoch = epoch};
 	if (session)
@@ -36,11 +38,13 @@ int hf_send_connect(struct send *send, struct hf_err *err)
 		return result;
 	memcpy(send->session, send->scheme->session(send->link), sizeof(send->session));
 	send->epoch = 1;
-	return 0;
+	return hf_send_check_release(send, err);
 }
 
 int hf_send_start_link(struct send *send, struct hf_err *err)
 {
+	hf_source_snapshot(send->engine, &send->snapshot);
+	send->links_before = send->snapshot.links_used;
 	hf_link_relay_put(&send->relay, send->scheme->transport(send->link));
 	return send->scheme->start(send->link, &hf_source_events, send->engine, err);
 }
@@ -77,11 +81,26 @@ static int connect_again(struct send *send, struct hf_err *err)
 	return result;
 }
 
+static uint32_t doubt_limit_s(const struct send *send)
+{
+	uint32_t limit_s = send->options.recover_timeout_s;
+	return limit_s > DOUBT_LIMIT_S ? DOUBT_LIMIT_S : limit_s;
+}
+
+/* A link on which FAIL is said stays for the answer. */
+static void wait_for_answer(struct send *send, uint64_t now_ns)
+{
+	if (send->reconnect.next_ns < now_ns + ANSWER_NS)
+		send->reconnect.next_ns = now_ns + ANSWER_NS;
+}
+
 static void try_link(struct send *send)
 {
 	struct hf_err err = HF_ERR_INIT;
 	int result = connect_again(send, &err);
 	hf_reconnect_failed(&send->reconnect, hf_monotonic_ns(NULL)); /* until both sides have agreed */
+	if (result == 0 && send->snapshot.destination_in_doubt)
+		wait_for_answer(send, hf_monotonic_ns(NULL));
 	if (result == 0)
 		return;
 	hf_send_close_link(send);
@@ -110,21 +129,36 @@ void hf_send_tend_link(struct send *send)
 		send->pause_told = false;
 		hf_reconnect_end(&send->reconnect);
 	}
+	bool agreeing = send->snapshot.status == HF_STATUS_POSTCOPY_RECOVER;
+	if (hf_reconnect_silent(&send->reconnect, agreeing, now_ns))
+		hf_send_close_link(send);
 	if (!hf_send_wants_link(send))
+		return;
+	/* The engine has not heard of it yet. */
+	if (send->link && send->snapshot.links_used == send->links_before)
+		return;
+	bool doubt = send->snapshot.destination_in_doubt;
+	if (doubt && send->link && !send->reconnect.deadline_ns) {
+		hf_reconnect_begin(&send->reconnect, now_ns, doubt_limit_s(send));
+		wait_for_answer(send, now_ns);
+	}
+	/* FAIL has been said on it. */
+	if (doubt && send->link && now_ns < send->reconnect.next_ns)
 		return;
 	/* What paused may have a link that is of no use any more. */
 	if (send->link)
 		hf_send_close_link(send);
 	tell_pause(send);
-	uint32_t limit_s = send->options.recover_timeout_s;
-	if (send->snapshot.destination_in_doubt && limit_s > DOUBT_LIMIT_S)
-		limit_s = DOUBT_LIMIT_S;
-	hf_reconnect_begin(&send->reconnect, now_ns, limit_s);
+	hf_reconnect_begin(&send->reconnect, now_ns,
+			   doubt ? doubt_limit_s(send) : send->options.recover_timeout_s);
 	if (hf_reconnect_due(&send->reconnect, now_ns))
 		try_link(send);
 }
 
 uint64_t hf_send_link_due_ns(const struct send *send)
 {
-	return hf_send_wants_link(send) && !send->link ? hf_reconnect_wake_ns(&send->reconnect) : 0;
+	if (send->snapshot.status == HF_STATUS_POSTCOPY_RECOVER)
+		return hf_reconnect_wake_ns(&send->reconnect);
+	bool waits = !send->link || send->snapshot.destination_in_doubt;
+	return hf_send_wants_link(send) && waits ? hf_reconnect_wake_ns(&send->reconnect) : 0;
 }

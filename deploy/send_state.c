@@ -222,6 +222,7 @@ int hf_send_make_record(struct send *send, const struct hf_qmp_vm_block *blocks,
 	if (result == 0)
 		result = hf_vm_record_create(&send->record, send->options.state_dir, about, err);
 	hf_vm_record_description_free(about);
+	send->made_record = result == 0;
 	return result;
 }
 

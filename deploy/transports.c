@@ -20,7 +20,8 @@ static struct hf_tcp_options tcp_options(const struct hf_link_options *options)
 	return (struct hf_tcp_options){.channels = {options->channels, options->channels},
 				       .timeout_ms = options->timeout_ms,
 				       .check = options->check,
-				       .precopy = options->precopy};
+				       .precopy = options->precopy,
+				       .release = options->release};
 }
 
 static int choose_session(struct hf_tcp_options *wanted, const char *uri,

@@ -41,7 +41,20 @@ static int make_folder(struct hf_workspace *workspace, struct hf_err *err)
 	if (!mkdtemp(workspace->folder))
 		return failed(err, "cannot make the folder", workspace->folder);
 	workspace->has_folder = true;
+	snprintf(workspace->runtime, sizeof(workspace->runtime), "%s", workspace->folder);
 	return 0;
+}
+
+/* In the private mount namespace. Without it maps are kept in the folder, which may be slow. */
+static void mount_runtime(struct hf_workspace *workspace)
+{
+	char path[sizeof(workspace->runtime)];
+	snprintf(path, sizeof(path), "%s/run", workspace->folder);
+	if (mkdir(path, 0700) ||
+	    mount("hugeferry-demo", path, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0700"))
+		return;
+	workspace->runtime_mounted = true;
+	snprintf(workspace->runtime, sizeof(workspace->runtime), "%s", path);
 }
 
 static int mount_private(struct hf_workspace *workspace)
@@ -57,6 +70,7 @@ static int mount_private(struct hf_workspace *workspace)
 	if (mount("hugeferry-demo", workspace->huge, "hugetlbfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options))
 		return -errno;
 	workspace->mounted = true;
+	mount_runtime(workspace);
 	return 0;
 }
 
@@ -215,6 +229,9 @@ int hf_workspace_close(struct hf_workspace *workspace, struct hf_err *err)
 	if (workspace->mounted && umount2(workspace->huge, MNT_DETACH))
 		result = failed(err, "cannot unmount", workspace->huge);
 	workspace->mounted = false;
+	if (workspace->runtime_mounted && umount2(workspace->runtime, MNT_DETACH) && !result)
+		result = failed(err, "cannot unmount", workspace->runtime);
+	workspace->runtime_mounted = false;
 	if (workspace->has_folder) {
 		empty_folder(workspace->folder);
 		if (rmdir(workspace->folder) && !result)

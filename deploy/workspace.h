@@ -16,10 +16,11 @@
 #include "core/err.h"
 
 struct hf_workspace {
-	char folder[64];  /* sockets, reports */
+	char folder[64];  /* sockets, reports, records */
+	char runtime[96]; /* a tmpfs; where none can be mounted, the folder again */
 	char huge[160];	  /* a hugetlbfs */
 	char ram[2][192]; /* names for RAM files there */
-	bool mounted;
+	bool mounted, runtime_mounted;
 	bool has_folder;
 	uint64_t page_size_bytes;
 	uint64_t pages_added; /* to the host's pool */

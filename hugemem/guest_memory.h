@@ -49,6 +49,7 @@ enum hf_placement_choice {
  *    Under `continue` it may not be mapped yet (its agent died before CONTINUE); release() makes that good;
  *  - faults come from ready() on, also those the other agent had read and not answered: the VMM raises them
  *    again. Blocked time counts anew from there;
+ *  - with `poisoning`, each page without a bit that is present is poisoned (again), and nothing is fetched;
  *  - when every page has its bit, only release() is left, if that was not done already. It may be repeated.
  */
 struct hf_taken_over {
@@ -57,6 +58,9 @@ struct hf_taken_over {
 	/* As core/pagemap.h lays them out, over the blocks of the config in their order (the caller has
 	 * compared them: hf_kept_pages_check_vmm()). Outlives the object. */
 	const uint8_t *received;
+	/* Pages were being poisoned: what has no bit is not fetched again, so nothing is allocated for it. */
+	bool poisoning;
+	bool settled; /* all of them are poisoned: the registration may have ended */
 };
 
 struct hf_incoming_memory_config {
@@ -77,6 +81,12 @@ struct hf_incoming_memory_config {
 	 * needs to have for a migration, or why it must be refused.
 	 */
 	int (*prepare_program)(void *engine, struct hf_err *err);
+	/*
+	 * Optional; called before each page is poisoned, in a worker: notes durably, for the next process,
+	 * that poisoning has begun (taken_over.poisoning); and before such memory is released: that it is
+	 * settled.
+	 */
+	void (*poisoning)(void *engine, bool settled);
 	void (*fault)(void *engine, uint32_t block, uint64_t page, uint32_t thread_id, uint64_t arrived_ns);
 	/* Faults can be lost from here on; told once (hf_destination_fail). */
 	void (*failed)(void *engine, const struct hf_err *err);
@@ -129,6 +139,23 @@ int hf_outgoing_memory_create(struct hf_outgoing_memory **out, pid_t vmm_pid,
 			      const struct hf_outgoing_region *regions, uint32_t count,
 			      struct hf_ramblocks *blocks, struct hf_err *err);
 struct hf_source_memory hf_outgoing_memory_port(struct hf_outgoing_memory *memory);
+/*
+ * Makes the port able to give pages back, or says why that would be unsound here. begin() is called before
+ * the first page goes, by the thread that gives it back; if it fails the page stays, and the next try calls
+ * again.
+ */
+int hf_outgoing_memory_allow_release(struct hf_outgoing_memory *memory, int (*begin)(void *, struct hf_err *),
+				     void *opaque, struct hf_err *err);
+/* Starts the thread that gives pages back; work() is hf_source_release_work() of the engine. */
+int hf_outgoing_memory_start_release(struct hf_outgoing_memory *memory, bool (*work)(void *engine),
+				     void *engine, struct hf_err *err);
+/* Joins it. Nothing is given back any more. Harmless where none was started. */
+void hf_outgoing_memory_stop_release(struct hf_outgoing_memory *memory);
+/*
+ * The VM is elsewhere and its VMM has ended: gives every page of the RAM files back to the host. A VMM that
+ * was killed leaves its files.
+ */
+int hf_outgoing_memory_discard(struct hf_outgoing_memory *memory, struct hf_err *err);
 void hf_outgoing_memory_destroy(struct hf_outgoing_memory *memory);
 
 #endif

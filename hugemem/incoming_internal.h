@@ -32,6 +32,7 @@ struct hf_incoming_memory {
 	uint32_t slots; /* 0 with continue */
 	unsigned modes; /* enum hf_userfault_mode, ored */
 	uint64_t features;
+	bool poison;		 /* the kernel can poison pages */
 	struct hf_placer placer; /* userfault_fd and zeros: set by prepare */
 	struct hf_place_workers *workers;
 
@@ -48,7 +49,8 @@ struct hf_incoming_memory {
 
 	/* Any thread. */
 	atomic_bool stopping;
-	atomic_bool touched; /* the VMM's ranges are registered, or may be */
+	atomic_bool poisoned; /* a page is, or was about to be */
+	atomic_bool touched;  /* the VMM's ranges are registered, or may be */
 };
 
 extern const char *const hf_placement_names[]; /* by enum hf_placement */

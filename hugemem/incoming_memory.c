@@ -91,6 +91,35 @@ static int op_place_again(void *self, uint32_t block, uint64_t page, struct hf_e
 	return hf_placer_again(&memory->placer, block, page, err);
 }
 
+static int op_may_poison(void *self, struct hf_err *err)
+{
+	const struct hf_incoming_memory *memory = self;
+
+	if (memory->poison || memory->taken_over.settled)
+		return 0;
+	return hf_err_set(err, HF_ERR_LOCAL, EOPNOTSUPP,
+			  "this kernel's userfaultfd cannot poison pages (POISON, Linux 6.6 or newer): the "
+			  "pages can only be waited for");
+}
+
+static void note_poisoning(const struct hf_incoming_memory *memory, bool settled)
+{
+	if (memory->config.poisoning)
+		memory->config.poisoning(memory->engine, settled);
+}
+
+/* The note stands before the first page is poisoned: from then on none may be placed that is not here. */
+static int op_poison(void *self, uint32_t block, uint64_t page, struct hf_err *err)
+{
+	struct hf_incoming_memory *memory = self;
+
+	if (memory->taken_over.settled)
+		return 0; /* it is, and its range may not be registered any more */
+	note_poisoning(memory, false);
+	atomic_store(&memory->poisoned, true);
+	return hf_placer_poison(&memory->placer, block, page, err);
+}
+
 static void op_clear(void *self, void *landing, size_t length_bytes, bool dirty)
 {
 	const struct hf_incoming_memory *memory = self;
@@ -127,6 +156,8 @@ static int op_release(void *self, struct hf_err *err)
 	struct hf_err first = HF_ERR_INIT, later = HF_ERR_INIT;
 	int result = 0;
 
+	if (atomic_load(&memory->poisoned))
+		note_poisoning(memory, true);
 	/* A range that fails must not keep the waiters of the others. One that has ended before is no
 	 * failure. */
 	for (uint32_t block = 0; !memory->released && block < memory->blocks.count; block++) {
@@ -189,6 +220,8 @@ static const struct hf_memory_ops incoming_ops = {
     .place = op_place,
     .place_zero = op_place_zero,
     .place_again = op_place_again,
+    .may_poison = op_may_poison,
+    .poison = op_poison,
     .clear = op_clear,
     .kick = op_kick,
     .release = op_release,
@@ -336,6 +369,11 @@ static void choose_modes(struct hf_incoming_memory *memory, const struct hf_prob
 	memory->features = UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_THREAD_ID;
 	if (probe->exact_address)
 		memory->features |= UFFD_FEATURE_EXACT_ADDRESS;
+	/* Offered is enough for the call; it is asked for only anew, since a registration of then may lack
+	 * it. */
+	memory->poison = probe->poison;
+	if (probe->poison && !memory->config.taken_over)
+		memory->features |= UFFD_FEATURE_POISON;
 	if (!probe->minor_hugetlbfs)
 		return;
 	memory->features |= UFFD_FEATURE_MINOR_HUGETLBFS;
@@ -416,6 +454,7 @@ int hf_incoming_memory_create(struct hf_incoming_memory **out, const struct hf_i
 	memory->placer.userfault_fd = -1;
 	memory->placer.pagemap_fd = -1;
 	atomic_init(&memory->stopping, false);
+	atomic_init(&memory->poisoned, false);
 	atomic_init(&memory->touched, config->taken_over != NULL);
 	hf_ramblocks_init(&memory->blocks);
 	int result = set_up(memory, config, err);

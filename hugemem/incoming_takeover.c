@@ -39,6 +39,9 @@
  * nothing in it. A page without a bit that the VMM has discarded is allocated again and gets the source's
  * content, as it would have without a death between the two.
  *
+ * Killed while it poisoned: pages without a bit are poisoned or not, and none is fetched any more. They are
+ * poisoned again (placer.c), holes become zeros, and nothing is populated.
+ *
  * Killed in release(): every page has its bit, and some ranges wait no more, or none. Then what is missing
  * was discarded and reads as zeros rightly. With some left, the registration is taken over as ever; with
  * none, there is nothing to serve and only release()'s farewell to the library is left.
@@ -147,7 +150,7 @@ static int check_guarded(struct hf_incoming_memory *memory, struct hf_err *err)
 	int result = count_guarded(memory, &guarded, &unguarded, err);
 	if (result || !unguarded)
 		return result;
-	if (all_received(memory)) {
+	if (memory->taken_over.settled || all_received(memory)) {
 		memory->released = guarded == 0;
 		return 0;
 	}
@@ -186,7 +189,7 @@ int hf_incoming_take_over(struct hf_incoming_memory *memory, struct hf_err *err)
 	result = hf_incoming_take_resources(memory, err);
 	if (result == 0)
 		result = register_again(memory, err);
-	if (result == 0)
+	if (result == 0 && !memory->taken_over.poisoning)
 		result = hf_incoming_populate(memory, err);
 	if (result == 0)
 		result = hf_incoming_start_reader(memory, err);

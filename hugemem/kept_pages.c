@@ -197,8 +197,10 @@ static int make_file(struct hf_kept_pages *kept, const char *name, struct hf_err
 	if (ftruncate(kept->fd, 0))
 		return failed(kept, "cannot empty", errno, err);
 	int errnum = posix_fallocate(kept->fd, 0, (off_t)kept->file_bytes);
-	if (errnum)
+	if (errnum) {
+		unlinkat(kept->directory, name, 0); // where there is no room it would only take some
 		return failed(kept, "cannot allocate", errnum, err);
+	}
 	return map_file(kept, err);
 }
 
@@ -366,10 +368,17 @@ size_t hf_kept_pages_bitmap_bytes(const struct hf_kept_pages *kept)
 	return kept->header->bitmap_bytes;
 }
 
+static bool has_flag(const struct hf_kept_pages *kept, uint32_t flag)
+{
+	return __atomic_load_n(&kept->header->flags, __ATOMIC_ACQUIRE) & flag;
+}
+
 struct hf_taken_over hf_kept_pages_taken_over(struct hf_kept_pages *kept)
 {
 	return (struct hf_taken_over){.placement = kept->description.placement,
 				      .vmm = kept->description.vmm,
+				      .poisoning = has_flag(kept, HF_KEPT_POISONING),
+				      .settled = has_flag(kept, HF_KEPT_SETTLED),
 				      .received = hf_kept_pages_received(kept)};
 }
 
@@ -391,6 +400,17 @@ void hf_kept_pages_set_presence_complete(struct hf_kept_pages *kept)
 bool hf_kept_pages_presence_complete(const struct hf_kept_pages *kept)
 {
 	return __atomic_load_n(&kept->header->flags, __ATOMIC_ACQUIRE) & HF_KEPT_PRESENCE_COMPLETE;
+}
+
+void hf_kept_pages_set_poisoning(struct hf_kept_pages *kept, bool settled)
+{
+	__atomic_fetch_or(&kept->header->flags, HF_KEPT_POISONING | (settled ? HF_KEPT_SETTLED : 0),
+			  __ATOMIC_SEQ_CST);
+}
+
+bool hf_kept_pages_poisoning(const struct hf_kept_pages *kept)
+{
+	return has_flag(kept, HF_KEPT_POISONING);
 }
 
 void hf_kept_pages_tables(const struct hf_kept_pages *kept, struct hf_tables *tables)

@@ -75,6 +75,13 @@ void hf_kept_pages_set_placement(struct hf_kept_pages *kept, enum hf_placement p
 void hf_kept_pages_set_presence_complete(struct hf_kept_pages *kept);
 bool hf_kept_pages_presence_complete(const struct hf_kept_pages *kept);
 
+/*
+ * Before the first page is poisoned; it stays: what is missing is poisoned, by whoever goes on. settled: the
+ * last has been, and the registration may end.
+ */
+void hf_kept_pages_set_poisoning(struct hf_kept_pages *kept, bool settled);
+bool hf_kept_pages_poisoning(const struct hf_kept_pages *kept);
+
 /* The whole mapping, for hf_memory_lock(). */
 void hf_kept_pages_tables(const struct hf_kept_pages *kept, struct hf_tables *tables);
 bool hf_kept_pages_on_tmpfs(const struct hf_kept_pages *kept);

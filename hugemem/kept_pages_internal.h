@@ -43,7 +43,9 @@ struct hf_kept_header {
 
 #define HF_KEPT_PRESENCE_COMPLETE 1u
 #define HF_KEPT_OTHER_PLACEMENT	  2u /* not the one in the header: the source's operator wished so */
-#define HF_KEPT_FLAGS		  3u
+#define HF_KEPT_POISONING	  4u /* pages without a bit may be poisoned: none is fetched any more */
+#define HF_KEPT_SETTLED		  8u /* they are poisoned, all of them */
+#define HF_KEPT_FLAGS		  15u
 
 /*
  * The name of a VM's file: [A-Za-z0-9_-] and dots but the first stay, each other byte is %XX. A name too long

@@ -30,6 +30,7 @@
 
 #include "hugemem/guarded.h"
 #include "hugemem/hugepool.h"
+#include "hugemem/release_worker.h"
 #include "hugemem/residency.h"
 
 #define PRESENCE_LOOKS_MAX 4
@@ -47,6 +48,7 @@ struct outgoing_block {
 	uint64_t length_bytes;
 	struct piece *pieces;
 	size_t piece_count;
+	bool tracks_writes; /* the VMM's mapping is registered for it */
 };
 
 struct hf_outgoing_memory {
@@ -55,6 +57,7 @@ struct hf_outgoing_memory {
 	struct hf_ramblocks blocks;
 	struct outgoing_block *block; /* one a block */
 	uint32_t count;
+	struct hf_release_worker *releaser; /* NULL: pages are not given back */
 };
 
 /* ---- the port's operations ---- */
@@ -240,7 +243,27 @@ static int op_presence(void *self, uint32_t block, uint8_t *bitmap, size_t bitma
 	return result;
 }
 
-static const struct hf_source_memory_ops outgoing_ops = {.chunk = op_chunk, .presence = op_presence};
+static int op_release(void *self, uint32_t block, uint64_t first_page, uint32_t pages, struct hf_err *err)
+{
+	const struct hf_outgoing_memory *memory = self;
+	const struct hf_ramblock *ramblock = &memory->blocks.blocks[block];
+	int result =
+	    hf_release_worker_release(memory->releaser, block, first_page * ramblock->page_size_bytes,
+				      pages * ramblock->page_size_bytes, err);
+	if (result)
+		hf_err_prefix(err, "block '%s' page %" PRIu64, ramblock->idstr, first_page);
+	return result;
+}
+
+static void op_kick_release(void *self)
+{
+	const struct hf_outgoing_memory *memory = self;
+
+	hf_release_worker_kick(memory->releaser);
+}
+
+static const struct hf_source_memory_ops outgoing_ops = {
+    .chunk = op_chunk, .presence = op_presence, .release = op_release, .kick_release = op_kick_release};
 
 /* ---- creation ---- */
 
@@ -322,6 +345,7 @@ static int find_pieces(const struct hf_outgoing_region *region, const struct hf_
 			continue;
 		seen_private |= !mappings->list[i].shared;
 		seen_waiting |= mappings->list[i].waits_for_pages;
+		block->tracks_writes |= mappings->list[i].tracks_writes;
 		if (mappings->list[i].shared && append_piece(block, &mappings->list[i], region->length_bytes))
 			return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
 	}
@@ -426,6 +450,51 @@ struct hf_source_memory hf_outgoing_memory_port(struct hf_outgoing_memory *memor
 	return (struct hf_source_memory){.ops = &outgoing_ops, .self = memory};
 }
 
+/* ---- giving pages back ---- */
+
+/*
+ * The place for every registration under which a punched hole is unsound. Write tracking never shows a hole
+ * as written; a device that has the memory registered goes on with the page that was there.
+ */
+static int check_releasable(const struct hf_outgoing_memory *memory, struct hf_err *err)
+{
+	for (uint32_t block = 0; block < memory->count; block++)
+		if (memory->block[block].tracks_writes)
+			return hf_err_set(
+			    err, HF_ERR_LOCAL, EBUSY,
+			    "block '%s': the VMM's memory is registered for write tracking, which does not "
+			    "see "
+			    "pages that are given back; leave --release-ram out, or end the tracking",
+			    memory->blocks.blocks[block].idstr);
+	return 0;
+}
+
+int hf_outgoing_memory_allow_release(struct hf_outgoing_memory *memory, int (*begin)(void *, struct hf_err *),
+				     void *opaque, struct hf_err *err)
+{
+	int result = check_releasable(memory, err);
+	if (result == 0)
+		result = hf_release_worker_create(&memory->releaser, begin, opaque, err);
+	for (uint32_t block = 0; block < memory->count && result == 0; block++) {
+		result = hf_release_worker_add(memory->releaser, memory->block[block].fd, err);
+		if (result)
+			hf_err_prefix(err, "block '%s'", memory->blocks.blocks[block].idstr);
+	}
+	return result;
+}
+
+int hf_outgoing_memory_start_release(struct hf_outgoing_memory *memory, bool (*work)(void *engine),
+				     void *engine, struct hf_err *err)
+{
+	return hf_release_worker_start(memory->releaser, work, engine, err);
+}
+
+void hf_outgoing_memory_stop_release(struct hf_outgoing_memory *memory)
+{
+	if (memory)
+		hf_release_worker_stop(memory->releaser);
+}
+
 static void free_block(struct outgoing_block *block)
 {
 	if (block->address)
@@ -435,10 +504,35 @@ static void free_block(struct outgoing_block *block)
 	free(block->pieces);
 }
 
+static int discard_block(const struct outgoing_block *block, struct hf_err *err)
+{
+	int fd = hf_ram_file_reopen(block->fd, err);
+	if (fd < 0)
+		return fd;
+	int result = fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)block->length_bytes);
+	int errnum = errno;
+	close(fd);
+	return result ? hf_err_set(err, HF_ERR_LOCAL, errnum, "its pages cannot be given back: %s",
+				   strerror(errnum))
+		      : 0;
+}
+
+int hf_outgoing_memory_discard(struct hf_outgoing_memory *memory, struct hf_err *err)
+{
+	int result = 0;
+	for (uint32_t block = 0; block < memory->count && result == 0; block++) {
+		result = discard_block(&memory->block[block], err);
+		if (result)
+			hf_err_prefix(err, "block '%s'", memory->blocks.blocks[block].idstr);
+	}
+	return result;
+}
+
 void hf_outgoing_memory_destroy(struct hf_outgoing_memory *memory)
 {
 	if (!memory)
 		return;
+	hf_release_worker_destroy(memory->releaser);
 	for (uint32_t block = 0; block < memory->count; block++)
 		free_block(&memory->block[block]);
 	free(memory->block);

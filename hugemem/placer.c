@@ -26,12 +26,20 @@
  * A preallocated page may be punched in the same way before it is placed. What it held or was about to hold
  * is what the VMM has thrown away, so it becomes zeros as well.
  *
+ * Poisoning. POISON puts a marker where the VMM has no page, whatever the file holds; it stays when the
+ * registration ends, and goes when the VMM discards the page or punches it out of the file. So the page is
+ * taken out of the file first: what has landed of it would be seen after a discard, which now reads zeros as
+ * every discarded page does. COPY and CONTINUE take a marker for a page that is missing and replace it: a
+ * page that is poisoned must never be placed. A thread that faults while the marker is put there may go to
+ * sleep after the wake, and is seen as one more fault: POISON says EEXIST then, and it is woken.
+ *
  * Between CONTINUE's EFAULT and the COPY of zeros another mapping may fill the file's page; a few rounds
  * settle that.
  */
 #include "hugemem/placer.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -141,6 +149,38 @@ int hf_placer_continue(const struct hf_placer *placer, uint32_t block, uint64_t 
 			return result;
 	}
 	return not_now(placer, block, page, err);
+}
+
+/* Before it is poisoned: the VMM may discard a poisoned page, and would see what the file holds of it. */
+static int punch(const struct hf_placer *placer, uint32_t block, uint64_t page, struct hf_err *err)
+{
+	const struct hf_attached_region *region = &placer->regions[block];
+	uint64_t page_size_bytes = placer->blocks->blocks[block].page_size_bytes;
+
+	if (region->fd < 0 ||
+	    fallocate(region->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+		      (off_t)(region->fd_offset_bytes + page * page_size_bytes), (off_t)page_size_bytes) == 0)
+		return 0;
+	return impossible(placer, block, page, "taking it out of the RAM file", -errno, err);
+}
+
+int hf_placer_poison(const struct hf_placer *placer, uint32_t block, uint64_t page, struct hf_err *err)
+{
+	int mapped = hf_vmm_page_mapped(placer->pagemap_fd, page_address(placer, block, page));
+
+	if (mapped < 0)
+		return impossible(placer, block, page, "reading the VMM's pagemap", mapped, err);
+	if (mapped)
+		return -EEXIST;
+	int result = punch(placer, block, page, err);
+	if (result)
+		return result;
+	result = hf_userfault_poison(placer->userfault_fd, page_address(placer, block, page),
+				     placer->blocks->blocks[block].page_size_bytes);
+	/* It is not mapped, so it is poisoned: who came between is woken, and gets the error. */
+	if (result == -EEXIST)
+		return wake(placer, block, page, err);
+	return result ? impossible(placer, block, page, "UFFDIO_POISON", result, err) : 0;
 }
 
 int hf_placer_again(const struct hf_placer *placer, uint32_t block, uint64_t page, struct hf_err *err)

@@ -32,6 +32,11 @@ int hf_placer_copy(const struct hf_placer *placer, uint32_t block, uint64_t page
 		   struct hf_err *err);
 /* Shows the page that the file holds; zeros when the VMM has taken it out of the file. */
 int hf_placer_continue(const struct hf_placer *placer, uint32_t block, uint64_t page, struct hf_err *err);
+/*
+ * Every access to the page is a memory error from here on, also after the registration has ended; who waits
+ * gets it now, also when the page was poisoned before. -EEXIST, without text: the VMM has the page.
+ */
+int hf_placer_poison(const struct hf_placer *placer, uint32_t block, uint64_t page, struct hf_err *err);
 /* A fault on a page that was placed before, by either way. */
 int hf_placer_again(const struct hf_placer *placer, uint32_t block, uint64_t page, struct hf_err *err);
 

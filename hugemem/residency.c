@@ -83,9 +83,17 @@ static bool waits_for_pages(const char *line)
 	return strncmp(line, "VmFlags:", 8) == 0 && (strstr(line, " um") || strstr(line, " ui"));
 }
 
+static bool tracks_writes(const char *line)
+{
+	return strncmp(line, "VmFlags:", 8) == 0 && strstr(line, " uw");
+}
+
 static void take_property(const char *line, struct hf_vmm_mapping *mapping)
 {
 	uint64_t kib;
+
+	if (tracks_writes(line))
+		mapping->tracks_writes = true;
 
 	if (waits_for_pages(line))
 		mapping->waits_for_pages = true;

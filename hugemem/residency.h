@@ -31,6 +31,7 @@ struct hf_vmm_mapping {
 	uint64_t page_size_bytes; /* of the memory behind it */
 	bool shared;
 	bool waits_for_pages; /* registered with a userfaultfd for missing or minor faults */
+	bool tracks_writes;   /* registered with one for write protection */
 };
 
 struct hf_vmm_mappings {

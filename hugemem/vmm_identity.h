@@ -16,8 +16,7 @@
 #include <sys/types.h>
 
 #include "core/err.h"
-
-#define HF_BOOT_ID_BYTES 40 /* the kernel's text of 36 characters, padded with NUL */
+#include "hugemem/process_stat.h"
 
 struct hf_vmm_identity {
 	uint64_t started_ticks;

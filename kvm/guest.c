@@ -187,7 +187,8 @@ static void write_status(uint8_t *image, const struct hf_guest_header *header)
 						 .errors = none,
 						 .last_step_ticks = none,
 						 .stall_ticks = none,
-						 .vcpu = vcpu};
+						 .vcpu = vcpu,
+						 .memory_errors = none};
 		memcpy(image + offset, &status, sizeof(status));
 	}
 }

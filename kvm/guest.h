@@ -15,6 +15,7 @@
 #ifndef HF_KVM_GUEST_H
 #define HF_KVM_GUEST_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "core/err.h"
@@ -44,7 +45,8 @@ struct hf_guest_report {
 	uint64_t first_wrong_offset;
 	uint64_t visits; /* all vCPUs */
 	uint64_t writes;
-	uint64_t guest_errors; /* mismatches the guest itself saw */
+	uint64_t guest_errors;	/* mismatches the guest itself saw */
+	uint64_t memory_errors; /* times it met a page that was lost */
 	uint32_t vcpus;
 };
 
@@ -55,6 +57,9 @@ struct hf_guest_report {
  */
 int hf_guest_verify(const void *memory, uint64_t memory_bytes, struct hf_guest_report *report,
 		    struct hf_err *err);
+/* The same but for pages that are lost: a bool each. */
+int hf_guest_verify_except(const void *memory, uint64_t memory_bytes, const bool *lost,
+			   struct hf_guest_report *report, struct hf_err *err);
 /* Visits so far, without checking; cheap, for "does it run?". */
 uint64_t hf_guest_visits(const void *memory, uint64_t memory_bytes);
 

@@ -9,6 +9,7 @@
  *     slot (vCPU, page)  = word of the count in ledger (vCPU, page)
  *     sum of a ledger    = writes of its vCPU
  *     visits + skips     = step
+ *     memory errors     <= skips
  *     port reads         = one in HF_GUEST_PORT_STEPS steps
  *     every count        carries its seal
  *
@@ -144,6 +145,9 @@ static void check_status(struct verifier *verifier, uint64_t vcpu)
 	check_counts(verifier, vcpu, base);
 	check_errors(verifier, base);
 	check_word(verifier, STATUS_AT(vcpu), vcpu);
+	uint64_t memory_errors = STATUS_COUNT(memory_errors);
+	check_relation(verifier, STATUS_AT(memory_errors), memory_errors <= STATUS_COUNT(skips) + 1);
+	verifier->report.memory_errors += memory_errors;
 	for (uint64_t i = 0; i < sizeof(((struct hf_guest_status *)0)->zero) / 8; i++)
 		check_word(verifier, STATUS_AT(zero) + 8 * i, 0);
 	check_relation(verifier, STATUS_AT(stall_ticks),
@@ -213,8 +217,8 @@ static void check_data_page(struct verifier *verifier, uint64_t page)
 	check_unchanging(verifier, checked, start + header->page_size_bytes, hole);
 }
 
-int hf_guest_verify(const void *memory, uint64_t memory_bytes, struct hf_guest_report *report,
-		    struct hf_err *err)
+int hf_guest_verify_except(const void *memory, uint64_t memory_bytes, const bool *lost,
+			   struct hf_guest_report *report, struct hf_err *err)
 {
 	struct hf_guest_header header;
 	int result = hf_guest_header_read(&header, memory, memory_bytes, err);
@@ -230,7 +234,8 @@ int hf_guest_verify(const void *memory, uint64_t memory_bytes, struct hf_guest_r
 	if (!result)
 		result = check_system(&verifier, err);
 	for (uint64_t page = header.system_pages; !result && page < header.pages; page++)
-		check_data_page(&verifier, page);
+		if (!lost || !lost[page])
+			check_data_page(&verifier, page);
 	free(verifier.page_wrong);
 	free(verifier.lagging_page);
 	if (result)
@@ -240,4 +245,10 @@ int hf_guest_verify(const void *memory, uint64_t memory_bytes, struct hf_guest_r
 	verifier.report.bytes_checked = memory_bytes;
 	*report = verifier.report;
 	return 0;
+}
+
+int hf_guest_verify(const void *memory, uint64_t memory_bytes, struct hf_guest_report *report,
+		    struct hf_err *err)
+{
+	return hf_guest_verify_except(memory, memory_bytes, NULL, report, err);
 }

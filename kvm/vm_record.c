@@ -432,10 +432,9 @@ static int put_back(struct hf_vm_record *record, unsigned at, const struct hf_vm
 	return error_of(record, failed, err, "written");
 }
 
-static int change(struct hf_vm_record *record, enum hf_record value, uint64_t epoch, struct hf_err *err)
+static int change(struct hf_vm_record *record, const struct hf_vm_record_state *to, struct hf_err *err)
 {
-	struct hf_vm_record_slot next = {.sequence = record->content.slot.sequence + 1,
-					 .state = {.record = value, .epoch = epoch}};
+	struct hf_vm_record_slot next = {.sequence = record->content.slot.sequence + 1, .state = *to};
 	unsigned at = !record->content.at;
 	if (record->removed)
 		return error_of(record, -ESTALE, err, "written: it was removed");
@@ -456,12 +455,23 @@ int hf_vm_record_write(struct hf_vm_record *record, enum hf_record value, struct
 	if (!hf_vm_record_fits_role(record->content.description->role, value))
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "the VM's record %s cannot say '%s'",
 				  record->path, hf_record_name(value));
-	return change(record, value, record->content.slot.state.epoch, err);
+	struct hf_vm_record_state to = record->content.slot.state;
+	to.record = value;
+	return change(record, &to, err);
 }
 
 int hf_vm_record_write_epoch(struct hf_vm_record *record, uint64_t epoch, struct hf_err *err)
 {
-	return change(record, record->content.slot.state.record, epoch, err);
+	struct hf_vm_record_state to = record->content.slot.state;
+	to.epoch = epoch;
+	return change(record, &to, err);
+}
+
+int hf_vm_record_write_released(struct hf_vm_record *record, struct hf_err *err)
+{
+	struct hf_vm_record_state to = record->content.slot.state;
+	to.released = true;
+	return change(record, &to, err);
 }
 
 int hf_vm_record_copy(struct hf_vm_record *record, struct hf_err *err)

@@ -16,6 +16,7 @@
 #ifndef HF_KVM_VM_RECORD_H
 #define HF_KVM_VM_RECORD_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -72,6 +73,7 @@ struct hf_vm_record;
 struct hf_vm_record_state {
 	enum hf_record record;
 	uint64_t epoch;	     /* of the last link; 0: none yet */
+	bool released;	     /* outgoing: pages of the VM were given back, or are about to be */
 	char written_at[32]; /* UTC, for people */
 };
 
@@ -102,6 +104,8 @@ const char *hf_vm_record_path(const struct hf_vm_record *record);
  */
 int hf_vm_record_write(struct hf_vm_record *record, enum hf_record value, struct hf_err *err);
 int hf_vm_record_write_epoch(struct hf_vm_record *record, uint64_t epoch, struct hf_err *err);
+/* For good: from here on the memory of the VM is not whole on this host. */
+int hf_vm_record_write_released(struct hf_vm_record *record, struct hf_err *err);
 /*
  * Writes what was written last a second time, so that damage to one copy loses nothing. Not part of the
  * above: the VM stands still while they are under way.

@@ -158,11 +158,12 @@ int hf_vm_record_file_name(enum hf_vm_record_role role, const char *vm_name,
 void hf_vm_record_slot_encode(const struct hf_vm_record_slot *slot,
 			      char bytes[static HF_VM_RECORD_SLOT_BYTES])
 {
-	int body_bytes = snprintf(bytes, HF_VM_RECORD_SLOT_BYTES,
-				  "{\"version\": %d, \"sequence\": %" PRIu64 ", \"record\": \"%s\", "
-				  "\"epoch\": \"%" PRIu64 "\", \"written_at\": \"%s\"",
-				  FORMAT_VERSION, slot->sequence, hf_record_name(slot->state.record),
-				  slot->state.epoch, slot->state.written_at);
+	int body_bytes =
+	    snprintf(bytes, HF_VM_RECORD_SLOT_BYTES,
+		     "{\"version\": %d, \"sequence\": %" PRIu64 ", \"record\": \"%s\", "
+		     "\"epoch\": \"%" PRIu64 "\", \"written_at\": \"%s\"%s",
+		     FORMAT_VERSION, slot->sequence, hf_record_name(slot->state.record), slot->state.epoch,
+		     slot->state.written_at, slot->state.released ? ", \"released\": true" : "");
 	append_crc(bytes, (size_t)body_bytes);
 	size_t used = (size_t)body_bytes + CRC_MEMBER_BYTES;
 	memset(bytes + used, ' ', HF_VM_RECORD_SLOT_BYTES - 1 - used);
@@ -201,14 +202,16 @@ static bool unpack_slot(json_t *object, struct hf_vm_record_slot *slot)
 {
 	json_int_t sequence = 0;
 	const char *record = NULL, *epoch = NULL, *written_at = NULL;
+	int released = 0;
 	struct hf_vm_record_slot read = {0};
-	if (json_unpack(object, "{s:I, s:s, s:s, s:s}", "sequence", &sequence, "record", &record, "epoch",
-			&epoch, "written_at", &written_at))
+	if (json_unpack(object, "{s:I, s:s, s:s, s:s, s?b}", "sequence", &sequence, "record", &record,
+			"epoch", &epoch, "written_at", &written_at, "released", &released))
 		return false;
 	if (sequence < 1 || (uint64_t)sequence > HF_VM_RECORD_SEQUENCE_MAX || !is_time(written_at) ||
 	    !parse_record(record, &read.state.record) || !parse_epoch(epoch, &read.state.epoch))
 		return false;
 	read.sequence = (uint64_t)sequence;
+	read.state.released = released;
 	snprintf(read.state.written_at, sizeof(read.state.written_at), "%s", written_at);
 	*slot = read;
 	return true;
@@ -483,14 +486,14 @@ int hf_vm_record_description_decode(const char *text, size_t length_bytes,
 static bool say_the_same(const struct hf_vm_record_slot *one, const struct hf_vm_record_slot *other)
 {
 	return one->sequence == other->sequence && one->state.record == other->state.record &&
-	       one->state.epoch == other->state.epoch;
+	       one->state.epoch == other->state.epoch && one->state.released == other->state.released;
 }
 
 /* Which slot holds. */
 static int choose_slot(const char *bytes, struct hf_vm_record_content *content, struct hf_err *err)
 {
 	struct hf_vm_record_slot slots[HF_VM_RECORD_SLOTS] = {0};
-	int found[HF_VM_RECORD_SLOTS];
+	int found[HF_VM_RECORD_SLOTS] = {0};
 	for (unsigned i = 0; i < HF_VM_RECORD_SLOTS; i++)
 		found[i] = hf_vm_record_slot_decode(bytes + (size_t)i * HF_VM_RECORD_SLOT_BYTES, &slots[i]);
 	if (found[0] == -EPROTONOSUPPORT || found[1] == -EPROTONOSUPPORT)

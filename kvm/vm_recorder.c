@@ -39,7 +39,7 @@ struct hf_vm_recorder {
 	enum hf_record record;
 	uint64_t asked_ns;
 	enum epoch_state epoch_state;
-	uint64_t epoch;
+	uint64_t epoch; /* 0: not an epoch, but that pages were released */
 	int epoch_result;
 	struct hf_err epoch_err;
 	struct hf_vm_recorder_times times;
@@ -87,7 +87,9 @@ static void serve_epoch(struct hf_vm_recorder *recorder)
 	uint64_t epoch = recorder->epoch;
 	bool stopping = recorder->stopping;
 	hf_unlock(&recorder->lock);
-	int r = stopping ? cancelled(&err) : hf_vm_record_write_epoch(recorder->file, epoch, &err);
+	int r = stopping     ? cancelled(&err)
+		: epoch == 0 ? hf_vm_record_write_released(recorder->file, &err)
+			     : hf_vm_record_write_epoch(recorder->file, epoch, &err);
 	recorder->copy_due |= r == 0;
 	hf_lock(&recorder->lock);
 	recorder->epoch_result = r;
@@ -157,6 +159,7 @@ static int wait_for_epoch(struct hf_vm_recorder *recorder, uint64_t epoch, struc
 	while (recorder->epoch_state != EPOCH_DONE)
 		hf_cond_wait(&recorder->changed, &recorder->lock);
 	recorder->epoch_state = EPOCH_IDLE;
+	hf_cond_broadcast(&recorder->changed);
 	if (recorder->epoch_result < 0 && err)
 		*err = recorder->epoch_err;
 	return recorder->epoch_result;
@@ -172,6 +175,16 @@ int hf_vm_recorder_write_epoch(struct hf_vm_recorder *recorder, uint64_t epoch, 
 		r = hf_err_set(err, HF_ERR_LOCAL, EBUSY, "an epoch is being recorded already");
 	else
 		r = wait_for_epoch(recorder, epoch, err);
+	hf_unlock(&recorder->lock);
+	return r;
+}
+
+int hf_vm_recorder_write_released(struct hf_vm_recorder *recorder, struct hf_err *err)
+{
+	hf_lock(&recorder->lock);
+	while (recorder->started && recorder->epoch_state != EPOCH_IDLE)
+		hf_cond_wait(&recorder->changed, &recorder->lock);
+	int r = recorder->started ? wait_for_epoch(recorder, 0, err) : cancelled(err);
 	hf_unlock(&recorder->lock);
 	return r;
 }

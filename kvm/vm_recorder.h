@@ -40,6 +40,8 @@ struct hf_recorder hf_vm_recorder_port(struct hf_vm_recorder *recorder);
  * -ECANCELED: stopped meanwhile. A request that comes during the write waits for its end.
  */
 int hf_vm_recorder_write_epoch(struct hf_vm_recorder *recorder, uint64_t epoch, struct hf_err *err);
+/* The same for hf_vm_record_write_released(); waits for an epoch that is being written. */
+int hf_vm_recorder_write_released(struct hf_vm_recorder *recorder, struct hf_err *err);
 struct hf_vm_recorder_times hf_vm_recorder_times(struct hf_vm_recorder *recorder);
 /* Reports the end of what is being written, and -ECANCELED for what has not begun; joins the thread. */
 void hf_vm_recorder_stop(struct hf_vm_recorder *recorder);

@@ -28,13 +28,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#define FIRST_PAUSE_NS	  50000ull
-#define LAST_PAUSE_NS	  5000000ull
-#define NS_PER_MS	  1000000ull
-#define NS_PER_S	  1000000000ull
-#define STAT_MAX_BYTES	  512
-#define NAME_MAX_BYTES	  32
-#define FIELD_START_TICKS 22 /* proc(5); the state is field 3 */
+#include "hugemem/process_stat.h"
+
+#define FIRST_PAUSE_NS 50000ull
+#define LAST_PAUSE_NS  5000000ull
+#define NS_PER_MS      1000000ull
+#define NS_PER_S       1000000000ull
 
 static uint64_t now_ns(void)
 {
@@ -45,49 +44,6 @@ static uint64_t now_ns(void)
 
 /* ---- /proc ---- */
 
-struct thread_stat {
-	char name[NAME_MAX_BYTES];
-	char state;
-	uint64_t start_ticks;
-};
-
-/* "PID (name) S ...": the name may hold anything, brackets and blanks too. */
-static bool parse_stat(char *text, struct thread_stat *stat)
-{
-	char *name = strchr(text, '(');
-	char *end = strrchr(text, ')');
-	if (!name || !end || end < name || end[1] != ' ' || !end[2])
-		return false;
-	*end = '\0';
-	snprintf(stat->name, sizeof(stat->name), "%s", name + 1);
-	stat->state = end[2];
-	const char *field = end + 2;
-	for (int number = 3; field && number < FIELD_START_TICKS; number++) {
-		field = strchr(field, ' ');
-		field = field ? field + 1 : NULL;
-	}
-	if (!field)
-		return false;
-	stat->start_ticks = strtoull(field, NULL, 10);
-	return true;
-}
-
-/* -ENOENT or -ESRCH: it has ended. */
-static int read_stat(int folder_fd, const char *path, struct thread_stat *stat)
-{
-	char text[STAT_MAX_BYTES];
-	int fd = openat(folder_fd, path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0)
-		return -errno;
-	ssize_t bytes = read(fd, text, sizeof(text) - 1);
-	int error = bytes < 0 ? errno : EPROTO;
-	close(fd);
-	if (bytes <= 0)
-		return -error;
-	text[bytes] = '\0';
-	return parse_stat(text, stat) ? 0 : -EPROTO;
-}
-
 static bool stands_still(char state)
 {
 	return state == 'T' || state == 'Z' || state == 'X';
@@ -95,7 +51,7 @@ static bool stands_still(char state)
 
 struct moving_thread {
 	pid_t tid;
-	struct thread_stat stat;
+	struct hf_process_stat stat;
 };
 
 /* 1: every thread stands still; 0: *moving does not; -errno. */
@@ -107,7 +63,7 @@ static int look_at_threads(DIR *threads, struct moving_thread *moving)
 		if (entry->d_name[0] == '.')
 			continue;
 		snprintf(path, sizeof(path), "%s/stat", entry->d_name);
-		int r = read_stat(dirfd(threads), path, &moving->stat);
+		int r = hf_process_stat_at(dirfd(threads), path, &moving->stat);
 		if (r == -ENOENT || r == -ESRCH)
 			continue;
 		if (r < 0)
@@ -259,8 +215,7 @@ int hf_vmm_kill(const struct hf_vmm_process *vmm, uint32_t limit_ms, struct hf_e
 
 int hf_vmm_open(struct hf_vmm_process *vmm, pid_t pid, struct hf_err *err)
 {
-	char path[64];
-	struct thread_stat stat = {.state = 0};
+	struct hf_process_stat stat;
 	struct hf_vmm_process opened = {.pid = pid};
 	if (pid <= 1) // 0: it lives in another pid namespace
 		return hf_err_set(
@@ -271,8 +226,7 @@ int hf_vmm_open(struct hf_vmm_process *vmm, pid_t pid, struct hf_err *err)
 	opened.fd = (int)syscall(SYS_pidfd_open, pid, 0) + 1;
 	if (!opened.fd)
 		return set_failed(&opened, "watched", errno, err);
-	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
-	int r = read_stat(AT_FDCWD, path, &stat);
+	int r = hf_process_stat(pid, &stat);
 	if (r < 0 || hf_vmm_has_ended(&opened)) {
 		r = set_failed(&opened, "seen through /proc", r == 0 || r == -ENOENT ? ESRCH : -r, err);
 		hf_vmm_close(&opened);

@@ -63,6 +63,10 @@ struct hf_guest_header {
 };
 
 /*
+ * A memory error (a page whose bytes are lost) starts the program at its entry point again, told so in its
+ * second argument, with r15 as it was. Every page is read before a step stores anything but port_reads, so
+ * the step under way becomes a skip.
+ *
  * One step chooses a page and visits it or skips it. Everything a step does follows from its number. The
  * order of stores in a step is: port_reads, ledger, slot, writes, visits or skips, step. So a vCPU stopped
  * between two stores leaves only differences that belong to step `step`; they are tolerated, and no others.
@@ -83,7 +87,8 @@ struct hf_guest_status {
 	uint64_t bad_expected;
 	uint64_t bad_found;
 	uint64_t vcpu;
-	uint64_t zero[4];
+	uint64_t memory_errors; /* sealed; steps that were ended by one, among the skips */
+	uint64_t zero[3];
 };
 
 #define HF_GUEST_COUNT_MASK ((1ull << 56) - 1)

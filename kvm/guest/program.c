@@ -134,12 +134,25 @@ static inline void do_step(volatile struct hf_guest_status *status, const struct
 	steps_done++;
 }
 
-__attribute__((noreturn, flatten, section(".entry"))) void guest_entry(uint64_t vcpu)
+/* The step met a page whose bytes are lost: it has stored nothing that depends on the page, and is skipped.
+ */
+static inline void end_lost_step(volatile struct hf_guest_status *status)
+{
+	add_one(&status->memory_errors);
+	add_one(&status->skips);
+	add_one(&status->step);
+	steps_done++;
+}
+
+__attribute__((noreturn, flatten, section(".entry"))) void guest_entry(uint64_t vcpu, uint64_t memory_error)
 {
 	const struct hf_guest_header *header = (const struct hf_guest_header *)HF_GUEST_HEADER_OFFSET;
 	volatile struct hf_guest_status *status =
 	    (volatile struct hf_guest_status *)header->status_offset + vcpu;
 
+	if (memory_error)
+		end_lost_step(status);
+	forget_registers();
 	for (;;)
 		do_step(status, header);
 }

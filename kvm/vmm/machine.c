@@ -178,7 +178,8 @@ int vmm_machine_create(struct vmm_machine **out, const struct vmm_machine_config
 	struct vmm_machine *machine = calloc(1, sizeof(*machine));
 	if (!machine)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
-	machine->control = (struct vmm_run_control){.failed = vcpu_failed, .opaque = machine};
+	machine->control = (struct vmm_run_control){
+	    .failed = vcpu_failed, .opaque = machine, .memory_bytes = config->memory_bytes};
 	hf_lock_init(&machine->control.lock, "vmm_run_control.lock", HF_RANK_VMM_RUN);
 	hf_cond_init(&machine->control.changed);
 	machine->config = *config;

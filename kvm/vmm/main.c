@@ -26,6 +26,7 @@
 #include "hugemem/hugepool.h"
 #include "kvm/guest.h"
 #include "kvm/vmm/machine.h"
+#include "kvm/vmm/memory_error.h"
 #include "kvm/vmm/monitor.h"
 #include "kvm/vmm/options.h"
 
@@ -54,7 +55,8 @@ static int set_signals(struct vmm *vmm, struct hf_err *err)
 	sigemptyset(&ends);
 	sigaddset(&ends, SIGTERM);
 	sigaddset(&ends, SIGINT);
-	if (sigaction(vmm_machine_kick_signal(), &kick, NULL) || sigprocmask(SIG_BLOCK, &ends, NULL))
+	if (sigaction(vmm_machine_kick_signal(), &kick, NULL) || vmm_memory_error_catch() ||
+	    sigprocmask(SIG_BLOCK, &ends, NULL))
 		return hf_err_set(err, HF_ERR_LOCAL, errno, "signals: %s", strerror(errno));
 	vmm->signal_fd = signalfd(-1, &ends, SFD_CLOEXEC);
 	if (vmm->signal_fd < 0)

@@ -34,6 +34,7 @@
 
 #include "kvm/guest/layout.h"
 #include "kvm/vmm/machine.h"
+#include "kvm/vmm/memory_error.h"
 #include "kvm/vmm/vcpu_state.h"
 
 int vmm_vcpu_create(struct vmm_vcpu *vcpu, uint32_t index, int vm_fd, size_t run_bytes,
@@ -88,6 +89,17 @@ static int handle_io(struct vmm_vcpu *vcpu, struct hf_err *err)
 	return 0;
 }
 
+/* There is no device: either it is guest memory whose bytes are lost, or the guest has gone astray. */
+static int handle_mmio(struct vmm_vcpu *vcpu, struct hf_err *err)
+{
+	if (!vmm_memory_error_is_exit(vcpu))
+		return hf_err_set(err, HF_ERR_LOCAL, EIO,
+				  "vCPU %" PRIu32 ": the guest used address 0x%llx, where nothing is",
+				  vcpu->index, (unsigned long long)vcpu->run->mmio.phys_addr);
+	int result = vmm_memory_error_end_access(vcpu, err);
+	return result ? result : vmm_memory_error_deliver(vcpu, err);
+}
+
 static int handle_exit(struct vmm_vcpu *vcpu, struct hf_err *err)
 {
 	struct kvm_run *run = vcpu->run;
@@ -109,9 +121,7 @@ static int handle_exit(struct vmm_vcpu *vcpu, struct hf_err *err)
 				  "vCPU %" PRIu32 ": KVM could not enter the guest (0x%llx)", vcpu->index,
 				  (unsigned long long)run->fail_entry.hardware_entry_failure_reason);
 	case KVM_EXIT_MMIO:
-		return hf_err_set(err, HF_ERR_LOCAL, EIO,
-				  "vCPU %" PRIu32 ": the guest used address 0x%llx, where nothing is",
-				  vcpu->index, (unsigned long long)run->mmio.phys_addr);
+		return handle_mmio(vcpu, err);
 	default:
 		return hf_err_set(err, HF_ERR_LOCAL, EIO, "vCPU %" PRIu32 ": unexpected exit %u from KVM_RUN",
 				  vcpu->index, run->exit_reason);
@@ -123,6 +133,8 @@ static int run_until_kicked(struct vmm_vcpu *vcpu, struct hf_err *err)
 {
 	for (;;) {
 		if (ioctl(vcpu->fd, KVM_RUN, 0) < 0) {
+			if (vmm_memory_error_taken() && vmm_memory_error_deliver(vcpu, err))
+				return -EIO;
 			if (errno == EINTR && __atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_SEQ_CST))
 				return 0;
 			if (errno == EINTR || errno == EAGAIN)

@@ -24,6 +24,7 @@
 struct vmm_run_control {
 	struct hf_lock lock;
 	struct hf_cond changed;
+	uint64_t memory_bytes; /* set at creation */
 	/* Under the lock. */
 	bool run, end;
 	bool has_failed;
@@ -47,6 +48,8 @@ struct vmm_vcpu {
 	/* The vCPU thread's own while it runs, the machine's while it is stopped. */
 	uint64_t tsc;
 	uint64_t port_reads;
+	bool met_error;	     /* a memory error was delivered */
+	uint64_t error_step; /* then: at which of the guest's steps */
 };
 
 int vmm_vcpu_create(struct vmm_vcpu *vcpu, uint32_t index, int vm_fd, size_t run_bytes,

@@ -57,6 +57,7 @@ class Host:
         self.pools = {}
         self.mounts = {}
         self.running = []
+        self.closing = []  # to be called at the end of a case
         self.number = 0
         if LIBC.unshare(CLONE_NEWNS) or LIBC.mount(None, b"/", None, MS_PRIVATE_REC, None):
             raise OSError(ctypes.get_errno(), "the end-to-end tests need root")
@@ -126,13 +127,17 @@ class Host:
         """Asked first: programs clear away behind themselves."""
         if process.poll() is None:
             process.terminate()
+            # A VMM that is frozen, or whose vCPUs wait for pages, hears nothing, and has nothing to clear away.
+            limit_s = 1 if os.path.basename(process.args[0]) == "hugeferry-vmm" else 20
             try:
-                process.wait(20)
+                process.wait(limit_s)
             except subprocess.TimeoutExpired:
                 process.kill()
         process.wait()
 
     def end_processes(self):
+        while self.closing:
+            self.closing.pop()()
         for process in reversed(self.running):
             self.end_process(process)
         self.running.clear()
@@ -198,17 +203,20 @@ def one_line(text, *parts):
 class Qmp:
     """Enough of a QMP client to ask and to stop."""
 
-    def __init__(self, path):
+    def __init__(self, path, limit_s=60):
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(60)
+        self.socket.settimeout(limit_s)
         self.socket.connect(path)
-        self.file = self.socket.makefile("rw", encoding="utf-8")
+        # For reading only: what a file for both ways has read ahead is lost when it is written to.
+        self.file = self.socket.makefile("r", encoding="utf-8")
         self.file.readline()
         self.execute("qmp_capabilities")
 
+    def write(self, request):
+        self.socket.sendall((json.dumps(request) + "\n").encode())
+
     def execute(self, command):
-        self.file.write(json.dumps({"execute": command}) + "\n")
-        self.file.flush()
+        self.write({"execute": command})
         while True:
             answer = json.loads(self.file.readline())
             if "return" in answer:
@@ -246,12 +254,41 @@ class Vmm:
         except OSError:
             return False
 
-    def status(self):
+    def execute(self, command):
         client = Qmp(self.qmp_path)
         try:
-            return client.execute("query-status")["status"]
+            return client.execute(command)
         finally:
             client.close()
+
+    def is_frozen(self):
+        """Every thread of it stands, whatever its VM is said to do."""
+        try:
+            with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as file:
+                return file.read().rsplit(")", 1)[1].split()[0] == "T"
+        except FileNotFoundError:
+            return False
+
+    def resting(self):
+        """Its VM cannot run now."""
+        return self.process.poll() is not None or self.is_frozen()
+
+    def status(self):
+        """What the VMM says; one that was frozen or has ended says nothing, perhaps in the middle of it."""
+        end = time.monotonic() + 60
+        while True:
+            if self.process.poll() is not None:
+                return "ended"
+            if self.is_frozen():
+                return "frozen"
+            try:
+                client = Qmp(self.qmp_path, limit_s=2)
+                try:
+                    return client.execute("query-status")["status"]
+                finally:
+                    client.close()
+            except (OSError, ValueError):
+                assert time.monotonic() < end, "the VMM neither answers nor is frozen"
 
     def counted(self, position):
         """One counter of the guest, summed over all vCPUs. System pages exist, so looking allocates nothing."""

@@ -29,13 +29,14 @@ def check_outcome(stage, vmm, code, said, *words):
         assert_runs(vmm)
 
 
-def attack(stage, name, act, *words, fail=None, features=0):
+def attack(stage, name, act, *words, fail=None, features=0, options=()):
     """`act` is bytes for the control channel, or is called with the destination; `fail`: must FAIL be heard?"""
-    return m.Record(stage=stage, name=name, act=act, words=words, fail=fail, features=features)
+    return m.Record(stage=stage, name=name, act=act, words=words, fail=fail, features=features,
+                    options=options)
 
 
 def carry_out(host, vmm, row):
-    with taking(host, vmm, features=row.features) as (giver, taker):
+    with taking(host, vmm, *row.options, features=row.features) as (giver, taker):
         taker.up_to(row.stage)
         if isinstance(row.act, bytes):
             taker.link.send(row.act)
@@ -122,6 +123,25 @@ def links():
     }
     return [attack("advised", name, frame, features=m.FEATURE_LINK) for name, frame in rows.items()] + [
         attack("ready", "link_after_ready", m.make_link(), features=m.FEATURE_LINK)]
+
+
+def placed():
+    """PLACED, misused, against `send` with and without --release-ram. Nothing is ever given back for it."""
+    both = m.FEATURE_RECOVER | m.FEATURE_RELEASE
+    pages = MEM // PAGE
+    frames = {
+        "behind_the_end": m.make_placed((0, pages, 1)), "over_the_end": m.make_placed((0, 0, pages + 1)),
+        "of_an_unknown_block": m.make_placed((1, 0, 1)), "of_0_pages": m.make_placed((0, 0, 0)),
+        "of_2_32_less_1_pages": m.make_placed((0, 1, 0xffffffff)), "of_0_ranges": m.make_placed(),
+        "of_129_ranges": m.make_placed(*[(0, 0, 1)] * 129), "cut_short": m.make_placed((0, 0, 1), count=2),
+        "with_a_good_range_first": m.make_placed((0, 0, 1), (0, pages, 1)),
+    }
+    good = m.make_placed((0, 0, pages))
+    rows = [attack("running", f"placed_{name}", frame, features=both, options=("--release-ram",))
+            for name, frame in frames.items()]
+    return rows + [attack(stage, "placed_before_resumed", good, features=both, options=("--release-ram",))
+                   for stage in ("advised", "ready", "loaded")] + [
+        attack("running", "placed_without_the_feature", good)]
 
 
 # ---- page channels ----
@@ -232,7 +252,7 @@ def a_page_written_before_the_attack_is_still_the_vms(host):
 
 CASES = cases_of([
     *everywhere("advised"), *everywhere("ready"), *everywhere("loaded"), *closings("linked"), *closings("running"),
-    *closings("fetched"), *out_of_order(), *links(),
+    *closings("fetched"), *out_of_order(), *links(), *placed(),
     *(attack(stage, "fails_rudely", m.make_fail(RUDE), fail=False) for stage in ("linked", "advised", "ready")),
     *requests("ready"), *requests("running"),
     *(attack("advised", f"probe_{name}", ask(frame), "channel", features=m.FEATURE_LINK)

@@ -2,6 +2,7 @@
 """The programs against an independent peer (tests/peer), in both roles: every byte compared, VMs relayed."""
 import contextlib
 import mmap
+import signal
 import struct
 
 import messages as m
@@ -49,7 +50,7 @@ def capture(host, scheme="tcp", mem=MEM, guest=GUEST, compare=False, **peer):
             compare_with_file(taker.image, source)
         taker.up_to("finished")
         quiet(giver)
-    assert finish(source.process)[0] == 0
+    assert finish(source.process)[0] == -signal.SIGKILL
     return taker
 
 

@@ -21,10 +21,16 @@ import many  # noqa: E402
 import moves  # noqa: E402
 import openings  # noqa: E402
 import peers  # noqa: E402
+import poison  # noqa: E402
 import precopy  # noqa: E402
 import preflight  # noqa: E402
 import recovery  # noqa: E402
+import recovery_by_hand  # noqa: E402
+import recovery_commit  # noqa: E402
+import recovery_links  # noqa: E402
+import recovery_starts  # noqa: E402
 import refusals  # noqa: E402
+import release  # noqa: E402
 import stalls  # noqa: E402
 from host import Host, Skip  # noqa: E402
 
@@ -65,8 +71,9 @@ def run_case(host, number, case):
 
 def main():
     build, wanted = sys.argv[1], sys.argv[2:]
-    modules = (moves, precopy, recovery, refusals, blocks, preflight, stalls, losses, peers, hostile_sources,
-               hostile_destinations, openings, control, cost, many)
+    modules = (moves, precopy, recovery, recovery_links, recovery_commit, recovery_by_hand, recovery_starts, poison,
+               release, refusals, blocks, preflight, stalls, losses, peers, hostile_sources, hostile_destinations,
+               openings, control, cost, many)
     cases = [case for module in modules for case in module.CASES
              if not wanted or any(part in case.__name__ for part in wanted)]
     signal.signal(signal.SIGTERM, stop)

@@ -4,6 +4,9 @@
  * a link that fails, a VMM that says no, memory that cannot be had, threads that fault, an operator; also in
  * the middle of the engine's calls of its ports. destination_world.c holds the rules.
  *
+ * A bit of the input's shape says that the session goes on over later links; then records end when the input
+ * says so, and may fail, and the VMM may end.
+ *
  * At the end everything that can go on goes on: then no thread may be waiting for a page, and a VM that runs
  * must have all its pages.
  */
@@ -64,6 +67,13 @@ static void note_device_end(struct world *world, const uint8_t *payload, size_t 
 		world->device_ended = true;
 }
 
+/* After RUN it is a lie, and takes nothing back. */
+static void note_fail(struct world *world)
+{
+	world->answers_fail = true;
+	world->fail_heard |= !world->recovers || !world->run_heard_once;
+}
+
 /* Before the engine hears it: what it may do from now on. */
 static void note_message(struct world *world, uint32_t type, const uint8_t *payload, size_t bytes)
 {
@@ -82,9 +92,9 @@ static void note_message(struct world *world, uint32_t type, const uint8_t *payl
 	} else if (type == HF_WIRE_DEVICE_END && active && world->presence_whole)
 		note_device_end(world, payload, bytes);
 	else if (type == HF_WIRE_RUN && world->sent[HF_WIRE_LOADED])
-		world->run_heard = true;
+		world->run_heard = world->run_heard_once = true;
 	else if (type == HF_WIRE_FAIL && hf_wire_decode_fail(payload, bytes, &why, NULL) == 0)
-		world->fail_heard = true;
+		note_fail(world);
 }
 
 static void hear(struct world *world, uint32_t type, const uint8_t *payload, size_t bytes)
@@ -183,11 +193,19 @@ static void on_link_up(struct world *world)
 {
 	if (world->epoch || world->depth)
 		return;
+	static const uint32_t each[] = {HF_WIRE_RESUMED, HF_WIRE_COMPLETE, HF_WIRE_FAIL};
 	struct hf_link_info info = {.epoch = 1 + (world_snapshot(world).status != HF_STATUS_NONE),
 				    .version = 1,
 				    .channels = {1, 1},
 				    .capacity_chunks = {CAPACITY, CAPACITY},
 				    .name = "fuzz"};
+	if (world->recovers) {
+		info.epoch = ++world->epoch_last;
+		info.features = HF_WIRE_FEATURE_RECOVER;
+		world->run_heard = false;
+		for (size_t i = 0; i < sizeof(each) / sizeof(each[0]); i++)
+			world->sent[each[i]] = 0;
+	}
 	world->epoch = info.epoch;
 	world->link_failing = false;
 	hf_destination_events.link_up(world->destination, &info);
@@ -250,13 +268,16 @@ static void on_vm_done(struct world *world)
 	if (!world->vm_busy)
 		return;
 	int result = fuzz_below(world->input, 8) == 7 ? -EIO : 0;
+	if (result && world->recovers && world->vm_op == HF_VM_RUN && fuzz_below(world->input, 2))
+		result = -EOWNERDEAD;
 	hf_err_set(&why, HF_ERR_LOCAL, EIO, "the VMM says no");
 	struct hf_vm_result end = {.op = world->vm_op, .result = result, .err = result ? &why : NULL};
 	world->vm_busy = false;
 	if (result == 0 && world->vm_op == HF_VM_LOAD)
 		world->load_done = true;
-	if (result == 0 && world->vm_op == HF_VM_RUN)
+	if (world->vm_op == HF_VM_RUN && (result == 0 || result == -EOWNERDEAD))
 		world->run_done = true;
+	world->vmm_gone |= result == -EOWNERDEAD || (result == 0 && world->vm_op == HF_VM_KILL);
 	hf_destination_vm_done(world->destination, &end);
 }
 
@@ -281,22 +302,75 @@ static void on_time(struct world *world)
 	world->now_ns += (uint64_t)fuzz_u8(world->input) << 16;
 }
 
+static void on_recorded(struct world *world)
+{
+	struct hf_err why;
+	if (!world->recording)
+		return;
+	bool fails = !world->kind && fuzz_below(world->input, 8) == 7;
+	hf_err_set(&why, HF_ERR_LOCAL, ENOSPC, "the disk is full");
+	world->recording = false;
+	if (!fails)
+		world->on_record = world->record;
+	hf_destination_recorded(world->destination, world->record, fails ? -ENOSPC : 0, fails ? &why : NULL);
+}
+
+static void on_vmm_ended(struct world *world)
+{
+	struct hf_err why;
+	hf_err_set(&why, HF_ERR_LOCAL, ESRCH, "the VMM has ended");
+	if (fuzz_below(world->input, 8) == 7)
+		world->vmm_gone = true;
+	if (world->vmm_gone)
+		hf_destination_vm_ended(world->destination, &why);
+}
+
+static void on_pause(struct world *world)
+{
+	uint8_t choice = fuzz_u8(world->input);
+	if (choice >= 0xf0)
+		hf_destination_let_go(world->destination);
+	else if (choice >= 0x80)
+		hf_destination_recover_setup(world->destination, choice & 1);
+	else if (hf_destination_pause(world->destination, NULL) == 0)
+		fuzz_check(world->on_record != HF_RECORD_NONE);
+}
+
 /* Who calls the engine with it. What a thread does is over before it does the next thing. */
-enum thread { CONTROL, READER, WORKER, VM_WORKER, MAIN, CHANNELS };
+enum thread { CONTROL, READER, WORKER, VM_WORKER, MAIN, CHANNELS, RECORDER };
 
 static const struct {
 	void (*happens)(struct world *world);
 	enum thread thread;
 } events[] = {
-    {on_time, MAIN},	   {on_message, CONTROL},   {on_link_up, CONTROL},	 {on_memory_ready, WORKER},
-    {on_fault, READER},	   {on_work, WORKER},	    {on_fetch_done, CHANNELS},	 {on_vm_done, VM_WORKER},
-    {on_operator, MAIN},   {on_link_down, CONTROL}, {on_wrong_message, CONTROL}, {on_stale, CONTROL},
-    {on_message, CONTROL}, {on_fault, READER},	    {on_work, WORKER},		 {on_fetch_done, CHANNELS},
+    {on_time, MAIN},
+    {on_message, CONTROL},
+    {on_link_up, CONTROL},
+    {on_memory_ready, WORKER},
+    {on_fault, READER},
+    {on_work, WORKER},
+    {on_fetch_done, CHANNELS},
+    {on_vm_done, VM_WORKER},
+    {on_operator, MAIN},
+    {on_link_down, CONTROL},
+    {on_wrong_message, CONTROL},
+    {on_stale, CONTROL},
+    {on_message, CONTROL},
+    {on_fault, READER},
+    {on_work, WORKER},
+    {on_fetch_done, CHANNELS},
+    // Of a session that goes on:
+    {on_recorded, RECORDER},
+    {on_recorded, RECORDER},
+    {on_vmm_ended, MAIN},
+    {on_pause, MAIN},
 };
+#define EVENTS_OF_ONE_LINK 16
 
 static void event(struct world *world)
 {
-	uint32_t choice = fuzz_below(world->input, sizeof(events) / sizeof(events[0]));
+	uint32_t count = world->recovers ? sizeof(events) / sizeof(events[0]) : EVENTS_OF_ONE_LINK;
+	uint32_t choice = fuzz_below(world->input, count);
 	unsigned bit = 1u << events[choice].thread;
 	if (events[choice].thread != CHANNELS && world->running & bit)
 		return;
@@ -314,7 +388,10 @@ static void settle(struct world *world)
 	world->kind = true;
 	hf_destination_hold_background(world->destination, false);
 	on_memory_ready(world);
-	on_vm_done(world);
+	for (int i = 0; i < 4; i++) {
+		on_vm_done(world);
+		on_recorded(world);
+	}
 	for (uint32_t round = 0; round < 2000; round++) {
 		bool moved = world->fetch_count > 0;
 		if (moved)
@@ -332,11 +409,13 @@ static void settle(struct world *world)
 static void check_settled(struct world *world)
 {
 	struct hf_destination_snapshot now = world_snapshot(world);
-	fuzz_check(now.status != HF_STATUS_FAILED || !world->run_asked);
+	bool refused = world->recovers && world->vmm_gone && !world->run_done;
+	fuzz_check(now.status != HF_STATUS_FAILED || !world->run_asked || refused || world->answers_fail);
 	fuzz_check(!hf_status_is_final(now.status) || now.status == HF_STATUS_COMPLETED || now.err.text[0]);
 	fuzz_check(now.status != HF_STATUS_COMPLETED || world->released);
 	bool serves = now.status == HF_STATUS_DEVICE || now.status == HF_STATUS_POSTCOPY_ACTIVE;
-	if (!serves || !world->epoch || world->link_failing)
+	if (!serves || !world->epoch || world->link_failing || world->vmm_gone ||
+	    now.handover == HF_DESTINATION_LOST || now.handover == HF_DESTINATION_KILLING)
 		return;
 	for (uint32_t page = 0; page < PAGES; page++) {
 		fuzz_check(!world->pages[page].waited_for);

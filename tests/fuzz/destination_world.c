@@ -143,9 +143,10 @@ static void check_message(const struct world *world, uint32_t type, const void *
 		break;
 	case HF_WIRE_LOADED:
 		fuzz_check(world->load_done && world->sent[type] == 1);
+		fuzz_check(!world->recovers || world->on_record == HF_RECORD_LOADED);
 		break;
 	case HF_WIRE_RESUMED:
-		fuzz_check(world->run_done && world->sent[type] == 1);
+		fuzz_check(world->run_done && world->run_heard && world->sent[type] == 1);
 		break;
 	case HF_WIRE_COMPLETE:
 		fuzz_check(world->released && world->sent[HF_WIRE_RESUMED] == 1 && world->sent[type] == 1);
@@ -153,8 +154,13 @@ static void check_message(const struct world *world, uint32_t type, const void *
 		break;
 	case HF_WIRE_FAIL:
 		// Once LOADED is out the source may have given the VM up; only its own FAIL takes that back.
-		fuzz_check(!world->sent[HF_WIRE_LOADED] && !world->fail_heard && world->sent[type] == 1);
+		fuzz_check(world->answers_fail || (!world->sent[HF_WIRE_LOADED] && !world->fail_heard));
+		fuzz_check(world->sent[type] == 1);
 		fuzz_check(hf_wire_decode_fail(payload, bytes, &why, NULL) == 0);
+		break;
+	case HF_WIRE_REFUSED:
+		fuzz_check(world->recovers && world->vmm_gone && !world->run_done);
+		fuzz_check(hf_wire_decode_refused(payload, bytes, &why, NULL) == 0);
 		break;
 	default:
 		fuzz_check(!"a message that only the source sends");
@@ -322,15 +328,16 @@ static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t byt
 	struct world *world = self;
 	fuzz_check(!world->vm_busy && (op == HF_VM_LOAD || op == HF_VM_RUN || op == HF_VM_KILL));
 	if (op == HF_VM_KILL) {
-		// Only what was told to run and surely did not.
-		fuzz_check(world->run_asked && !world->run_done);
+		// Only what surely did not run.
+		fuzz_check(world->run_heard_once && !world->run_done);
 	} else if (op == HF_VM_LOAD) {
 		fuzz_check(world->device_ended && !world->load_asked);
 		fuzz_check(bytes == world->state_bytes && memcmp(data, world->state, bytes) == 0);
 		world->load_asked = true;
 	} else {
 		// The one rule above all: run only what the source has given up, once.
-		fuzz_check(world->sent[HF_WIRE_LOADED] && world->run_heard && !world->run_asked);
+		fuzz_check(world->sent[HF_WIRE_LOADED] && world->run_heard_once && !world->run_asked);
+		fuzz_check(!world->recovers || world->on_record == HF_RECORD_RUNNING);
 		fuzz_check(!world->fail_heard);
 		world->run_asked = true;
 	}
@@ -338,6 +345,21 @@ static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t byt
 		return -EBUSY;
 	world->vm_busy = true;
 	world->vm_op = op;
+	others_run(world);
+	return 0;
+}
+
+static int record_request(void *self, enum hf_record record)
+{
+	struct world *world = self;
+	fuzz_check(!world->recording);
+	fuzz_check(record != HF_RECORD_LOADED || world->load_done);
+	fuzz_check(record != HF_RECORD_RUNNING || world->run_heard_once);
+	fuzz_check(record != HF_RECORD_REFUSED || (world->vmm_gone && !world->run_done));
+	if (answer(world, -EIO))
+		return -EIO;
+	world->recording = true;
+	world->record = record;
 	others_run(world);
 	return 0;
 }
@@ -351,6 +373,7 @@ static uint64_t clock_now(void *self)
 
 static const struct hf_transport_ops transport_ops = {.fetch = transport_fetch, .send = transport_send};
 static const struct hf_vm_ops vm_ops = {.request = vm_request};
+static const struct hf_recorder_ops recorder_ops = {.request = record_request};
 static const struct hf_memory_ops memory_ops = {
     .choose = memory_choose,
     .prepare = memory_prepare,
@@ -368,8 +391,10 @@ void world_create(struct world *world, struct fuzz_input *input, void (*inside)(
 	static const uint32_t threads[] = {FIRST_THREAD, FIRST_THREAD + 1};
 	uint8_t shape = fuzz_u8(input);
 	bool copy = shape & 1;
+	bool recovers = shape & 4;
 	memset(world, 0, sizeof(*world));
 	world->input = input;
+	world->recovers = recovers;
 	world->inside = inside;
 	world->now_ns = 1000000000;
 	world->memory = (struct hf_memory){.ops = &memory_ops,
@@ -393,6 +418,8 @@ void world_create(struct world *world, struct fuzz_input *input, void (*inside)(
 	    .chunk_bytes = CHUNK_BYTES,
 	    .background_held = shape & 2,
 	};
+	if (recovers)
+		config.recorder = (struct hf_recorder){.ops = &recorder_ops, .self = world};
 	fuzz_check(hf_destination_create(&world->destination, &config, NULL) == 0);
 }
 

@@ -59,6 +59,11 @@ struct world {
 	uint32_t fetch_count;
 	uint32_t sent[HF_WIRE_ROUND_DONE + 1]; /* how often each message was said */
 
+	/* Of a session that goes on. */
+	bool recovers, recording, answers_fail, vmm_gone;
+	enum hf_record record, on_record; /* being written; written */
+	uint64_t epoch_last;
+
 	/* What the source has said. */
 	bool advised;
 	uint32_t source_of_block[BLOCKS];
@@ -66,7 +71,7 @@ struct world {
 	bool presence_whole;
 	uint8_t state[STATE_MAX_BYTES];
 	size_t state_bytes;
-	bool device_ended, run_heard, fail_heard;
+	bool device_ended, run_heard, run_heard_once, fail_heard; /* run_heard: on this link */
 
 	/* The VM and its memory. */
 	bool vm_busy;

@@ -51,6 +51,15 @@ def destination():
     yield "cut", head + start + mapped + faults + run + landed[:100] + bytes([LINK_DOWN, 1, FAULT, 3, 0])
     yield "source-fails", head + start + mapped + faults + said(FAIL)
     yield "cancelled", head + start + bytes([OPERATOR, 0x80])
+    recorded = bytes([16]) + 12 * ZERO
+    loaded = start + mapped + faults + bytes([VM_DONE]) + 4 * ZERO + recorded
+    given = loaded + said(RUN) + recorded + bytes([VM_DONE]) + 12 * ZERO
+    again = bytes([LINK_DOWN, 1, LINK_UP]) + said(ADVISE, 1) + said(RUN)
+    for shape in (4, 5):
+        head = bytes([shape, 0x0f, 2, 0, 0, 0, 0, 0])
+        yield f"again-{shape}", head + given + again + landed + again + said(FINISH)
+    yield "doubt", head + loaded + again[:3] + said(ADVISE, 1) + said(FAIL)
+    yield "will-not-run", head + loaded + said(RUN) + recorded + bytes([VM_DONE, 7, 0]) + bytes([VM_DONE]) + 4 * ZERO + recorded + again
 
 
 def source():
@@ -68,6 +77,11 @@ def source():
     yield "cut", bytes([0, 0x5b]) + start + said(LOADED) + b"\6\1" + requests
     yield "fails", bytes([0, 0x5b]) + start + said(FAIL) + done
     yield "cancelled", bytes([0, 0x5b]) + start[:30] + b"\5\x40" + done
+    recorded = bytes([12]) + 16 * ZERO
+    given = bytes([0x10, 0x5b]) + start + requests + said(LOADED) + done + recorded
+    again = b"\6\1" + b"\2" + 12 * ZERO
+    yield "again", given + said(RESUMED) + again + requests + said(RESUMED) + said(COMPLETE)
+    yield "handed-back", given + again + bytes([13]) + 8 * ZERO + recorded + done
 
 
 def tcp_open():

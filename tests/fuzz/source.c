@@ -4,9 +4,13 @@
  * any time, a link that fails, a VMM that says no, an operator; also in the middle of the engine's calls of
  * its ports.
  *
+ * A bit of the input's shape says that the session goes on over later links; then records and the fence end
+ * when the input says so, and may fail.
+ *
  * The rules: the VM is stopped only after READY and saved only when it stands still; once it is given up it
- * never runs here again, and RUN is said once; a migration that fails before leaves the VM running; pages
- * that do not exist are not touched; what is served is what lies there, from DEVICE_END on.
+ * never runs here again, unless it was refused and that is on record, and RUN is said once on a link; a
+ * migration that fails before leaves the VM running; pages that do not exist are not touched; what is served
+ * is what lies there, from DEVICE_END on.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -39,6 +43,11 @@ struct world {
 	uint32_t depth;
 	unsigned running; /* threads that are in the engine now */
 	bool kind;	  /* ports refuse nothing: the end of a run */
+
+	/* Of a session that goes on. */
+	bool recovers, recording, refused_heard;
+	enum hf_record record, on_record; /* being written; written */
+	uint64_t epoch_last;
 
 	/* What was said and heard. */
 	uint32_t sent[HF_WIRE_ROUND_DONE + 1];
@@ -175,6 +184,7 @@ static void check_message(struct world *world, uint32_t type, const void *payloa
 		check_state_message(world, type, payload, bytes);
 		break;
 	case HF_WIRE_RUN:
+		fuzz_check(!world->recovers || world->on_record == HF_RECORD_GIVEN_UP);
 		fuzz_check(world->loaded_heard && world->sent[HF_WIRE_DEVICE_END] == 1 &&
 			   world->sent[type] == 1);
 		fuzz_check(!world->vm_runs && !world->vm_busy && !world->sent[HF_WIRE_FAIL]);
@@ -183,7 +193,10 @@ static void check_message(struct world *world, uint32_t type, const void *payloa
 		fuzz_check(world->complete_heard && world->sent[HF_WIRE_RUN] == 1 && world->sent[type] == 1);
 		break;
 	case HF_WIRE_FAIL:
-		fuzz_check(!world->sent[HF_WIRE_RUN] && !world->fail_heard && world->sent[type] == 1);
+		fuzz_check(!world->sent[HF_WIRE_RUN] || world->refused_heard);
+		// FAIL that comes while a record is written changes nothing.
+		fuzz_check((!world->fail_heard || world->recovers) && world->sent[type] == 1);
+		fuzz_check(world->on_record != HF_RECORD_GIVEN_UP);
 		fuzz_check(hf_wire_decode_fail(payload, bytes, &why, NULL) == 0);
 		break;
 	default:
@@ -209,7 +222,8 @@ static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t byt
 	fuzz_check(!data && !bytes && !world->vm_busy);
 	// What has been given up is the destination's, whatever happens afterwards.
 	fuzz_check(snapshot_of(world).owner != HF_VM_OWNER_DESTINATION);
-	fuzz_check(world->ready_heard && !world->sent[HF_WIRE_RUN]);
+	fuzz_check(world->on_record != HF_RECORD_GIVEN_UP);
+	fuzz_check(world->ready_heard && (!world->sent[HF_WIRE_RUN] || world->refused_heard));
 	fuzz_check(op == HF_VM_STOP || op == HF_VM_RESUME || (op == HF_VM_SAVE && world->stopped) ||
 		   (op == HF_VM_FENCE && world->loaded_heard));
 	if (answer(world, -EBUSY)) {
@@ -218,6 +232,19 @@ static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t byt
 	}
 	world->vm_busy = true;
 	world->vm_op = op;
+	others_run(world);
+	return 0;
+}
+
+static int record_request(void *self, enum hf_record record)
+{
+	struct world *world = self;
+	fuzz_check(!world->recording && !world->vm_busy && !world->vm_runs);
+	fuzz_check(record == HF_RECORD_GIVEN_UP ? world->loaded_heard : record == HF_RECORD_TAKEN_BACK);
+	if (answer(world, -EIO))
+		return -EIO;
+	world->recording = true;
+	world->record = record;
 	others_run(world);
 	return 0;
 }
@@ -250,6 +277,9 @@ static void note_message(struct world *world, uint32_t type, const uint8_t *payl
 		world->complete_heard = true;
 	else if (type == HF_WIRE_FAIL && hf_wire_decode_fail(payload, bytes, &why, NULL) == 0)
 		world->fail_heard = true;
+	else if (type == HF_WIRE_REFUSED && world->recovers &&
+		 hf_wire_decode_refused(payload, bytes, &why, NULL) == 0)
+		world->refused_heard = true;
 }
 
 static void hear(struct world *world, uint32_t type, const uint8_t *payload, size_t bytes)
@@ -274,6 +304,9 @@ static ssize_t make_message(uint32_t type, uint8_t detail, uint8_t *payload)
 	case HF_WIRE_FAIL:
 		hf_err_set(&why, HF_ERR_LOCAL, ENOMEM, "no huge pages");
 		return hf_wire_encode_fail(&why, payload, PAYLOAD_MAX);
+	case HF_WIRE_REFUSED:
+		hf_err_set(&why, HF_ERR_LOCAL, EIO, "it will not run");
+		return hf_wire_encode_refused(&why, payload, PAYLOAD_MAX);
 	default:
 		return 0;
 	}
@@ -310,10 +343,32 @@ static void on_stale(struct world *world)
 	hf_source_events.link_down(world->source, epoch, NULL);
 }
 
+/* Each link has its own count of what is said on it. */
+static void on_later_link(struct world *world)
+{
+	static const uint32_t each[] = {HF_WIRE_ADVISE, HF_WIRE_RUN, HF_WIRE_FAIL, HF_WIRE_FINISH};
+	struct hf_link_info info = {.epoch = world->epoch_last + 1,
+				    .version = 1,
+				    .features = HF_WIRE_FEATURE_RECOVER |
+						(world->measures ? HF_WIRE_FEATURE_LINK : 0),
+				    .channels = {1, 1},
+				    .capacity_chunks = {4, 4},
+				    .name = "fuzz"};
+	for (size_t i = 0; i < sizeof(each) / sizeof(each[0]); i++)
+		world->sent[each[i]] = 0;
+	world->fail_heard = world->resumed_heard = false;
+	world->epoch = world->epoch_last = info.epoch;
+	hf_source_events.link_up(world->source, &info);
+}
+
 static void on_link_up(struct world *world)
 {
 	if (world->epoch || world->depth)
 		return;
+	if (world->recovers) {
+		on_later_link(world);
+		return;
+	}
 	struct hf_link_info info = {.epoch = 1 + (snapshot_of(world).status != HF_STATUS_NONE),
 				    .version = 1,
 				    .features = world->measures ? HF_WIRE_FEATURE_LINK : 0,
@@ -362,7 +417,8 @@ static void on_request(struct world *world)
 	}
 	const struct hf_ramblock *block = &world->blocks.blocks[request.block];
 	// After a failure the answers mean nothing, but go on until FAIL has left.
-	fuzz_check(world->saved && !world->complete_heard);
+	fuzz_check(world->saved && (!world->complete_heard || world->recovers));
+	fuzz_check(snapshot_of(world).status != HF_STATUS_COMPLETED);
 	fuzz_check(!world->vm_runs || hf_status_is_final(snapshot_of(world).status));
 	fuzz_check(request.block < BLOCKS && request.length_bytes > 0);
 	fuzz_check(request.offset_bytes % block->page_size_bytes + request.length_bytes <=
@@ -386,6 +442,8 @@ static void note_vm_done(struct world *world, int result)
 		world->stopped = true;
 	if (world->vm_op == HF_VM_SAVE && result == 0)
 		world->saved = true;
+	if (world->vm_op == HF_VM_FENCE && result == -EPERM)
+		world->vm_runs = true; // somebody else has run it
 	if (world->vm_op == HF_VM_RESUME && result == 0)
 		world->vm_runs = true;
 	if (world->vm_op == HF_VM_RESUME && result)
@@ -397,7 +455,7 @@ static void on_vm_done(struct world *world)
 	if (!world->vm_busy)
 		return;
 	int result = answer(world, 1) ? (fuzz_below(world->input, 2) ? -EPERM : -EIO) : 0;
-	if (world->vm_op != HF_VM_STOP && result)
+	if (world->vm_op != HF_VM_STOP && world->vm_op != HF_VM_FENCE && result)
 		result = -EIO;
 	struct hf_err why;
 	hf_err_set(&why, HF_ERR_LOCAL, EIO, "the VMM says no");
@@ -431,21 +489,68 @@ static void on_operator(struct world *world)
 	}
 }
 
+static void on_recorded(struct world *world)
+{
+	struct hf_err why;
+	if (!world->recording)
+		return;
+	bool fails = answer(world, 1);
+	hf_err_set(&why, HF_ERR_LOCAL, ENOSPC, "the disk is full");
+	world->recording = false;
+	// After a failure either may be there; for the rules, what allows less.
+	if (!fails || world->record == HF_RECORD_GIVEN_UP)
+		world->on_record = world->record;
+	hf_source_recorded(world->source, world->record, fails ? -ENOSPC : 0, fails ? &why : NULL);
+}
+
+static void on_refused(struct world *world)
+{
+	uint8_t payload[PAYLOAD_MAX];
+	ssize_t bytes = make_message(HF_WIRE_REFUSED, 0, payload);
+	if (bytes > 0)
+		hear(world, HF_WIRE_REFUSED, payload, (size_t)bytes);
+}
+
+static void on_pause(struct world *world)
+{
+	uint8_t choice = fuzz_u8(world->input);
+	if (choice >= 0x80)
+		hf_source_recover_setup(world->source, choice & 1);
+	else if (hf_source_pause(world->source, NULL) == 0)
+		fuzz_check(snapshot_of(world).owner == HF_VM_OWNER_DESTINATION);
+}
+
 /* Who calls the engine with it. What a thread does is over before it does the next thing. */
-enum thread { CONTROL, VM_WORKER, MAIN, CHANNELS };
+enum thread { CONTROL, VM_WORKER, MAIN, CHANNELS, RECORDER };
 
 static const struct {
 	void (*happens)(struct world *world);
 	enum thread thread;
 } events[] = {
-    {on_time, MAIN},	    {on_message, CONTROL}, {on_link_up, CONTROL},   {on_vm_done, VM_WORKER},
-    {on_request, CHANNELS}, {on_operator, MAIN},   {on_link_down, CONTROL}, {on_wrong_message, CONTROL},
-    {on_stale, CONTROL},    {on_message, CONTROL}, {on_request, CHANNELS},  {on_vm_done, VM_WORKER},
+    {on_time, MAIN},
+    {on_message, CONTROL},
+    {on_link_up, CONTROL},
+    {on_vm_done, VM_WORKER},
+    {on_request, CHANNELS},
+    {on_operator, MAIN},
+    {on_link_down, CONTROL},
+    {on_wrong_message, CONTROL},
+    {on_stale, CONTROL},
+    {on_message, CONTROL},
+    {on_request, CHANNELS},
+    {on_vm_done, VM_WORKER},
+    // Of a session that goes on:
+    {on_recorded, RECORDER},
+    {on_refused, CONTROL},
+    {on_pause, MAIN},
+    {on_recorded, RECORDER},
 };
+#define EVENTS_OF_ONE_LINK 12
 
 static void event(struct world *world)
 {
-	uint32_t choice = fuzz_below(world->input, sizeof(events) / sizeof(events[0]));
+	uint32_t count = world->recovers ? sizeof(events) / sizeof(events[0]) : EVENTS_OF_ONE_LINK;
+	uint32_t choice = fuzz_below(world->input, count);
 	unsigned bit = 1u << events[choice].thread;
 	if (events[choice].thread != CHANNELS && world->running & bit)
 		return;
@@ -463,9 +568,11 @@ static void create(struct world *world)
 							       .presence = memory_presence};
 	static const struct hf_transport_ops transport_ops = {.send = transport_send};
 	static const struct hf_vm_ops vm_ops = {.request = vm_request};
+	static const struct hf_recorder_ops recorder_ops = {.request = record_request};
 	uint8_t shape = fuzz_u8(world->input), present = fuzz_u8(world->input);
 	world->now_ns = 1000000000;
 	world->measures = shape & 8;
+	world->recovers = shape & 0x10;
 	world->vm_runs = true;
 	for (uint32_t page = 0; page < PAGES; page++)
 		world->present[page] = present >> page & 1;
@@ -483,19 +590,27 @@ static void create(struct world *world)
 	    .placement = shape & 2 ? HF_PLACEMENT_CONTINUE : HF_PLACEMENT_COPY,
 	    .hold_background = shape & 4,
 	};
+	if (world->recovers)
+		config.recorder = (struct hf_recorder){.ops = &recorder_ops, .self = world};
 	fuzz_check(hf_source_create(&world->source, &config, NULL) == 0);
+}
+
+static void end_what_has_begun(struct world *world)
+{
+	for (int i = 0; i < 8 && (world->vm_busy || world->recording); i++) {
+		on_vm_done(world);
+		on_recorded(world);
+	}
 }
 
 /* The VMM ends what it was asked for, and the link goes. */
 static void settle(struct world *world)
 {
 	world->kind = true;
-	for (int i = 0; i < 8 && world->vm_busy; i++)
-		on_vm_done(world);
-	fuzz_check(!world->vm_busy);
+	end_what_has_begun(world);
+	fuzz_check(!world->vm_busy && !world->recording);
 	on_link_down(world);
-	for (int i = 0; i < 8 && world->vm_busy; i++)
-		on_vm_done(world);
+	end_what_has_begun(world);
 }
 
 static void check_settled(struct world *world)

@@ -67,7 +67,8 @@ static char *make_file(uint8_t right, struct fuzz_input *input, size_t *file_byt
 static bool same_slot(const struct hf_vm_record_slot *a, const struct hf_vm_record_slot *b)
 {
 	return a->sequence == b->sequence && a->state.record == b->state.record &&
-	       a->state.epoch == b->state.epoch && strcmp(a->state.written_at, b->state.written_at) == 0;
+	       a->state.epoch == b->state.epoch && a->state.released == b->state.released &&
+	       strcmp(a->state.written_at, b->state.written_at) == 0;
 }
 
 static void check_accepted(const struct hf_vm_record_content *content)

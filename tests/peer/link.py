@@ -81,6 +81,7 @@ class Link:
         other = m.FROM_DESTINATION if self.role == m.FROM_SOURCE else m.FROM_SOURCE
         kind, payload = m.take_frame(self.control.read, other)
         must(kind != m.VM_REFUSED or self.features & m.FEATURE_RECOVER, "REFUSED without the feature")
+        must(kind != m.PLACED or self.features & m.FEATURE_RELEASE, "PLACED without the feature")
         return kind, payload
 
     def expect(self, kind):
@@ -144,6 +145,7 @@ def open_control(uri, wanted=(2, 2), **changes):
         must(reply.features & ~fields.get("features", 0) == 0, f"features {reply.features:#x} were not offered")
         must(reply.features & m.FEATURE_RECOVER or fields.get("epoch", 1) == 1, "what is there cannot continue")
         must(not (reply.features & m.FEATURE_RECOVER and reply.features & m.FEATURE_CHECK), "CHECK and RECOVER")
+        must(not reply.features & m.FEATURE_RELEASE or reply.features & m.FEATURE_RECOVER, "RELEASE alone")
         for got, most in zip(reply.channels, wanted):
             must(1 <= got <= most, f"{got} channels are granted of {most} wanted")
     return link

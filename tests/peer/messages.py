@@ -12,9 +12,9 @@ MAGIC = b"HUGEFERY"
 CONTROL, URGENT, BACKGROUND = 0, 1, 2
 ACCEPTED, VERSION, BUSY, SESSION, REFUSED = range(5)
 (ADVISE, READY, PRESENCE, DEVICE, DEVICE_END, LOADED, RUN, RESUMED, COMPLETE, FINISH, FAIL, WISH, CHECK,
- LINK, VM_REFUSED) = range(1, 16)  # VM_REFUSED: the message REFUSED, which has its name from a status above
+ LINK, VM_REFUSED, PLACED) = range(1, 17)  # VM_REFUSED: the message REFUSED, which has its name from a status above
 ROUND, ROUND_END, ROUND_DONE = 17, 18, 19
-FEATURE_LINK, FEATURE_CHECK, FEATURE_RECOVER, FEATURE_PRECOPY = 1 << 0, 1 << 1, 1 << 2, 1 << 4
+FEATURE_LINK, FEATURE_CHECK, FEATURE_RECOVER, FEATURE_RELEASE, FEATURE_PRECOPY = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 4
 ROUND_CUT, ROUND_FINAL, ROUND_WHOLE = 1, 2, 4
 FAIL_LINK, FAIL_PEER, FAIL_LOCAL, FAIL_CANCELLED = 1, 2, 3, 4
 REQUEST, REPLY = 0x48465251, 0x48465250
@@ -46,6 +46,7 @@ FRAMES = {  # type: who sends it, shortest and longest payload
     CHECK: ((FROM_SOURCE,), 0, 0),
     LINK: ((FROM_DESTINATION,), 24, 24),
     VM_REFUSED: ((FROM_DESTINATION,), 12, 512),
+    PLACED: ((FROM_DESTINATION,), 16, 1540),
     ROUND: ((FROM_SOURCE,), 13, 524300),
     ROUND_END: ((FROM_SOURCE,), 16, 16),
     ROUND_DONE: ((FROM_DESTINATION,), 32, 32),
@@ -241,6 +242,22 @@ def take_fail(payload):
     must(1 <= kind <= 4 and 1 <= errnum <= 4095, f"a reason of class {kind}, errno {errnum}")
     must(text_bytes == len(payload) - 12, f"a reason with {text_bytes} bytes of text in {len(payload)}")
     return Record(kind=kind, errnum=errnum, text=take_text(payload[12:], "the text of a reason"))
+
+
+def make_placed(*ranges, count=None):
+    """Ranges are (block, first page, pages)."""
+    count = len(ranges) if count is None else count
+    return make_frame(PLACED, struct.pack(">I", count) + b"".join(struct.pack(">III", *each) for each in ranges))
+
+
+def take_placed(payload, blocks):
+    count = struct.unpack_from(">I", payload)[0]
+    must(1 <= count <= 128 and len(payload) == 4 + 12 * count, f"PLACED of {count} ranges in {len(payload)} bytes")
+    ranges = [struct.unpack_from(">III", payload, 4 + 12 * i) for i in range(count)]
+    for block, first, pages in ranges:
+        must(block < len(blocks), f"PLACED of block {block}")
+        must(pages >= 1 and first + pages <= blocks[block][1] // blocks[block][2], f"PLACED of {first}+{pages}")
+    return ranges
 
 
 # ---- page channels ----

@@ -38,6 +38,7 @@ class Source:
         self.stage = "linked"
         self.troubles = []
         self.requests = []
+        self.placed = set()  # pages that the destination says it has placed
         self.threads = []
         self.ready = self.measured = None
         self.may_ask = threading.Event()
@@ -77,8 +78,16 @@ class Source:
         self.link.expect(m.RESUMED)
 
     def to_complete(self):
-        self.link.expect(m.COMPLETE)
+        kind, payload = self.link.frame()
+        while kind == m.PLACED:
+            self.take_placed(payload)
+            kind, payload = self.link.frame()
+        must(kind == m.COMPLETE, f"frame type {kind} came, not COMPLETE")
         self.at_rest.set()
+
+    def take_placed(self, payload):
+        for block, first, pages in m.take_placed(payload, self.image.blocks):
+            self.placed |= {(block, page) for page in range(first, first + pages)}
 
     def to_finished(self):
         self.link.send(m.make_finish())
@@ -146,6 +155,10 @@ class Source:
         must(self.may_ask.is_set(), "a request before DEVICE_END")
         must(not self.at_rest.is_set(), "a request after COMPLETE")
         must(request.length <= self.ready.chunk_bytes, f"a request for {request.length} bytes")
+        page = request.offset // self.image.blocks[request.block][2]
+        must((request.block, page) not in self.placed, f"a request for page {page}, which was placed")
+        must(self.link.hello.get("epoch", 1) == 1 or self.image.present[request.block][page],
+             f"a request for page {page}, which does not exist, on a later link")
         self.requests.append(request)
         data = self.image.bytes_of(request)
         return m.make_reply(request, data) if data else m.make_reply(request, flags=m.ZERO)

@@ -6,7 +6,7 @@
  *
  * Kernel: 6.6 (POISON).
  *
- * Relied on by: kvm/vmm/vcpu.c (its error says that a page may be poisoned), hugemem/userfault.h.
+ * Relied on by: kvm/vmm/memory_error.c (it becomes a memory error of the guest), hugemem/userfault.h.
  */
 #include <signal.h>
 

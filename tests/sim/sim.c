@@ -4,6 +4,7 @@
  * and prints what happens.
  */
 #include "tests/sim/sim.h"
+#include "core/destination_internal.h"
 #include "core/schedule.h"
 
 #include <getopt.h>
@@ -16,6 +17,10 @@
 
 #define NESTED_DEPTH_MAX  3u
 #define NESTED_EVENTS_MAX 4u
+#define STALL_EVENTS_MAX  60u /* a thread that is held up for long */
+#define STALL_PERCENT	  2u
+#define LONG_EVENTS_MAX	  2000u
+#define LONG_PERCENT	  30u
 #define EVENTS_MAX	  2000000u
 #define MEASURED_DELAY_NS 16000u
 #define SEEDS_ALONE	  100u /* so many are run again, each by itself */
@@ -117,25 +122,58 @@ static bool run_next(struct sim *sim)
 	return true;
 }
 
-void sim_others(struct sim *sim)
+static void run_others(struct sim *sim, uint64_t most)
 {
-	if (sim->depth >= NESTED_DEPTH_MAX || !sim_chance(sim, sim->plan.nested_percent))
-		return;
 	struct hf_lock_thread caller;
 	hf_lock_other_thread_begin(&caller);
 	sim->depth++;
-	for (uint64_t events = 1 + sim_random(sim, NESTED_EVENTS_MAX); events > 0; events--)
+	for (uint64_t events = 1 + sim_random(sim, most); events > 0; events--) {
 		run_next(sim);
+		sim_program_operate(sim);
+	}
 	sim->depth--;
 	hf_lock_other_thread_end(&caller);
 }
 
-static uint64_t clock_now_ns(void *self)
+void sim_others(struct sim *sim)
 {
-	return ((struct sim *)self)->now_ns;
+	if (sim->depth >= NESTED_DEPTH_MAX || !sim_chance(sim, sim->plan.nested_percent))
+		return;
+	run_others(sim, sim_chance(sim, STALL_PERCENT) ? STALL_EVENTS_MAX : NESTED_EVENTS_MAX);
+}
+
+void sim_others_long(struct sim *sim)
+{
+	if (sim->plan.nested_percent > 0 && sim->depth == 0 && sim_chance(sim, LONG_PERCENT))
+		run_others(sim, LONG_EVENTS_MAX);
+	else
+		sim_others(sim);
 }
 
 /* ---- one run ---- */
+
+static void draw_recovery(struct sim *sim)
+{
+	struct sim_plan *plan = &sim->plan;
+	plan->recover = !sim_chance(sim, 15);
+	plan->cuts = plan->cut_link && sim_chance(sim, 60) ? (uint32_t)sim_random(sim, 5) : 0;
+	plan->crashes = sim_chance(sim, 25) ? 1 + (uint32_t)sim_random(sim, 3) : 0;
+	plan->crash_ns = sim_chance(sim, 40) ? 1 + sim_random(sim, 2000000) : 0;
+	plan->crash_source = sim_chance(sim, 40);
+	plan->gone_for_good = sim_chance(sim, 8);
+	plan->late_cut_percent = sim_chance(sim, 30) ? 50 : 0;
+	plan->record_failures = sim_chance(sim, 10) ? 1 + (uint32_t)sim_random(sim, 3) : 0;
+	plan->record_to_fail = 1 + (enum hf_record)sim_random(sim, HF_RECORDS - 1);
+	plan->command_percent = sim_chance(sim, 20) ? 30 : 0;
+	plan->revived = sim_chance(sim, 4);
+	plan->run = sim_chance(sim, 5)	 ? SIM_RUN_REFUSED
+		    : sim_chance(sim, 2) ? SIM_RUN_UNKNOWN
+					 : SIM_RUN_GOES;
+	plan->vmm_dies = sim_chance(sim, 5);
+	plan->vmm_dies_ns = sim_random(sim, 1000000);
+	plan->fail_takeover = sim_chance(sim, 3);
+	plan->fail_vm_op = sim_chance(sim, 8) ? (int)sim_random(sim, HF_VM_OPS) : -1;
+}
 
 static void draw_plan(struct sim *sim)
 {
@@ -154,7 +192,6 @@ static void draw_plan(struct sim *sim)
 	    .cancel = sim_chance(sim, 10),
 	    .cancel_on_source = sim_chance(sim, 50),
 	    .cancel_ns = sim_random(sim, 500000),
-	    .fail_vm_op = sim_chance(sim, 10) ? (int)sim_random(sim, HF_VM_OPS) : -1,
 	    .fail_prepare = sim_chance(sim, 3),
 	    .mismatch = sim_chance(sim, 3),
 	    .measure = sim_random(sim, 1000) == 0, /* it takes 200 ms, longer than all else */
@@ -173,6 +210,7 @@ static void draw_plan(struct sim *sim)
 	    .nested_percent = sim_chance(sim, 70) ? 30 : 0,
 	    .delay_max_ns = 1000u << sim_random(sim, 8),
 	};
+	draw_recovery(sim);
 	/* What is measured lasts some time, however fast the link is: that many chunks come meanwhile. */
 	if (plan->measure && plan->delay_max_ns < MEASURED_DELAY_NS)
 		plan->delay_max_ns = MEASURED_DELAY_NS;
@@ -220,55 +258,13 @@ static void make_threads(struct sim *sim)
 		};
 }
 
-static void notified(void *opaque)
-{
-	((struct sim *)opaque)->notified = true;
-}
-
-static void make_engines(struct sim *sim)
-{
-	uint32_t thread_ids[SIM_THREADS_MAX];
-	for (uint32_t i = 0; i < sim->plan.vcpus; i++)
-		thread_ids[i] = sim->threads[i].id;
-	struct hf_clock clock = {.now_ns = clock_now_ns, .self = sim};
-	struct hf_source_config source = {
-	    .vm_name = "sim-a",
-	    .blocks = &sim->source_blocks,
-	    .clock = clock,
-	    .memory = sim_source_memory_port(sim),
-	    .transport = sim_transport_port(sim, true),
-	    .vm = sim_vm_port(sim, true),
-	    .wish_placement = sim->plan.wish_placement,
-	    .placement = sim->plan.wished,
-	    .hold_background = sim->plan.source_holds,
-	    .notify = notified,
-	    .opaque = sim,
-	};
-	struct hf_destination_config destination = {
-	    .vm_name = "sim-b",
-	    .blocks = &sim->destination_blocks,
-	    .vcpu_thread_ids = thread_ids,
-	    .vcpus = sim->plan.vcpus,
-	    .clock = clock,
-	    .memory = sim_memory_port(sim),
-	    .transport = sim_transport_port(sim, false),
-	    .vm = sim_vm_port(sim, false),
-	    .notify = notified,
-	    .opaque = sim,
-	    .chunk_bytes = sim->plan.chunk_bytes,
-	    .background_held = sim->plan.background_held_first,
-	    .background_share_percent = sim->plan.share_percent,
-	};
-	struct hf_err err;
-	SIM_CHECK(sim, hf_source_create(&sim->source, &source, &err) == 0, "%s", err.text);
-	SIM_CHECK(sim, hf_destination_create(&sim->destination, &destination, &err) == 0, "%s", err.text);
-}
-
 static void cancel(struct sim *sim, uint64_t argument, void *data)
 {
 	(void)argument;
 	(void)data;
 	struct hf_err err = HF_ERR_INIT;
+	if (!sim->source || !sim->destination)
+		return;
 	int result = sim->plan.cancel_on_source ? hf_source_cancel(sim->source, &err)
 						: hf_destination_cancel(sim->destination, &err);
 	sim_log(sim, "cancel: %d %s", result, err.text);
@@ -279,9 +275,10 @@ static void release_background(struct sim *sim, uint64_t argument, void *data)
 {
 	(void)argument;
 	(void)data;
-	if (sim->plan.source_holds)
+	if (sim->plan.source_holds && sim->source)
 		hf_source_hold_background(sim->source, false);
-	hf_destination_hold_background(sim->destination, false);
+	if ((sim->plan.background_held_first || !sim->plan.recover) && sim->destination)
+		hf_destination_hold_background(sim->destination, false);
 }
 
 /* What must hold after each step. */
@@ -291,89 +288,125 @@ static void check_always(struct sim *sim)
 	sim_rules_step(sim);
 }
 
-/* What the program does: it closes a link that is of no use any more. */
-static void operate(struct sim *sim)
+/* Something other than links and crashes went wrong. */
+static bool disturbed(const struct sim *sim)
 {
-	if (!sim->notified)
+	const struct sim_plan *plan = &sim->plan;
+	return plan->cut_link || plan->cancel || plan->fail_vm_op >= 0 || plan->fail_prepare ||
+	       plan->mismatch || plan->crashes > 0 || plan->record_failures > 0 || plan->revived ||
+	       plan->run != SIM_RUN_GOES || plan->vmm_dies || sim->hostile;
+}
+
+/* May the end be one where the VM runs nowhere, or somebody still waits? */
+static bool excused(const struct sim *sim)
+{
+	const struct sim_plan *plan = &sim->plan;
+	if (sim->destination && sim->destination->handover == HF_DESTINATION_LOST)
+		return true;
+	return !plan->recover || sim->hostile || sim->gone[true] || sim->gone[false] || !sim->vmm_lives ||
+	       plan->fail_vm_op == HF_VM_RESUME || plan->fail_vm_op == HF_VM_KILL || plan->fail_takeover;
+}
+
+static void check_completed(struct sim *sim, const struct hf_destination_snapshot *destination)
+{
+	SIM_CHECK(sim, sim->released && (sim->destination_runs || !sim->vmm_lives),
+		  "completed, but not released and running");
+	SIM_CHECK(sim, destination->pages_received == sim->page_count, "completed with %u of %u pages",
+		  destination->pages_received, sim->page_count);
+	SIM_CHECK(sim, destination->pages_fetched + destination->pages_zero == sim->page_count,
+		  "%u pages fetched and %u zero of %u", destination->pages_fetched, destination->pages_zero,
+		  sim->page_count);
+	for (uint32_t i = 0; i < sim->thread_count; i++)
+		SIM_CHECK(sim, sim->threads[i].state != SIM_BLOCKED, "thread %u still waits", i);
+	for (uint32_t page = 0; page < sim->page_count; page++)
+		sim_check_page(sim, page, "end");
+	sim->covered[SIM_COMPLETED_AFTER_LINKS] += sim->epoch > 1;
+	sim->covered[SIM_COMPLETED_AFTER_CRASH] += sim->side[false]->restarted;
+	if (sim->side[false]->restarted)
 		return;
-	sim->notified = false;
-	struct hf_destination_snapshot destination;
+	for (uint32_t i = 0; i < sim->plan.vcpus; i++) {
+		struct hf_blocktime_vcpu vcpu;
+		hf_destination_blocktime_vcpu(sim->destination, i, &vcpu);
+		SIM_CHECK(sim, destination->blocktime.overlapped_ns <= vcpu.blocktime_ns,
+			  "overlapped blocktime exceeds that of vCPU %u", i);
+		/* One more placement of a page may be under way at the end. */
+		SIM_CHECK(sim,
+			  vcpu.blocktime_ns <= destination->total_time_ns || sim->plan.nested_percent > 0,
+			  "vCPU %u was blocked longer than the migration took", i);
+	}
+}
+
+/* Links came again and processes were started again: the VM runs, and nobody waits for nothing. */
+static void check_progress(struct sim *sim)
+{
 	struct hf_source_snapshot source;
-	hf_destination_snapshot(sim->destination, &destination);
+	struct hf_destination_snapshot destination;
 	hf_source_snapshot(sim->source, &source);
-	bool useless = destination.status == HF_STATUS_POSTCOPY_PAUSED ||
-		       destination.status == HF_STATUS_FAILED || destination.status == HF_STATUS_CANCELLED ||
-		       source.status == HF_STATUS_FAILED || source.status == HF_STATUS_CANCELLED ||
-		       source.status == HF_STATUS_POSTCOPY_PAUSED;
-	if (!useless || sim->closing)
+	hf_destination_snapshot(sim->destination, &destination);
+	if (sim->source_runs) {
+		SIM_CHECK(sim, hf_status_is_final(destination.status),
+			  "the VM stayed with the source, and the destination never heard");
+		SIM_CHECK(sim, source.owner == HF_VM_OWNER_SOURCE,
+			  "the source does not know that its VM runs");
 		return;
-	sim->closing = true;
-	sim_at(sim, sim_random(sim, 50000), sim_link_cut, 0, NULL);
+	}
+	SIM_CHECK(sim, sim->destination_runs, "the VM runs nowhere");
+	SIM_CHECK(sim, destination.status == HF_STATUS_COMPLETED,
+		  "links came again, and the migration ended as %s", hf_status_name(destination.status));
+}
+
+static void check_source_end(struct sim *sim, const struct hf_source_snapshot *source)
+{
+	/* Nobody is left without a VM unless the hand-over was under way or the VMM itself failed. */
+	if (source->owner == HF_VM_OWNER_SOURCE)
+		SIM_CHECK(sim, sim->source_runs, "the source owns the VM, and it stands still");
+	SIM_CHECK(sim, source->owner != HF_VM_OWNER_RESUMING, "the source VM was never resumed");
+	SIM_CHECK(sim, source->owner != HF_VM_OWNER_STUCK || sim->plan.fail_vm_op == HF_VM_RESUME,
+		  "the source VM is stuck");
+	if (source->status != HF_STATUS_COMPLETED)
+		SIM_CHECK(sim, source->err.text[0] || source->status == HF_STATUS_NONE,
+			  "the source ended as %s without a reason", hf_status_name(source->status));
+}
+
+static void check_destination_end(struct sim *sim, const struct hf_destination_snapshot *destination)
+{
+	sim->covered[SIM_LINK_MEASURED] += destination->link.rate_bytes_per_s > 0;
+	sim->covered[SIM_LOST] += destination->handover == HF_DESTINATION_LOST;
+	SIM_CHECK(sim, disturbed(sim) || destination->status == HF_STATUS_COMPLETED,
+		  "nothing went wrong, but the migration ended as %s", hf_status_name(destination->status));
+	if (destination->status == HF_STATUS_COMPLETED)
+		check_completed(sim, destination);
+	else
+		SIM_CHECK(sim, destination->err.text[0] || destination->status == HF_STATUS_NONE,
+			  "the destination ended as %s without a reason",
+			  hf_status_name(destination->status));
 }
 
 static void check_end(struct sim *sim)
 {
-	struct hf_source_snapshot source;
-	struct hf_destination_snapshot destination;
-	hf_source_snapshot(sim->source, &source);
-	hf_destination_snapshot(sim->destination, &destination);
+	struct hf_source_snapshot source = {0};
+	struct hf_destination_snapshot destination = {0};
+	if (sim->source) {
+		hf_source_snapshot(sim->source, &source);
+		check_source_end(sim, &source);
+	}
+	if (sim->destination) {
+		hf_destination_snapshot(sim->destination, &destination);
+		check_destination_end(sim, &destination);
+	}
 	sim_log(sim, "source %s (%s), destination %s/%s (%s)", hf_status_name(source.status), source.err.text,
 		hf_status_name(destination.status), hf_incoming_name(destination.incoming),
 		destination.err.text);
-
-	bool disturbed = sim->plan.cut_link || sim->plan.cancel || sim->plan.fail_vm_op >= 0 ||
-			 sim->plan.fail_prepare || sim->plan.mismatch || sim->hostile;
-	SIM_CHECK(sim, disturbed || destination.status == HF_STATUS_COMPLETED,
-		  "nothing went wrong, but the migration ended as %s", hf_status_name(destination.status));
-
-	/* Nobody is left without a VM unless the hand-over was under way or the VMM itself failed. */
-	if (source.owner == HF_VM_OWNER_SOURCE)
-		SIM_CHECK(sim, sim->source_runs, "the source owns the VM, and it stands still");
-	if (source.owner == HF_VM_OWNER_DESTINATION)
+	if (source.owner == HF_VM_OWNER_DESTINATION && sim->destination)
 		SIM_CHECK(sim,
-			  destination.status == HF_STATUS_COMPLETED ||
-			      destination.status == HF_STATUS_POSTCOPY_PAUSED ||
-			      destination.status == HF_STATUS_POSTCOPY_ACTIVE,
+			  destination.status != HF_STATUS_FAILED && destination.status != HF_STATUS_CANCELLED,
 			  "the source gave the VM up and the destination dropped it (%s)",
 			  hf_status_name(destination.status));
-	SIM_CHECK(sim, source.owner != HF_VM_OWNER_RESUMING, "the source VM was never resumed");
-	SIM_CHECK(sim, source.owner != HF_VM_OWNER_STUCK || sim->plan.fail_vm_op == HF_VM_RESUME,
-		  "the source VM is stuck");
-
-	sim->covered[SIM_LINK_MEASURED] += destination.link.rate_bytes_per_s > 0;
-	if (destination.status == HF_STATUS_COMPLETED) {
-		SIM_CHECK(sim, sim->released && sim->destination_runs,
-			  "completed, but not released and running");
-		SIM_CHECK(sim, destination.pages_received == sim->page_count, "completed with %u of %u pages",
-			  destination.pages_received, sim->page_count);
-		SIM_CHECK(sim, destination.pages_fetched + destination.pages_zero == sim->page_count,
-			  "%u pages fetched and %u zero of %u", destination.pages_fetched,
-			  destination.pages_zero, sim->page_count);
-		for (uint32_t i = 0; i < sim->thread_count; i++)
-			SIM_CHECK(sim, sim->threads[i].state != SIM_BLOCKED, "thread %u still waits", i);
-		for (uint32_t page = 0; page < sim->page_count; page++)
-			sim_check_page(sim, page, "end");
+	if (destination.status == HF_STATUS_COMPLETED && sim->process_count == 2 && sim->source)
 		SIM_CHECK(sim, destination.transferred_bytes <= source.sent_bytes,
 			  "more bytes came than were sent");
-		for (uint32_t i = 0; i < sim->plan.vcpus; i++) {
-			struct hf_blocktime_vcpu vcpu;
-			hf_destination_blocktime_vcpu(sim->destination, i, &vcpu);
-			SIM_CHECK(sim, destination.blocktime.overlapped_ns <= vcpu.blocktime_ns,
-				  "overlapped blocktime exceeds that of vCPU %u", i);
-			SIM_CHECK(sim, vcpu.blocktime_ns <= destination.total_time_ns,
-				  "vCPU %u was blocked longer than the migration took", i);
-		}
-	} else {
-		SIM_CHECK(sim, destination.err.text[0] || destination.status == HF_STATUS_NONE,
-			  "the destination ended as %s without a reason", hf_status_name(destination.status));
-	}
-	if (source.status != HF_STATUS_COMPLETED)
-		SIM_CHECK(sim, source.err.text[0] || source.status == HF_STATUS_NONE,
-			  "the source ended as %s without a reason", hf_status_name(source.status));
-	if (sim->link_ends == 0 && hf_status_is_final(destination.status))
-		SIM_CHECK(
-		    sim, hf_status_is_final(source.status) || source.status == HF_STATUS_POSTCOPY_ACTIVE,
-		    "the destination has ended and the source hangs in %s", hf_status_name(source.status));
+	if (!excused(sim))
+		check_progress(sim);
 }
 
 static void note_shape(struct sim *sim)
@@ -390,6 +423,8 @@ static void note_shape(struct sim *sim)
 static void note_end(struct sim *sim)
 {
 	struct hf_destination_snapshot destination;
+	if (!sim->destination)
+		return;
 	hf_destination_snapshot(sim->destination, &destination);
 	sim->covered[SIM_COMPLETED] += destination.status == HF_STATUS_COMPLETED;
 	sim->covered[SIM_PAUSED] += destination.status == HF_STATUS_POSTCOPY_PAUSED;
@@ -408,13 +443,11 @@ static struct sim *open_seed(uint64_t seed, bool verbose)
 	make_blocks(sim);
 	sim_memory_create(sim);
 	make_threads(sim);
-	make_engines(sim);
+	sim_processes_start(sim);
 	note_shape(sim);
-	sim->source_runs = true;
+	sim_vm_start(sim);
 
 	sim_link_start(sim);
-	if (sim->plan.cut_link)
-		sim_at(sim, sim->plan.cut_ns, sim_link_cut, 0, NULL);
 	if (sim->plan.cancel)
 		sim_at(sim, sim->plan.cancel_ns, cancel, 0, NULL);
 	if (sim->plan.background_held_first || sim->plan.source_holds)
@@ -427,7 +460,8 @@ static struct sim *open_seed(uint64_t seed, bool verbose)
 static bool step(struct sim *sim)
 {
 	check_always(sim);
-	operate(sim);
+	sim_program_operate(sim);
+	sim_processes_reap(sim);
 	return run_next(sim);
 }
 
@@ -439,8 +473,7 @@ static void close_seed(struct sim *sim, struct sim *totals)
 	totals->trace += sim->trace;
 	for (int i = 0; i < SIM_COVERED_COUNT; i++)
 		totals->covered[i] += sim->covered[i] > 0;
-	hf_source_destroy(sim->source);
-	hf_destination_destroy(sim->destination);
+	sim_processes_end(sim);
 	hf_ramblocks_destroy(&sim->source_blocks);
 	hf_ramblocks_destroy(&sim->destination_blocks);
 	sim_memory_destroy(sim);
@@ -501,6 +534,7 @@ int main(int argc, char **argv)
 			first = strtoull(optarg, NULL, 0);
 			seeds = 1;
 			verbose = true;
+			setvbuf(stdout, NULL, _IOLBF, 0);
 		} else {
 			return 2;
 		}

@@ -20,10 +20,11 @@
 #include "core/lock.h"
 #include "core/source.h"
 
-#define SIM_PAGES_MAX	192u
-#define SIM_THREADS_MAX 12u
-#define SIM_FETCHES_MAX 256u
-#define SIM_SWEEP_STEPS 64u /* between two looks at every page */
+#define SIM_PAGES_MAX	  192u
+#define SIM_THREADS_MAX	  12u
+#define SIM_FETCHES_MAX	  256u
+#define SIM_SWEEP_STEPS	  64u /* between two looks at every page */
+#define SIM_PROCESSES_MAX 8u
 
 struct sim;
 
@@ -43,6 +44,20 @@ struct sim_plan {
 	enum hf_placement wished;
 	bool cut_link; /* at cut_ns after the start */
 	uint64_t cut_ns;
+	bool recover;		/* the links have the feature */
+	uint32_t cuts, crashes; /* cuts: of later links */
+	uint64_t crash_ns;  /* when something is due on the hand-over; 0: then it happens where it hurts */
+	bool crash_source;  /* the first of them */
+	bool gone_for_good; /* the last process that crashes is not started again */
+	uint32_t late_cut_percent; /* of cuts: one side hears of them much later */
+	uint32_t record_failures;  /* of writes of one record; not more than so many */
+	enum hf_record record_to_fail;
+	uint32_t command_percent; /* of links: somebody pauses, or looks for another */
+	bool revived;		  /* another client runs the source VM after it has stopped */
+	enum sim_run { SIM_RUN_GOES, SIM_RUN_REFUSED, SIM_RUN_UNKNOWN } run;
+	bool vmm_dies; /* the destination's, at a time of its own */
+	uint64_t vmm_dies_ns;
+	bool fail_takeover;
 	bool cancel;
 	bool cancel_on_source;
 	uint64_t cancel_ns;
@@ -87,11 +102,14 @@ struct sim_page {
 	uint32_t fetches;    /* in flight */
 	bool begun;	     /* by the background */
 	bool kept;	     /* could not be placed once for want of a huge page */
+	bool orphan;	     /* visible, and a crashed engine had not set its bit (copy) */
+	bool continuable;    /* whole, and a crashed engine had set its bit and not placed it (continue) */
 	uint64_t wait_posted_bytes[HF_FETCH_CLASSES]; /* when somebody began to wait for it */
 };
 
 struct sim_fetch {
 	bool busy;
+	uint64_t number; /* of all that were carried */
 	struct hf_fetch fetch;
 	uint32_t page; /* HF_PAGE_NONE: of the probe block */
 };
@@ -134,6 +152,45 @@ enum sim_covered {
 	SIM_HOSTILE_TO_SOURCE,
 	SIM_LINK_MEASURED,
 	SIM_CUT_WHILE_MEASURED,
+	SIM_WITHOUT_RECOVER,
+	SIM_LINK_AGAIN,
+	SIM_LINK_AGAIN_TWICE,
+	SIM_HELD_UP_OVER_LINKS,
+	SIM_CUT_BEFORE_RUN,
+	SIM_CUT_BEFORE_ANSWER,
+	SIM_HEARD_AFTER_CUT,
+	SIM_ONE_SIDE_LATE,
+	SIM_STALE_MESSAGE,
+	SIM_STALE_LINK_DOWN,
+	SIM_DOUBT_ENDED,
+	SIM_COMPLETED_AFTER_LINKS,
+	SIM_COMPLETE_SAID_AGAIN,
+	SIM_LET_GO,
+	SIM_PAUSED_BY_COMMAND,
+	SIM_RECOVER_SETUP,
+	SIM_SOURCE_CRASHED,
+	SIM_SOURCE_CRASHED_RECORDING,
+	SIM_SOURCE_CRASHED_GIVEN_UP,
+	SIM_GUARDIAN_RESUMED,
+	SIM_DESTINATION_CRASHED_LOADED,
+	SIM_DESTINATION_CRASHED_RUNNING,
+	SIM_DESTINATION_CRASHED_RECORDING,
+	SIM_CRASHED_IN_A_CALL,
+	SIM_CRASHED_AMID_FETCHES,
+	SIM_CRASHED_BEFORE_BIT,
+	SIM_CRASHED_BEFORE_CONTINUE,
+	SIM_CRASHED_AFTER_RELEASE,
+	SIM_FAULT_RAISED_AGAIN,
+	SIM_COMPLETED_AFTER_CRASH,
+	SIM_GIVEN_UP_FAILED,
+	SIM_TAKEN_BACK_FAILED,
+	SIM_LOADED_FAILED,
+	SIM_RUNNING_FAILED,
+	SIM_REFUSED_FAILED,
+	SIM_REVIVED,
+	SIM_HANDED_BACK,
+	SIM_VMM_DIED_LOADED,
+	SIM_LOST,
 	SIM_COVERED_COUNT,
 };
 
@@ -142,6 +199,29 @@ struct sim_queued_event {
 	sim_event_fn *run;
 	uint64_t argument;
 	void *data;
+};
+
+/* One process of a side: its engine and what its threads have under way. A dead one does nothing more. */
+struct sim_process {
+	struct sim *sim;
+	bool is_source, dead, restarted;
+	struct hf_source *source; /* one of the two */
+	struct hf_destination *destination;
+	bool recording, vm_busy;
+	enum hf_record record; /* being written */
+	enum hf_vm_op vm_op;   /* under way */
+	bool has_memory;       /* destination: faults are read */
+	bool released;
+	uint32_t dones_running; /* destination: ends of fetches it is being told of */
+	bool kicked[HF_WORK_CLASSES], working[HF_WORK_CLASSES];
+	uint8_t *received, *present; /* destination: the maps that outlive it */
+};
+
+/* What one side's engine has been told of the link. */
+struct sim_end {
+	bool up;   /* link_up and not yet link_down */
+	bool deaf; /* the link was cut, and nothing more comes of what was on its way */
+	uint64_t epoch;
 };
 
 struct sim {
@@ -158,9 +238,15 @@ struct sim {
 
 	/* The engines and what they are made of. */
 	struct hf_ramblocks source_blocks, destination_blocks;
-	struct hf_source *source;
+	struct hf_source *source; /* NULL: its process has crashed */
 	struct hf_destination *destination;
 	uint32_t destination_of_source[8];
+	struct sim_process processes[SIM_PROCESSES_MAX];
+	uint32_t process_count;
+	struct sim_process *side[2]; /* [is_source]: that runs, or ran last */
+	bool gone[2];		     /* and none will again */
+	uint32_t crashes_left, record_failures_left;
+	enum hf_record on_record[2];
 
 	/* Memory. */
 	struct sim_page pages[SIM_PAGES_MAX]; /* numbered as the destination's */
@@ -171,12 +257,14 @@ struct sim {
 	bool handed_back;  /* the migration failed: the source VM runs again */
 	bool memory_final; /* the source VM has stopped */
 	bool released;
-	bool kicked[HF_WORK_CLASSES], working[HF_WORK_CLASSES];
 
 	/* Link. */
-	bool link_up, link_cut, closing;
+	bool link_up, link_cut, closing, connecting;
+	uint64_t epoch, run_epoch, answer_epoch, complete_epoch; /* the last link; where RUN was heard.. */
+	struct sim_end ends[2];					 /* [is_source] */
+	uint32_t cuts_left;
+	uint64_t fetch_number;
 	bool notified;		     /* the programs have something to look at */
-	uint32_t link_ends;	     /* sides that were told of link_down */
 	uint64_t control_free_ns[2]; /* messages keep their order */
 	uint64_t channel_free_ns[HF_FETCH_CLASSES];
 	struct sim_fetch fetches[SIM_FETCHES_MAX];
@@ -185,6 +273,8 @@ struct sim {
 
 	/* VMs. */
 	bool source_runs, destination_runs, destination_loaded;
+	bool source_frozen, revived, vmm_lives, may_have_run;
+	bool taken_back; /* that the source ran its VM after it was given up */
 	struct sim_thread threads[SIM_THREADS_MAX];
 	uint32_t thread_count;
 	uint64_t events_run;
@@ -207,6 +297,8 @@ bool sim_chance(struct sim *sim, uint32_t percent);
 void sim_at(struct sim *sim, uint64_t delay_ns, sim_event_fn *run, uint64_t argument, void *data);
 /* Other threads run while this one is in a port call. */
 void sim_others(struct sim *sim);
+/* The same, now and then for very long. */
+void sim_others_long(struct sim *sim);
 void sim_log(struct sim *sim, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void sim_fail(struct sim *sim, const char *format, ...) __attribute__((format(printf, 2, 3), noreturn));
 #define SIM_CHECK(sim, condition, ...)                                                                       \
@@ -218,16 +310,35 @@ void sim_fail(struct sim *sim, const char *format, ...) __attribute__((format(pr
 /* sim_memory.c */
 void sim_memory_create(struct sim *sim);
 void sim_memory_destroy(struct sim *sim);
-struct hf_memory sim_memory_port(struct sim *sim);
-struct hf_source_memory sim_source_memory_port(struct sim *sim);
+struct hf_memory sim_memory_port(struct sim_process *process);
+struct hf_source_memory sim_source_memory_port(struct sim_process *process);
 uint32_t sim_page_of(const struct sim *sim, uint32_t destination_block, uint64_t page);
 void sim_check_page(struct sim *sim, uint32_t page, const char *when);
 void sim_thread_access(struct sim *sim, uint64_t thread, void *data);
 
+/* Faults that nobody has read are raised again for a process that has taken the memory over. */
+void sim_memory_crashed(struct sim *sim);
+
 /* sim_link.c */
-struct hf_transport sim_transport_port(struct sim *sim, bool is_source);
+struct hf_transport sim_transport_port(struct sim_process *process);
+bool sim_link_may_come_up(const struct sim *sim);
 void sim_link_start(struct sim *sim);
 void sim_link_cut(struct sim *sim, uint64_t argument, void *data);
+void sim_link_crashed(struct sim *sim, bool is_source);
+
+/* sim_process.c */
+void sim_processes_start(struct sim *sim);
+void sim_processes_end(struct sim *sim);
+/* Engines of dead processes are freed when nobody is inside one. */
+void sim_processes_reap(struct sim *sim);
+struct hf_recorder sim_recorder_port(struct sim_process *process);
+void sim_process_crash(struct sim *sim, uint64_t is_source, void *data);
+/* A moment at which a crash hurts. */
+void sim_process_may_crash(struct sim_process *process);
+
+/* sim_program.c: what the programs around the engines do */
+void sim_program_operate(struct sim *sim);
+void sim_program_command(struct sim *sim);
 
 /* sim_rules.c: what must hold */
 /* Every fetch; then every one that the link has room for. */
@@ -237,6 +348,8 @@ void sim_rules_posted(struct sim *sim, const struct hf_fetch *fetch);
 void sim_rules_fault(struct sim *sim, uint32_t page, uint32_t thread_id, uint64_t arrived_ns);
 /* When no thread is inside an engine. */
 void sim_rules_step(struct sim *sim);
+/* The scheduler's figures begin anew with each link. */
+void sim_rules_link_up(struct sim *sim);
 void sim_rules_made_visible(struct sim *sim, uint32_t page);
 void sim_rules_print(const struct sim *totals);
 bool sim_rules_all_covered(const struct sim *totals);
@@ -248,6 +361,9 @@ bool sim_storm_refuses(struct sim *sim, enum hf_fetch_class class);
 bool sim_storm_pool_is_dry(const struct sim *sim);
 
 /* sim_vm.c */
-struct hf_vm sim_vm_port(struct sim *sim, bool is_source);
+struct hf_vm sim_vm_port(struct sim_process *process);
+void sim_vm_start(struct sim *sim);
+/* Its program has crashed: what the VMM was asked to do was done or was not, and the guardian looks. */
+void sim_vm_crashed(struct sim *sim, struct sim_process *process);
 
 #endif

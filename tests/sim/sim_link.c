@@ -8,11 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/destination_internal.h"
 #include "core/wire.h"
 #include "tests/sim/sim.h"
 
 /* As many threads may have decided on a fetch before they heard. */
 #define FETCHES_IN_VAIN_MAX 100u
+#define STALE_PERCENT	    30u
+#define LATE_DOWN_NS	    400000u
 
 struct sim_message {
 	bool to_source;
@@ -32,22 +35,105 @@ static void *engine_of(struct sim *sim, bool source)
 	return source ? (void *)sim->source : (void *)sim->destination;
 }
 
+static bool is_live(const struct sim *sim, uint64_t epoch)
+{
+	return sim->link_up && !sim->link_cut && epoch == sim->epoch;
+}
+
+static enum hf_status status_of(const struct sim_process *process)
+{
+	struct hf_source_snapshot source;
+	struct hf_destination_snapshot destination;
+	if (process->is_source)
+		hf_source_snapshot(process->source, &source);
+	else
+		hf_destination_snapshot(process->destination, &destination);
+	return process->is_source ? source.status : destination.status;
+}
+
+/* What the hand-over consists of: whoever says it may crash around it. */
+static bool hurts(uint32_t type)
+{
+	return type == HF_WIRE_LOADED || type == HF_WIRE_RUN || type == HF_WIRE_RESUMED ||
+	       type == HF_WIRE_COMPLETE || type == HF_WIRE_REFUSED;
+}
+
+/* An engine that has heard of another link, or of none, does nothing with it. */
+static void deliver_stale(struct sim *sim, const struct sim_message *message)
+{
+	if (!sim_chance(sim, STALE_PERCENT))
+		return;
+	uint64_t events = sim->events_run;
+	struct sim_process *process = sim->side[message->to_source];
+	enum hf_status before = status_of(process);
+	sim->covered[SIM_STALE_MESSAGE]++;
+	events_of(message->to_source)
+	    ->message(engine_of(sim, message->to_source), message->epoch, message->type, message->payload,
+		      message->length_bytes);
+	SIM_CHECK(sim, events == sim->events_run && before == status_of(process),
+		  "%s of an older link changes something", hf_wire_type_name(message->type));
+}
+
+static void note_message(struct sim *sim, const struct sim_message *message)
+{
+	sim->covered[SIM_HEARD_AFTER_CUT] += sim->link_cut;
+	sim_log(sim, "%s hears %s", message->to_source ? "source" : "destination",
+		hf_wire_type_name(message->type));
+	if (message->type == HF_WIRE_RUN)
+		sim->run_epoch = message->epoch;
+	else if (message->type == HF_WIRE_RESUMED)
+		sim->answer_epoch = message->epoch;
+	if (message->type == HF_WIRE_FAIL && !message->to_source &&
+	    sim->destination->status == HF_STATUS_POSTCOPY_RECOVER)
+		sim->covered[SIM_DOUBT_ENDED]++;
+}
+
 static void deliver_message(struct sim *sim, uint64_t argument, void *data)
 {
 	(void)argument;
 	struct sim_message *message = data;
-	if (!sim->link_cut)
+	struct sim_end *end = &sim->ends[message->to_source];
+	bool alive = engine_of(sim, message->to_source) != NULL;
+	if (alive && end->up && end->epoch == message->epoch && !end->deaf) {
+		note_message(sim, message);
 		events_of(message->to_source)
 		    ->message(engine_of(sim, message->to_source), message->epoch, message->type,
 			      message->payload, message->length_bytes);
+	} else if (alive && !end->up && message->epoch == sim->epoch && end->epoch != sim->epoch &&
+		   !sim->link_cut) {
+		sim_at(sim, 1000, deliver_message, 0, message); /* the link is not up yet on this side */
+		return;
+	} else if (alive && (!end->up || end->epoch != message->epoch)) {
+		deliver_stale(sim, message);
+	}
 	free(message);
 }
 
-static int send_message(struct sim *sim, bool to_source, uint64_t epoch, uint32_t type, const void *payload,
-			size_t length_bytes)
+static void check_send(struct sim *sim, uint32_t type, uint64_t epoch)
 {
-	if (!sim->link_up || sim->link_cut)
+	const enum hf_record *record = sim->on_record;
+	SIM_CHECK(sim, type != HF_WIRE_RUN || record[true] != HF_RECORD_NONE,
+		  "RUN is said before GIVEN_UP is on record");
+	SIM_CHECK(sim, type != HF_WIRE_LOADED || record[false] != HF_RECORD_NONE,
+		  "LOADED is said before it is on record");
+	SIM_CHECK(sim, type != HF_WIRE_RESUMED || sim->may_have_run,
+		  "RESUMED is said of a VM that never ran");
+	SIM_CHECK(sim, type != HF_WIRE_REFUSED || !(sim->vmm_lives || sim->may_have_run),
+		  "REFUSED is said of a VM that may run");
+	SIM_CHECK(sim, type != HF_WIRE_COMPLETE || sim->released, "COMPLETE is said before the release");
+	if (type != HF_WIRE_COMPLETE)
+		return;
+	sim->covered[SIM_COMPLETE_SAID_AGAIN] += sim->complete_epoch != 0 && sim->complete_epoch != epoch;
+	sim->complete_epoch = epoch;
+}
+
+static int send_message(struct sim_process *process, bool to_source, uint64_t epoch, uint32_t type,
+			const void *payload, size_t length_bytes)
+{
+	struct sim *sim = process->sim;
+	if (process->dead || !is_live(sim, epoch))
 		return -ENOTCONN;
+	check_send(sim, type, epoch);
 	struct sim_message *message = malloc(sizeof(*message) + length_bytes);
 	SIM_CHECK(sim, message, "no memory");
 	message->to_source = to_source;
@@ -56,13 +142,21 @@ static int send_message(struct sim *sim, bool to_source, uint64_t epoch, uint32_
 	message->length_bytes = length_bytes;
 	if (length_bytes)
 		memcpy(message->payload, payload, length_bytes);
+	sim_log(sim, "%s says %s on link %llu", to_source ? "destination" : "source", hf_wire_type_name(type),
+		(unsigned long long)epoch);
 
 	uint64_t at_ns = sim->now_ns + sim_random(sim, sim->plan.delay_max_ns);
 	if (at_ns < sim->control_free_ns[to_source])
 		at_ns = sim->control_free_ns[to_source];
 	sim->control_free_ns[to_source] = at_ns;
 	sim_at(sim, at_ns - sim->now_ns, deliver_message, 0, message);
-	sim_others(sim);
+	if (hurts(type))
+		sim_process_may_crash(process);
+	if (type == HF_WIRE_ADVISE && epoch > 1)
+		sim_others_long(sim);
+	else
+		sim_others(sim);
+	sim->covered[SIM_HELD_UP_OVER_LINKS] += !process->dead && epoch != sim->epoch;
 	return 0;
 }
 
@@ -97,7 +191,12 @@ static void finish_fetch(struct sim *sim, uint64_t index, enum hf_fetch_status s
 		sim->fetches_busy[f->fetch.class]--;
 	}
 	sim->refused[HF_FETCH_URGENT] = sim->refused[HF_FETCH_BACKGROUND] = false;
+	if (!sim->destination)
+		return;
+	struct sim_process *process = sim->side[false];
+	process->dones_running++;
 	hf_destination_events.fetch_done(sim->destination, &done);
+	process->dones_running--;
 	sim->fetch_failed |= status == HF_FETCH_FAILED;
 	sim_storm_done(sim, &done);
 }
@@ -105,7 +204,7 @@ static void finish_fetch(struct sim *sim, uint64_t index, enum hf_fetch_status s
 /* False when the bytes will not come: the fetch ends with the link. */
 static bool serve(struct sim *sim, const struct hf_fetch *fetch, struct hf_serve_reply *reply)
 {
-	if (sim->link_cut)
+	if (sim->link_cut || !sim->source)
 		return false;
 	struct hf_serve_request request = {
 	    .epoch = fetch->epoch,
@@ -127,12 +226,18 @@ static bool serve(struct sim *sim, const struct hf_fetch *fetch, struct hf_serve
 	return false;
 }
 
+/* number: of the fetch; the place may have another since the link was cut. */
+static struct sim_fetch *carried(struct sim *sim, uint64_t index, const void *number)
+{
+	struct sim_fetch *f = &sim->fetches[index];
+	return f->busy && f->number == (uintptr_t)number ? f : NULL;
+}
+
 static void second_half(struct sim *sim, uint64_t index, void *data)
 {
-	(void)data;
-	struct sim_fetch *f = &sim->fetches[index];
-	if (!f->busy)
-		return; /* the link was cut */
+	struct sim_fetch *f = carried(sim, index, data);
+	if (!f)
+		return;
 	struct hf_serve_reply reply;
 	if (!serve(sim, &f->fetch, &reply))
 		return;
@@ -144,21 +249,21 @@ static void second_half(struct sim *sim, uint64_t index, void *data)
 
 static void first_half(struct sim *sim, uint64_t index, void *data)
 {
-	struct sim_fetch *f = &sim->fetches[index];
-	(void)data;
-	if (!f->busy)
+	struct sim_fetch *f = carried(sim, index, data);
+	if (!f)
 		return;
 	struct hf_serve_reply reply;
 	if (!serve(sim, &f->fetch, &reply))
 		return;
 	if (!reply.zero)
 		memcpy(f->fetch.landing, reply.bytes, f->fetch.length_bytes / 2);
-	sim_at(sim, sim_random(sim, 50), second_half, index, NULL);
+	sim_at(sim, sim_random(sim, 50), second_half, index, data);
 }
 
 static void check_fetch(struct sim *sim, const struct hf_fetch *fetch, uint32_t page)
 {
-	SIM_CHECK(sim, !sim->pages[page].was_visible, "page %u is fetched although the guest has it", page);
+	SIM_CHECK(sim, !sim->pages[page].was_visible || sim->pages[page].orphan,
+		  "page %u is fetched although the guest has it", page);
 	SIM_CHECK(sim, !sim->pages[page].hole, "hole %u is fetched", page);
 	for (uint32_t i = 0; i < SIM_FETCHES_MAX; i++) {
 		const struct sim_fetch *other = &sim->fetches[i];
@@ -176,26 +281,49 @@ static void carry_fetch(struct sim *sim, const struct hf_fetch *fetch, uint32_t 
 	uint32_t index = 0;
 	while (sim->fetches[index].busy)
 		index++;
-	sim->fetches[index] = (struct sim_fetch){.busy = true, .fetch = *fetch, .page = page};
+	sim->fetches[index] = (struct sim_fetch){
+	    .busy = true,
+	    .number = ++sim->fetch_number,
+	    .fetch = *fetch,
+	    .page = page,
+	};
 	uint64_t at_ns = sim->now_ns + 100 + sim_random(sim, sim->plan.delay_max_ns);
 	if (at_ns < sim->channel_free_ns[fetch->class] && sim->plan.channels[fetch->class] == 1)
 		at_ns = sim->channel_free_ns[fetch->class];
 	sim->channel_free_ns[fetch->class] = at_ns;
-	sim_at(sim, at_ns - sim->now_ns, first_half, index, NULL);
+	sim_at(sim, at_ns - sim->now_ns, first_half, index, (void *)(uintptr_t)sim->fetch_number);
 	sim_others(sim);
+}
+
+static uint32_t page_of_fetch(const struct sim *sim, const struct hf_fetch *fetch)
+{
+	const struct hf_ramblock *block = &sim->source_blocks.blocks[fetch->block];
+	return sim_page_of(sim, sim->destination_of_source[fetch->block],
+			   fetch->offset_bytes / block->page_size_bytes);
+}
+
+static int fetch_in_vain(struct sim *sim, const struct hf_fetch *fetch)
+{
+	SIM_CHECK(sim, ++sim->fetches_in_vain < FETCHES_IN_VAIN_MAX,
+		  "no end of fetches on a link that is gone");
+	sim->fetch_failed |= fetch->epoch == sim->epoch;
+	if (fetch->class == HF_FETCH_BACKGROUND && fetch->block != HF_WIRE_PROBE_BLOCK)
+		sim->cursor_page = page_of_fetch(sim, fetch) + 1; /* it was begun all the same */
+	return -ENOTCONN;
 }
 
 static int destination_fetch(void *self, const struct hf_fetch *fetch)
 {
-	struct sim *sim = self;
+	struct sim_process *process = self;
+	struct sim *sim = process->sim;
+	if (process->dead)
+		return -ENOTCONN;
 	SIM_CHECK(sim, !sim->fetch_failed || sim->plan.nested_percent > 0,
 		  "a fetch after one that has failed with the link");
-	if (!sim->link_up || sim->link_cut) {
-		SIM_CHECK(sim, ++sim->fetches_in_vain < FETCHES_IN_VAIN_MAX,
-			  "no end of fetches on a link that is gone");
-		sim->fetch_failed = true;
-		return -ENOTCONN;
-	}
+	if (!is_live(sim, fetch->epoch))
+		return fetch_in_vain(sim, fetch);
+	SIM_CHECK(sim, fetch->epoch == 1 || sim->run_epoch == fetch->epoch,
+		  "a page is asked for before RUN is heard on the link");
 	SIM_CHECK(sim, sim->fetches_busy[fetch->class] < sim->plan.capacity[fetch->class],
 		  "more fetches of a class than the link holds");
 	if (fetch->block == HF_WIRE_PROBE_BLOCK) {
@@ -205,9 +333,7 @@ static int destination_fetch(void *self, const struct hf_fetch *fetch)
 		carry_fetch(sim, fetch, HF_PAGE_NONE);
 		return 0;
 	}
-	const struct hf_ramblock *block = &sim->source_blocks.blocks[fetch->block];
-	uint32_t page = sim_page_of(sim, sim->destination_of_source[fetch->block],
-				    fetch->offset_bytes / block->page_size_bytes);
+	uint32_t page = page_of_fetch(sim, fetch);
 	check_fetch(sim, fetch, page);
 	sim_rules_posting(sim, fetch, page);
 	if (sim_storm_refuses(sim, fetch->class))
@@ -216,7 +342,7 @@ static int destination_fetch(void *self, const struct hf_fetch *fetch)
 	sim->pages[page].fetches++;
 	sim->fetches_busy[fetch->class]++;
 	sim_log(sim, "fetch page %u +%llu %s", page,
-		(unsigned long long)(fetch->offset_bytes % block->page_size_bytes),
+		(unsigned long long)(fetch->offset_bytes - sim->pages[page].offset_bytes),
 		fetch->class == HF_FETCH_URGENT ? "urgent" : "background");
 	carry_fetch(sim, fetch, page);
 	return 0;
@@ -225,59 +351,171 @@ static int destination_fetch(void *self, const struct hf_fetch *fetch)
 static const struct hf_transport_ops source_ops = {.send = source_send};
 static const struct hf_transport_ops destination_ops = {.fetch = destination_fetch, .send = destination_send};
 
-struct hf_transport sim_transport_port(struct sim *sim, bool is_source)
+struct hf_transport sim_transport_port(struct sim_process *process)
 {
-	return (struct hf_transport){.ops = is_source ? &source_ops : &destination_ops, .self = sim};
+	return (struct hf_transport){.ops = process->is_source ? &source_ops : &destination_ops,
+				     .self = process};
 }
 
 /* ---- up and down ---- */
 
+static uint64_t features_of(const struct sim *sim)
+{
+	return (sim->plan.measure ? HF_WIRE_FEATURE_LINK : 0) |
+	       (sim->plan.recover ? HF_WIRE_FEATURE_RECOVER : 0);
+}
+
 static void link_up_side(struct sim *sim, uint64_t is_source, void *data)
 {
-	(void)data;
-	struct hf_link_info info = {.epoch = 1,
-				    .version = 1,
-				    .features = sim->plan.measure ? HF_WIRE_FEATURE_LINK : 0,
-				    .name = "sim"};
+	struct hf_link_info info = {
+	    .epoch = (uintptr_t)data, .version = 1, .features = features_of(sim), .name = "sim"};
 	for (int class = 0; class < HF_FETCH_CLASSES; class ++) {
 		info.channels[class] = sim->plan.channels[class];
 		info.capacity_chunks[class] = sim->plan.capacity[class];
 	}
-	if (!sim->link_cut)
-		events_of(is_source)->link_up(engine_of(sim, is_source), &info);
+	if (!is_live(sim, info.epoch) || !engine_of(sim, is_source))
+		return;
+	sim->ends[is_source] = (struct sim_end){.up = true, .epoch = info.epoch};
+	events_of(is_source)->link_up(engine_of(sim, is_source), &info);
+}
+
+static void draw_next_cut(struct sim *sim)
+{
+	if (sim->epoch == 1 && sim->plan.cut_link)
+		sim_at(sim, sim->plan.cut_ns, sim_link_cut, 0, (void *)(uintptr_t)sim->epoch);
+	if (sim->epoch == 1 || sim->cuts_left == 0)
+		return;
+	sim->cuts_left--;
+	uint64_t most_ns = sim_chance(sim, 60) ? 6 * sim->plan.delay_max_ns : 1000000;
+	sim_at(sim, sim_random(sim, most_ns), sim_link_cut, 0, (void *)(uintptr_t)sim->epoch);
+}
+
+bool sim_link_may_come_up(const struct sim *sim)
+{
+	return sim->link_up && sim->link_cut && !sim->ends[true].up && !sim->ends[false].up;
 }
 
 void sim_link_start(struct sim *sim)
 {
+	void *epoch = (void *)(uintptr_t)++sim->epoch;
 	sim->link_up = true;
+	sim->link_cut = sim->closing = sim->fetch_failed = false;
+	sim->fetches_in_vain = 0;
+	sim->refused[HF_FETCH_URGENT] = sim->refused[HF_FETCH_BACKGROUND] = false;
+	if (sim->destination)
+		sim_rules_link_up(sim);
+	sim->covered[SIM_LINK_AGAIN] += sim->epoch > 1;
+	sim->covered[SIM_LINK_AGAIN_TWICE] += sim->epoch > 2;
+	sim->covered[SIM_WITHOUT_RECOVER] += !sim->plan.recover;
+	sim_log(sim, "link %llu", (unsigned long long)sim->epoch);
+	draw_next_cut(sim);
 	/* The destination first: it cannot have a message before it knows of the link. */
-	link_up_side(sim, false, NULL);
-	link_up_side(sim, true, NULL);
+	link_up_side(sim, false, epoch);
+	if (sim->epoch == 1)
+		link_up_side(sim, true, epoch);
+	else
+		sim_at(sim, sim_random(sim, sim->plan.delay_max_ns), link_up_side, true, epoch);
+}
+
+static void stale_link_down(struct sim *sim, uint64_t is_source, void *data)
+{
+	uint64_t epoch = (uintptr_t)data;
+	struct sim_process *process = sim->side[is_source];
+	if (process->dead || (sim->ends[is_source].up && sim->ends[is_source].epoch == epoch))
+		return;
+	enum hf_status before = status_of(process);
+	sim->covered[SIM_STALE_LINK_DOWN] += sim->ends[is_source].up;
+	events_of(is_source)->link_down(engine_of(sim, is_source), epoch, NULL);
+	SIM_CHECK(sim, before == status_of(process), "the end of an older link changes something");
+}
+
+static void fail_fetches(struct sim *sim)
+{
+	for (uint32_t i = 0; i < SIM_FETCHES_MAX; i++)
+		if (sim->fetches[i].busy)
+			finish_fetch(sim, i, HF_FETCH_FAILED, false);
 }
 
 static void link_down_side(struct sim *sim, uint64_t is_source, void *data)
 {
-	(void)data;
+	struct sim_process *process = data;
+	struct sim_end *end = &sim->ends[is_source];
 	struct hf_err why;
 	hf_err_set(&why, HF_ERR_LINK, ECONNRESET, "the link was cut");
-	if (!is_source) {
-		for (uint32_t i = 0; i < SIM_FETCHES_MAX; i++)
-			if (sim->fetches[i].busy)
-				finish_fetch(sim, i, HF_FETCH_FAILED, false);
+	if (process->dead)
+		return;
+	end->deaf = true;
+	/* It comes after the last end of a fetch. */
+	if (!is_source)
+		fail_fetches(sim);
+	if (!is_source && process->dones_running > 0) {
+		sim_at(sim, 1000, link_down_side, is_source, process);
+		return;
 	}
-	sim->link_ends++;
-	events_of(is_source)->link_down(engine_of(sim, is_source), 1, &why);
+	if (process->dead)
+		return;
+	events_of(is_source)->link_down(engine_of(sim, is_source), end->epoch, &why);
+	if (process->dead)
+		return;
+	end->up = false;
+	sim->notified = true;
+	if (sim_chance(sim, STALE_PERCENT))
+		sim_at(sim, sim_random(sim, 300000), stale_link_down, is_source,
+		       (void *)(uintptr_t)end->epoch);
 }
 
+static void go_deaf(struct sim *sim, uint64_t is_source, void *data)
+{
+	if (sim->ends[is_source].epoch == (uintptr_t)data)
+		sim->ends[is_source].deaf = true;
+}
+
+/* A side hears what was on its way for a while, and then of the end. */
+static void cut_side(struct sim *sim, bool is_source, bool late)
+{
+	struct sim_end *end = &sim->ends[is_source];
+	if (!end->up)
+		return;
+	uint64_t down_ns = sim_random(sim, late ? LATE_DOWN_NS : 5000);
+	if (sim_chance(sim, 50))
+		sim_at(sim, sim_random(sim, down_ns + 1), go_deaf, is_source, (void *)(uintptr_t)end->epoch);
+	else
+		end->deaf = true;
+	sim_at(sim, down_ns, link_down_side, is_source, sim->side[is_source]);
+}
+
+static void note_cut(struct sim *sim)
+{
+	sim->covered[SIM_CUT_AMID_FETCHES] += sim->fetches_busy[0] + sim->fetches_busy[1] > 0;
+	if (sim->epoch == 1)
+		return;
+	sim->covered[SIM_CUT_BEFORE_RUN] += sim->run_epoch != sim->epoch;
+	sim->covered[SIM_CUT_BEFORE_ANSWER] +=
+	    sim->run_epoch == sim->epoch && sim->answer_epoch != sim->epoch;
+}
+
+/* data: the epoch that is meant; NULL: whichever. */
 void sim_link_cut(struct sim *sim, uint64_t argument, void *data)
 {
 	(void)argument;
-	(void)data;
-	if (sim->link_cut || !sim->link_up)
+	if (sim->link_cut || !sim->link_up || (data && (uintptr_t)data != sim->epoch))
 		return;
 	sim_log(sim, "link cut");
 	sim->link_cut = true;
-	sim->covered[SIM_CUT_AMID_FETCHES] += sim->fetches_busy[0] + sim->fetches_busy[1] > 0;
-	sim_at(sim, sim_random(sim, 5000), link_down_side, true, NULL);
-	sim_at(sim, sim_random(sim, 5000), link_down_side, false, NULL);
+	note_cut(sim);
+	bool late = sim_chance(sim, sim->plan.late_cut_percent), late_source = sim_chance(sim, 50);
+	sim->covered[SIM_ONE_SIDE_LATE] += late;
+	cut_side(sim, true, late && late_source);
+	cut_side(sim, false, late && !late_source);
+	sim->notified = true;
+}
+
+/* What was on its way to the process goes nowhere; the other side will hear. */
+void sim_link_crashed(struct sim *sim, bool is_source)
+{
+	sim_link_cut(sim, 0, NULL);
+	sim->ends[is_source] = (struct sim_end){.epoch = sim->epoch};
+	if (!is_source)
+		fail_fetches(sim);
+	sim->notified = true;
 }

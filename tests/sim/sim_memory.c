@@ -9,9 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/destination_internal.h"
 #include "core/lock.h"
 #include "core/zero.h"
 #include "tests/sim/sim.h"
+
+#define TAKE_OVER_NS 300000u
 
 uint32_t sim_page_of(const struct sim *sim, uint32_t destination_block, uint64_t page)
 {
@@ -58,12 +61,17 @@ static void check_access(struct sim *sim, uint32_t page)
 
 /* ---- threads of the destination VMM ---- */
 
+static bool faults_are_read(const struct sim *sim)
+{
+	return sim->destination && sim->side[false]->has_memory;
+}
+
 /* The kernel raises a fault again when the range is woken and the page still is not there. */
 static void repeat_message(struct sim *sim, uint64_t thread, void *data)
 {
 	const struct sim_thread *t = &sim->threads[thread];
 	uint32_t page = (uint32_t)(uintptr_t)data;
-	if (t->state != SIM_BLOCKED || t->page != page)
+	if (t->state != SIM_BLOCKED || t->page != page || !faults_are_read(sim))
 		return;
 	sim->covered[SIM_FAULT_REPEATED]++;
 	sim_rules_fault(sim, page, t->id, sim->now_ns);
@@ -74,13 +82,15 @@ static void read_message(struct sim *sim, uint64_t thread, void *data)
 	struct sim_thread *t = &sim->threads[thread];
 	uint32_t page = (uint32_t)(uintptr_t)data;
 	/* A thread woken before its message was read has none to be read any more. */
-	if (t->state != SIM_BLOCKED || t->page != page || t->message_sent)
+	if (t->state != SIM_BLOCKED || t->page != page || t->message_sent || !faults_are_read(sim))
 		return;
 	t->message_sent = true;
 	uint64_t arrived_ns = sim->now_ns;
 	if (sim_chance(sim, sim->plan.late_percent))
 		sim_others(
 		    sim); /* the reader has the message; the page may be placed before the engine hears */
+	if (!faults_are_read(sim))
+		return;
 	sim_log(sim, "thread %llu faults on page %u", (unsigned long long)thread, page);
 	sim_rules_fault(sim, page, t->id, arrived_ns);
 	if (sim_chance(sim, sim->plan.repeat_percent))
@@ -112,7 +122,7 @@ void sim_thread_access(struct sim *sim, uint64_t thread, void *data)
 	(void)data;
 	struct sim_thread *t = &sim->threads[thread];
 	bool is_vcpu = thread < sim->plan.vcpus;
-	if (t->accesses_left == 0 || t->state == SIM_BLOCKED || (is_vcpu && !sim->destination_runs))
+	if (t->accesses_left == 0 || t->state != SIM_IDLE || (is_vcpu && !sim->destination_runs))
 		return;
 	t->accesses_left--;
 
@@ -147,37 +157,107 @@ static void wake(struct sim *sim, uint32_t page)
 
 /* ---- destination port ---- */
 
+/* ---- a process of the destination has crashed, another takes over ---- */
+
+/* What its kept maps say of a page must be true of it. */
+static void check_kept(struct sim *sim, uint32_t page)
+{
+	struct sim_page *p = &sim->pages[page];
+	bool received = hf_pagemap_test(&sim->destination->received, page);
+	bool by_continue = sim->plan.placement == HF_PLACEMENT_CONTINUE;
+	SIM_CHECK(sim, !by_continue || received || !p->was_visible || p->orphan,
+		  "page %u is visible, and the next process would fetch it again", page);
+	SIM_CHECK(sim, by_continue || !received || p->was_visible,
+		  "page %u would read as zeros under the next process", page);
+	if (!received && p->was_visible) {
+		sim->covered[SIM_CRASHED_BEFORE_BIT] += !p->orphan;
+		p->orphan = true;
+	}
+	if (received && !p->was_visible && !p->continuable) {
+		sim->covered[SIM_CRASHED_BEFORE_CONTINUE]++;
+		p->continuable = true;
+		sim_check_page(sim, page, "kept");
+	}
+}
+
+void sim_memory_crashed(struct sim *sim)
+{
+	for (uint32_t i = 0; i < sim->thread_count; i++)
+		sim->threads[i].message_sent = false;
+	if (sim->on_record[false] == HF_RECORD_NONE)
+		return;
+	for (uint32_t page = 0; page < sim->page_count; page++)
+		check_kept(sim, page);
+	/* Staging is gone with the process. */
+	memset(sim->staging, 0xee, sim->plan.slots * sim->page_max_bytes);
+}
+
+static void raise_again(struct sim *sim)
+{
+	for (uint32_t i = 0; i < sim->thread_count; i++) {
+		const struct sim_thread *t = &sim->threads[i];
+		if (t->state != SIM_BLOCKED)
+			continue;
+		sim->covered[SIM_FAULT_RAISED_AGAIN]++;
+		sim_at(sim, sim_random(sim, 2000), read_message, i, (void *)(uintptr_t)t->page);
+	}
+}
+
+static void memory_ready(struct sim *sim, uint64_t failed, void *data)
+{
+	(void)sim;
+	struct sim_process *process = data;
+	struct hf_err err;
+	int result = 0;
+	if (process->dead)
+		return;
+	if (failed)
+		result = hf_err_set(&err, HF_ERR_LOCAL, ENOMEM, "3 huge pages of 2 MiB are missing");
+	hf_destination_memory_ready(process->destination, result, result ? &err : NULL);
+}
+
+/* After a take-over faults are read before the engine has heard. */
 static void prepared(struct sim *sim, uint64_t argument, void *data)
 {
 	(void)argument;
-	(void)data;
-	struct hf_err err;
-	int result = 0;
-	if (sim->plan.fail_prepare)
-		result = hf_err_set(&err, HF_ERR_LOCAL, ENOMEM, "3 huge pages of 2 MiB are missing");
-	hf_destination_memory_ready(sim->destination, result, result ? &err : NULL);
+	struct sim_process *process = data;
+	if (process->dead)
+		return;
+	bool failed = process->restarted ? sim->plan.fail_takeover : sim->plan.fail_prepare;
+	process->has_memory = !failed;
+	if (!process->restarted || failed) {
+		memory_ready(sim, failed, process);
+		return;
+	}
+	raise_again(sim);
+	sim_at(sim, sim_random(sim, 4000), memory_ready, false, process);
 }
 
 static int port_choose(void *self, enum hf_placement placement, struct hf_memory *port, struct hf_err *err)
 {
 	(void)err;
-	struct sim *sim = self;
-	sim->plan.placement = placement;
-	*port = sim_memory_port(sim);
+	struct sim_process *process = self;
+	process->sim->plan.placement = placement;
+	*port = sim_memory_port(process);
 	return 0;
 }
 
 static int port_prepare(void *self)
 {
-	struct sim *sim = self;
-	sim_at(sim, sim_random(sim, sim->plan.delay_max_ns), prepared, 0, NULL);
+	struct sim_process *process = self;
+	struct sim *sim = process->sim;
+	uint64_t most_ns = process->restarted ? TAKE_OVER_NS : sim->plan.delay_max_ns;
+	if (!process->dead)
+		sim_at(sim, sim_random(sim, most_ns), prepared, 0, process);
 	return 0;
 }
 
 static void *port_landing(void *self, uint32_t block, uint64_t page, uint32_t slot)
 {
-	struct sim *sim = self;
+	struct sim_process *process = self;
+	struct sim *sim = process->sim;
 	uint32_t index = sim_page_of(sim, block, page);
+	SIM_CHECK(sim, process->has_memory, "a landing before the memory is ready");
 	sim_others(sim);
 	if (sim->plan.placement == HF_PLACEMENT_CONTINUE)
 		return sim->alias + sim->pages[index].base;
@@ -193,7 +273,7 @@ static void check_landing(struct sim *sim, uint32_t page, uint32_t slot)
 				     ? sim->alias + p->base
 				     : sim->staging + slot * sim->page_max_bytes;
 	SIM_CHECK(sim, p->fetches == 0, "page %u is placed with %u fetches on their way", page, p->fetches);
-	SIM_CHECK(sim, !p->was_visible, "page %u is placed a second time from a landing", page);
+	SIM_CHECK(sim, !p->was_visible || p->orphan, "page %u is placed a second time from a landing", page);
 	SIM_CHECK(sim, sim->memory_final, "page %u is placed before the source VM has stopped", page);
 	if (memcmp(landing, sim->source_memory + p->base, p->size_bytes) == 0)
 		return;
@@ -245,11 +325,30 @@ static bool pool_is_empty(struct sim *sim)
 	return sim_chance(sim, sim->plan.pool_empty_percent);
 }
 
+static int no_process(struct hf_err *err)
+{
+	return hf_err_set(err, HF_ERR_LOCAL, ESRCH, "the VMM has ended");
+}
+
+/* The port finds a page that another process has made visible, and only wakes who waits. */
+static bool is_there(struct sim *sim, uint32_t page)
+{
+	if (!sim->pages[page].orphan || !sim->pages[page].visible)
+		return false;
+	wake(sim, page);
+	return true;
+}
+
 static int port_place(void *self, uint32_t block, uint64_t page_in_block, uint32_t slot, struct hf_err *err)
 {
-	struct sim *sim = self;
+	struct sim_process *process = self;
+	struct sim *sim = process->sim;
 	uint32_t page = sim_page_of(sim, block, page_in_block);
 	sim_others(sim);
+	if (process->dead || is_there(sim, page))
+		return 0;
+	if (!sim->vmm_lives)
+		return no_process(err);
 	check_landing(sim, page, slot);
 	if (sim->plan.placement == HF_PLACEMENT_COPY && pool_is_empty(sim)) {
 		sim->pages[page].kept = true;
@@ -259,6 +358,7 @@ static int port_place(void *self, uint32_t block, uint64_t page_in_block, uint32
 	if (sim->plan.placement == HF_PLACEMENT_COPY)
 		memcpy(guest_view(sim, page), sim->staging + slot * sim->page_max_bytes,
 		       sim->pages[page].size_bytes);
+	sim->pages[page].discarded = false; /* nobody knows any more that it was */
 	sim_log(sim, "page %u is placed", page);
 	make_visible(sim, page);
 	discard_at_once(sim, page);
@@ -268,11 +368,18 @@ static int port_place(void *self, uint32_t block, uint64_t page_in_block, uint32
 
 static int port_place_zero(void *self, uint32_t block, uint64_t page_in_block, struct hf_err *err)
 {
-	struct sim *sim = self;
+	struct sim_process *process = self;
+	struct sim *sim = process->sim;
 	uint32_t page = sim_page_of(sim, block, page_in_block);
 	sim_others(sim);
+	if (process->dead || is_there(sim, page))
+		return 0;
+	if (!sim->vmm_lives)
+		return no_process(err);
+	SIM_CHECK(sim, process->has_memory, "a page is placed before the memory is ready");
 	SIM_CHECK(sim, sim->pages[page].hole, "page %u has content and is placed as zeros", page);
-	SIM_CHECK(sim, !sim->pages[page].was_visible, "hole %u is placed a second time", page);
+	SIM_CHECK(sim, !sim->pages[page].was_visible || sim->pages[page].orphan,
+		  "hole %u is placed a second time", page);
 	if (sim->plan.placement == HF_PLACEMENT_COPY && pool_is_empty(sim))
 		return no_huge_page(err);
 	sim_log(sim, "hole %u is placed", page);
@@ -283,10 +390,17 @@ static int port_place_zero(void *self, uint32_t block, uint64_t page_in_block, s
 
 static int port_place_again(void *self, uint32_t block, uint64_t page_in_block, struct hf_err *err)
 {
-	struct sim *sim = self;
+	struct sim_process *process = self;
+	struct sim *sim = process->sim;
 	uint32_t page = sim_page_of(sim, block, page_in_block);
 	sim_others(sim);
-	SIM_CHECK(sim, sim->pages[page].was_visible, "page %u is placed again before it was placed", page);
+	if (process->dead)
+		return 0;
+	if (!sim->vmm_lives)
+		return no_process(err);
+	SIM_CHECK(sim, process->has_memory, "a page is placed again before the memory is ready");
+	SIM_CHECK(sim, sim->pages[page].was_visible || sim->pages[page].continuable,
+		  "page %u is placed again before it was placed", page);
 	if (!sim->pages[page].visible && pool_is_empty(sim)) {
 		sim->pages[page].kept = true;
 		return no_huge_page(err);
@@ -300,22 +414,25 @@ static int port_place_again(void *self, uint32_t block, uint64_t page_in_block, 
 
 static void port_clear(void *self, void *landing, size_t length_bytes, bool dirty)
 {
-	struct sim *sim = self;
+	struct sim_process *process = self;
+	struct sim *sim = process->sim;
 	sim_others(sim);
-	if (dirty || sim->plan.placement == HF_PLACEMENT_COPY)
+	if (!process->dead && (dirty || sim->plan.placement == HF_PLACEMENT_COPY))
 		memset(landing, 0, length_bytes);
 }
 
 static void worker(struct sim *sim, uint64_t class, void *data)
 {
-	(void)data;
-	sim->kicked[class] = false;
-	switch (hf_destination_work(sim->destination, (enum hf_work_class) class)) {
+	struct sim_process *process = data;
+	if (process->dead)
+		return;
+	process->kicked[class] = false;
+	switch (hf_destination_work(process->destination, (enum hf_work_class) class)) {
 	case HF_WORK_MORE:
-		sim_at(sim, sim_random(sim, 300), worker, class, NULL);
+		sim_at(sim, sim_random(sim, 300), worker, class, process);
 		return;
 	case HF_WORK_LATER:
-		sim_at(sim, 20000, worker, class, NULL);
+		sim_at(sim, 20000, worker, class, process);
 		return;
 	case HF_WORK_SOON:
 		sim_at(sim, 5000000, worker, class, NULL);
@@ -323,34 +440,40 @@ static void worker(struct sim *sim, uint64_t class, void *data)
 	case HF_WORK_IDLE:
 		break;
 	}
-	sim->working[class] = false;
-	if (sim->kicked[class]) {
-		sim->working[class] = true;
-		sim_at(sim, 0, worker, class, NULL);
+	process->working[class] = false;
+	if (process->kicked[class]) {
+		process->working[class] = true;
+		sim_at(sim, 0, worker, class, process);
 	}
 }
 
 static void port_kick(void *self, enum hf_work_class class)
 {
-	struct sim *sim = self;
-	sim->kicked[class] = true;
-	if (sim->working[class])
+	struct sim_process *process = self;
+	process->kicked[class] = true;
+	if (process->working[class] || process->dead)
 		return;
-	sim->working[class] = true;
-	sim_at(sim, sim_random(sim, 500), worker, class, NULL);
+	process->working[class] = true;
+	sim_at(process->sim, sim_random(process->sim, 500), worker, class, process);
 }
 
 static int port_release(void *self, struct hf_err *err)
 {
-	(void)err;
-	struct sim *sim = self;
-	SIM_CHECK(sim, !sim->released, "memory is released twice");
+	struct sim_process *process = self;
+	struct sim *sim = process->sim;
+	SIM_CHECK(sim, !process->released, "memory is released twice");
 	sim_others(sim);
+	if (process->dead)
+		return 0;
+	if (!sim->vmm_lives)
+		return no_process(err);
 	for (uint32_t page = 0; page < sim->page_count; page++)
-		SIM_CHECK(sim, sim->pages[page].was_visible, "memory is released without page %u", page);
-	sim->released = true;
+		SIM_CHECK(sim, sim->pages[page].was_visible || sim->pages[page].continuable,
+			  "memory is released without page %u", page);
+	sim->released = process->released = true;
 	for (uint32_t page = 0; page < sim->page_count; page++)
 		wake(sim, page);
+	sim_process_may_crash(process);
 	return 0;
 }
 
@@ -366,11 +489,12 @@ static const struct hf_memory_ops memory_ops = {
     .release = port_release,
 };
 
-struct hf_memory sim_memory_port(struct sim *sim)
+struct hf_memory sim_memory_port(struct sim_process *process)
 {
+	const struct sim *sim = process->sim;
 	return (struct hf_memory){
 	    .ops = &memory_ops,
-	    .self = sim,
+	    .self = process,
 	    .placement = sim->plan.placement,
 	    .slots = sim->plan.placement == HF_PLACEMENT_COPY ? sim->plan.slots : 0,
 	};
@@ -388,7 +512,7 @@ static int source_chunk(void *self, uint32_t block, uint64_t offset_bytes, uint3
 			const void **bytes, struct hf_err *err)
 {
 	(void)err;
-	struct sim *sim = self;
+	struct sim *sim = ((struct sim_process *)self)->sim;
 	uint32_t page = first_page_of_source_block(sim, block) +
 			(uint32_t)(offset_bytes / sim->source_blocks.blocks[block].page_size_bytes);
 	SIM_CHECK(sim, !sim->pages[page].hole, "hole %u of the source is touched", page);
@@ -402,7 +526,7 @@ static int source_presence(void *self, uint32_t block, uint8_t *bitmap, size_t b
 			   struct hf_err *err)
 {
 	(void)err;
-	struct sim *sim = self;
+	struct sim *sim = ((struct sim_process *)self)->sim;
 	SIM_CHECK(sim, sim->memory_final, "presence is read while the source VM runs");
 	uint32_t first = first_page_of_source_block(sim, block);
 	uint32_t pages = sim->source_blocks.blocks[block].pages;
@@ -418,9 +542,9 @@ static const struct hf_source_memory_ops source_memory_ops = {
     .presence = source_presence,
 };
 
-struct hf_source_memory sim_source_memory_port(struct sim *sim)
+struct hf_source_memory sim_source_memory_port(struct sim_process *process)
 {
-	return (struct hf_source_memory){.ops = &source_memory_ops, .self = sim};
+	return (struct hf_source_memory){.ops = &source_memory_ops, .self = process};
 }
 
 /* ---- making it ---- */

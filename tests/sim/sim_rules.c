@@ -44,6 +44,15 @@ void sim_rules_fault(struct sim *sim, uint32_t page, uint32_t thread_id, uint64_
 			     arrived_ns);
 }
 
+void sim_rules_link_up(struct sim *sim)
+{
+	sim->behind_parts = sim->behind_min_parts = 0;
+	for (uint32_t page = 0; page < sim->page_count; page++) {
+		memcpy(sim->pages[page].wait_posted_bytes, sim->posted_bytes, sizeof(sim->posted_bytes));
+		sim->pages[page].begun &= sim->destination->pages[page].state == PAGE_FETCHING;
+	}
+}
+
 /* Memory with one landing: whoever waits for it needs the background to finish first. */
 static bool one_landing(const struct sim *sim)
 {
@@ -141,7 +150,7 @@ void sim_rules_made_visible(struct sim *sim, uint32_t page)
 
 static bool posting(const struct hf_destination *d)
 {
-	return hf_destination_serving(d) && d->epoch != 0 && !d->fetch_broken && d->transfers;
+	return hf_destination_serving(d) && d->epoch != 0 && d->fetching && !d->fetch_broken && d->transfers;
 }
 
 static bool class_full(const struct sim *sim, enum hf_fetch_class class)
@@ -252,21 +261,22 @@ static void check_page_state(struct sim *sim, uint32_t page)
 	SIM_CHECK(sim, todo == (entry->state == PAGE_MISSING && d->presence_complete),
 		  "page %u in state %u is %s the background's hands", page, entry->state,
 		  todo ? "in" : "out of");
-	SIM_CHECK(sim, !p->was_visible || received, "page %u is visible without its received bit", page);
+	bool visible = p->was_visible && !p->orphan;
+	SIM_CHECK(sim, !visible || received, "page %u is visible without its received bit", page);
 	switch ((enum page_state)entry->state) {
 	case PAGE_MISSING:
 	case PAGE_URGENT_WAIT:
 		SIM_CHECK(sim, p->fetches == 0 && entry->transfer == HF_TRANSFER_NONE,
 			  "page %u has fetches and no transfer", page);
-		SIM_CHECK(sim, !received && !p->was_visible, "page %u is received and not known to be", page);
+		SIM_CHECK(sim, !received && !visible, "page %u is received and not known to be", page);
 		break;
 	case PAGE_FETCHING:
 		SIM_CHECK(sim, d->transfers && d->transfers[entry->transfer].page == page,
 			  "page %u has another's transfer", page);
-		SIM_CHECK(sim, !received && !p->was_visible, "page %u is received and fetched", page);
+		SIM_CHECK(sim, !received && !visible, "page %u is received and fetched", page);
 		break;
 	case PAGE_RECEIVED:
-		SIM_CHECK(sim, received && p->was_visible && !entry->awaited,
+		SIM_CHECK(sim, received && (p->was_visible || p->continuable) && !entry->awaited,
 			  "page %u counts as received and is not visible", page);
 		break;
 	case PAGE_PLACING:
@@ -282,7 +292,7 @@ static void check_page_state(struct sim *sim, uint32_t page)
 static void check_thread(struct sim *sim, uint32_t thread)
 {
 	const struct sim_thread *t = &sim->threads[thread];
-	if (t->state != SIM_BLOCKED || !t->message_sent || sim->destination->releasing)
+	if (t->state != SIM_BLOCKED || !t->message_sent || sim->destination->releasing || !sim->vmm_lives)
 		return;
 	const struct hf_destination *d = sim->destination;
 	const struct page_entry *entry = &d->pages[t->page];
@@ -322,6 +332,8 @@ static void sweep(struct sim *sim)
 void sim_rules_step(struct sim *sim)
 {
 	struct hf_destination *d = sim->destination;
+	if (!d)
+		return;
 	hf_lock(&d->lock);
 	check_counts(sim);
 	if (posting(d)) {
@@ -372,6 +384,45 @@ static const char *const covered_names[SIM_COVERED_COUNT] = {
     [SIM_HOSTILE_TO_SOURCE] = "garbage to the source",
     [SIM_LINK_MEASURED] = "the link was measured",
     [SIM_CUT_WHILE_MEASURED] = "link cut while it was measured",
+    [SIM_WITHOUT_RECOVER] = "a peer that cannot go on over another link",
+    [SIM_LINK_AGAIN] = "a later link came up",
+    [SIM_LINK_AGAIN_TWICE] = "and one after that",
+    [SIM_HELD_UP_OVER_LINKS] = "a thread was held up until another link was up",
+    [SIM_CUT_BEFORE_RUN] = "a later link cut before RUN was heard",
+    [SIM_CUT_BEFORE_ANSWER] = "a later link cut between RUN and RESUMED",
+    [SIM_HEARD_AFTER_CUT] = "a message heard after the link was cut",
+    [SIM_ONE_SIDE_LATE] = "a cut that one side notices late",
+    [SIM_STALE_MESSAGE] = "a message of an older link",
+    [SIM_STALE_LINK_DOWN] = "the end of an older link told again on a later one",
+    [SIM_DOUBT_ENDED] = "a destination in doubt heard FAIL",
+    [SIM_COMPLETED_AFTER_LINKS] = "completed over a later link",
+    [SIM_COMPLETE_SAID_AGAIN] = "COMPLETE said again over a later link",
+    [SIM_LET_GO] = "the destination let go",
+    [SIM_PAUSED_BY_COMMAND] = "paused by command",
+    [SIM_RECOVER_SETUP] = "somebody looked for a link",
+    [SIM_SOURCE_CRASHED] = "the source crashed before it gave the VM up",
+    [SIM_SOURCE_CRASHED_RECORDING] = "the source crashed while a record was written",
+    [SIM_SOURCE_CRASHED_GIVEN_UP] = "the source crashed after it gave the VM up",
+    [SIM_GUARDIAN_RESUMED] = "the guardian ran the source VM",
+    [SIM_DESTINATION_CRASHED_LOADED] = "the destination crashed with LOADED on record",
+    [SIM_DESTINATION_CRASHED_RUNNING] = "the destination crashed with RUNNING on record",
+    [SIM_DESTINATION_CRASHED_RECORDING] = "the destination crashed while a record was written",
+    [SIM_CRASHED_IN_A_CALL] = "a process crashed inside a call of a port",
+    [SIM_CRASHED_AMID_FETCHES] = "the destination crashed amid fetches",
+    [SIM_CRASHED_BEFORE_BIT] = "it crashed between COPY and the received bit",
+    [SIM_CRASHED_BEFORE_CONTINUE] = "it crashed between the received bit and CONTINUE",
+    [SIM_CRASHED_AFTER_RELEASE] = "it crashed after the release",
+    [SIM_FAULT_RAISED_AGAIN] = "a fault raised again for the next process",
+    [SIM_COMPLETED_AFTER_CRASH] = "completed after a crash",
+    [SIM_GIVEN_UP_FAILED] = "GIVEN_UP could not be written",
+    [SIM_TAKEN_BACK_FAILED] = "TAKEN_BACK could not be written",
+    [SIM_LOADED_FAILED] = "LOADED could not be written",
+    [SIM_RUNNING_FAILED] = "RUNNING could not be written",
+    [SIM_REFUSED_FAILED] = "REFUSED could not be written",
+    [SIM_REVIVED] = "another client had run the source VM",
+    [SIM_HANDED_BACK] = "the VM was handed back",
+    [SIM_VMM_DIED_LOADED] = "the destination's VMM ended with LOADED on record",
+    [SIM_LOST] = "the VM was lost",
 };
 
 void sim_rules_print(const struct sim *totals)

@@ -16,24 +16,29 @@
 
 static void tell_done(struct sim *sim, const struct hf_fetch_done *done, enum sim_covered covered)
 {
+	if (!sim->destination)
+		return;
 	sim->covered[covered]++;
 	hf_destination_events.fetch_done(sim->destination, done);
 }
 
 static void late_done(struct sim *sim, uint64_t id, void *data)
 {
-	(void)data;
-	struct hf_fetch_done done = {.id = id, .epoch = 1};
-	enum sim_covered covered = sim->link_ends == 2 ? SIM_DONE_AFTER_LINK_DOWN : SIM_DONE_REPEATED;
+	struct hf_fetch_done done = {.id = id, .epoch = (uintptr_t)data};
+	bool same_link = sim->ends[false].up && sim->ends[false].epoch == done.epoch;
+	enum sim_covered covered = same_link ? SIM_DONE_REPEATED : SIM_DONE_AFTER_LINK_DOWN;
+	if (!sim->destination)
+		return;
 	done.zero = sim_chance(sim, 50);
 	done.status = sim_chance(sim, 50) ? HF_FETCH_OK : HF_FETCH_FAILED;
 	tell_done(sim, &done, covered);
+	if (!sim->destination)
+		return;
 	done.id = sim_chance(sim, 50) ? id + (1ull << 32) : sim_random(sim, UINT64_MAX);
 	const struct fetch_slot *slots = sim->destination->slots;
 	uint32_t slot = (uint32_t)done.id;
 	if (slot < sim->destination->slots_count && slots[slot].generation == done.id >> 32)
-		done.epoch =
-		    2; /* it has hit one that is on its way: of another connection it is none either */
+		done.epoch += 1000; /* it has hit one that is on its way: on another link it is none either */
 	tell_done(sim, &done, SIM_DONE_MADE_UP);
 }
 
@@ -41,7 +46,7 @@ static void late_done(struct sim *sim, uint64_t id, void *data)
 void sim_storm_done(struct sim *sim, const struct hf_fetch_done *done)
 {
 	if (sim_chance(sim, sim->plan.repeat_percent))
-		sim_at(sim, sim_random(sim, 50000), late_done, done->id, NULL);
+		sim_at(sim, sim_random(sim, 50000), late_done, done->id, (void *)(uintptr_t)done->epoch);
 }
 
 /* ---- a link without room, a pool without pages ---- */
@@ -69,6 +74,8 @@ static void stray_fault(struct sim *sim, uint64_t argument, void *data)
 	(void)data;
 	const struct hf_destination *d = sim->destination;
 	uint32_t page = (uint32_t)sim_random(sim, sim->page_count);
+	if (!d || (d->taking_over && !sim->side[false]->has_memory))
+		return;
 	sim->covered[SIM_FAULT_BEFORE_MAP] += !d->presence_complete;
 	sim->covered[SIM_FAULT_AFTER_RELEASE] += sim->released;
 	sim_rules_fault(sim, page, 5000 + (uint32_t)sim_random(sim, 3), sim->now_ns);
@@ -85,7 +92,7 @@ static void hostile_message(struct sim *sim, uint64_t argument, void *data)
 {
 	(void)argument;
 	(void)data;
-	if (!sim->link_up || sim->link_cut)
+	if (!sim->link_up || sim->link_cut || !sim->source || !sim->destination)
 		return;
 	uint8_t payload[64];
 	uint32_t type = (uint32_t)sim_random(sim, 20);
@@ -98,11 +105,12 @@ static void hostile_message(struct sim *sim, uint64_t argument, void *data)
 	sim_log(sim, "garbage of type %u", type);
 	if (sim_chance(sim, 50)) {
 		sim->covered[SIM_HOSTILE_TO_SOURCE]++;
-		hf_source_events.message(sim->source, 1, type, payload, length);
+		hf_source_events.message(sim->source, sim->epoch, type, payload, length);
 		return;
 	}
-	sim->covered[sim->destination->handover >= HF_DESTINATION_LOADED ? SIM_HOSTILE_AFTER_HAND_OVER : SIM_HOSTILE_BEFORE_HAND_OVER]++;
-	hf_destination_events.message(sim->destination, 1, type, payload, length);
+	bool after = sim->destination->handover >= HF_DESTINATION_LOADED;
+	sim->covered[after ? SIM_HOSTILE_AFTER_HAND_OVER : SIM_HOSTILE_BEFORE_HAND_OVER]++;
+	hf_destination_events.message(sim->destination, sim->epoch, type, payload, length);
 }
 
 void sim_storm_start(struct sim *sim)

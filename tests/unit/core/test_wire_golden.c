@@ -194,6 +194,15 @@ static void control_payloads_decode_to_their_fields(void **state)
 	assert_int_equal(finish.total_time_ns, 10000000000);
 	assert_int_equal(finish.sent_bytes, (4ull << 30) + (2ull << 20));
 
+	struct hf_wire_placed placed;
+	count = golden_read("placed", golden);
+	assert_int_equal(hf_wire_decode_placed(golden, count, &placed, NULL), 0);
+	assert_int_equal(placed.count, 2);
+	assert_int_equal(placed.ranges[0].block, 1);
+	assert_int_equal(placed.ranges[0].first_page, 65538);
+	assert_int_equal(placed.ranges[0].pages, 64);
+	assert_int_equal(placed.ranges[1].first_page, 7);
+
 	struct hf_err why;
 	count = golden_read("fail", golden);
 	assert_int_equal(hf_wire_decode_fail(golden, count, &why, NULL), 0);
@@ -236,8 +245,8 @@ static void every_type_has_the_name_of_the_protocol(void **state)
 {
 	(void)state;
 	static const char *const names[] = {
-	    "unknown", "ADVISE",   "READY",  "PRESENCE", "DEVICE", "DEVICE_END", "LOADED", "RUN",
-	    "RESUMED", "COMPLETE", "FINISH", "FAIL",	 "WISH",   "CHECK",	 "LINK",   "REFUSED"};
+	    "unknown",	"ADVISE", "READY", "PRESENCE", "DEVICE", "DEVICE_END", "LOADED",  "RUN",   "RESUMED",
+	    "COMPLETE", "FINISH", "FAIL",  "WISH",     "CHECK",	 "LINK",       "REFUSED", "PLACED"};
 	for (uint32_t type = 0; type < sizeof(names) / sizeof(names[0]); type++)
 		assert_string_equal(hf_wire_type_name(type), names[type]);
 	assert_string_equal(hf_wire_type_name(HF_WIRE_ROUND), "ROUND");

@@ -99,7 +99,7 @@ static const struct broken_field broken_fields[] = {
     {"hello_reply_accepted", 0, 8, 0, "not Hugeferry"},
     {"hello_reply_accepted", 12, 4, 0, "version 0"},
     {"hello_reply_accepted", 12, 4, 2, "version 2"},
-    {"hello_reply_accepted", 16, 8, 8, "features 0x8"},
+    {"hello_reply_accepted", 16, 8, 32, "features 0x20"},
     {"hello_reply_accepted", 16, 8, 1ull << 63, "features 0x8000000000000000"},
     {"hello_reply_accepted", 24, 4, 65, "channels[0] is 65"},
     {"hello_reply_accepted", 28, 4, 0xffffffff, "channels[1] is 4294967295"},
@@ -107,7 +107,7 @@ static const struct broken_field broken_fields[] = {
     {"hello_reply_refused", 32, 4, 0xffffffff, "text_bytes is 4294967295"},
 
     {"frame_header", 0, 4, 0, "type 0 is unknown"},
-    {"frame_header", 0, 4, 16, "type 16 is unknown"},
+    {"frame_header", 0, 4, 20, "type 20 is unknown"},
     {"frame_header", 0, 4, 0xffffffff, "type 4294967295 is unknown"},
 
     {"advise", 0, 4, 256, "vm_name_bytes is 256"},
@@ -193,6 +193,19 @@ static const struct broken_field broken_fields[] = {
     {"refused", 8, 4, 9, "cut short"},
     {"refused", 8, 4, 501, "REFUSED: text_bytes is 501"},
     {"refused", 8, 4, 0xffffffff, "text_bytes is 4294967295"},
+
+    {"placed", 0, 4, 0, "ranges is 0"},
+    {"placed", 0, 4, 1, "12 bytes follow"},
+    {"placed", 0, 4, 3, "cut short"},
+    {"placed", 0, 4, 129, "cut short"},
+    {"placed", 0, 4, 0xffffffff, "cut short"},
+    {"placed", 4, 4, 256, "block is 256"},
+    {"placed", 4, 4, 0xffffffff, "block is 4294967295"},
+    {"placed", 8, 4, 0xffffffff, "first_page 4294967295 and pages 64"},
+    {"placed", 8, 4, 0xfffffffe - 63, "first_page 4294967231 and pages 64"},
+    {"placed", 12, 4, 0, "pages 0"},
+    {"placed", 12, 4, 0xffffffff, "pages 4294967295"},
+    {"placed", 24, 4, 0, "pages 0"},
 
     {"request", 0, 4, 0x48465250, "marker is 0x48465250"}, /* a reply's */
     {"request", 0, 4, 0, "marker is 0"},
@@ -284,6 +297,7 @@ static const struct {
     {HF_WIRE_CHECK, 0, 0},
     {HF_WIRE_LINK, 24, 24},
     {HF_WIRE_REFUSED, 12, 512},
+    {HF_WIRE_PLACED, 16, 4 + 128 * 12},
     {HF_WIRE_ROUND, 13, 12 + (512 << 10)},
     {HF_WIRE_ROUND_END, 16, 16},
     {HF_WIRE_ROUND_DONE, 32, 32},

@@ -72,6 +72,11 @@ static int cancel(void *opaque, struct hf_err *err)
 	return called(opaque, "cancel", "", err);
 }
 
+static int poison_missing(void *opaque, struct hf_err *err)
+{
+	return called(opaque, "poison_missing", "", err);
+}
+
 static int set_parameters(void *opaque, const struct hf_control_parameters *parameters, struct hf_err *err)
 {
 	struct program *program = opaque;
@@ -97,6 +102,7 @@ static const struct hf_control_ops all_ops = {
     .recover = recover,
     .resume = resume,
     .cancel = cancel,
+    .poison_missing = poison_missing,
     .set_parameters = set_parameters,
     .get_parameters = get_parameters,
 };
@@ -174,8 +180,10 @@ static void each_command_reaches_its_operation_in_the_main_thread(void **state)
 	run(&program, &raw, "migrate-recover", "{\"uri\": \"tcp:a:1\"}", DONE);
 	run(&program, &raw, "migrate", "{\"uri\": \"unix:/b\", \"resume\": true, \"detach\": true}", DONE);
 	run(&program, &raw, "migrate_cancel", "{}", DONE);
-	assert_string_equal(program.called,
-			    "start_postcopy() pause() recover(tcp:a:1) resume(unix:/b) cancel() ");
+	run(&program, &raw, "x-poison-missing", "{}", DONE);
+	assert_string_equal(
+	    program.called,
+	    "start_postcopy() pause() recover(tcp:a:1) resume(unix:/b) cancel() poison_missing() ");
 	raw_close(&raw);
 	end(&program);
 }
@@ -266,14 +274,10 @@ static void a_second_migration_is_refused_and_says_why(void **state)
 static void what_the_program_cannot_do_is_not_there(void **state)
 {
 	(void)state;
-	static const char *const absent[] = {"migrate_cancel",
-					     "migrate-start-postcopy",
-					     "migrate-pause",
-					     "migrate-recover",
-					     "migrate",
-					     "migrate-set-parameters",
-					     "query-migrate-parameters",
-					     "query-status"};
+	static const char *const absent[] = {
+	    "migrate_cancel", "migrate-start-postcopy", "migrate-pause",	  "migrate-recover",
+	    "migrate",	      "x-poison-missing",	"migrate-set-parameters", "query-migrate-parameters",
+	    "query-status"};
 	static const struct hf_control_ops none = {0};
 	struct program program;
 	struct raw_qmp raw;

@@ -155,8 +155,10 @@ static void all_of_receive_reaches_its_fields(void **state)
 	struct hf_err err = HF_ERR_INIT;
 	assert_int_equal(PARSE(HF_COMMAND_RECEIVE, &options, &err, "--vm", "qmp:/v", "--attach", "/a",
 			       "--listen", "unix:/l", "--placement", "copy", "--channels", "7",
-			       "--chunk-size", "128K", "--json", "/j", "--no-background", "--qmp", "unix:/q"),
+			       "--chunk-size", "128K", "--json", "/j", "--no-background", "--qmp", "unix:/q",
+			       "--poison-missing"),
 			 0);
+	assert_true(options.poison_missing);
 	assert_string_equal(options.vm, "qmp:/v");
 	assert_string_equal(options.attach, "/a");
 	assert_string_equal(options.listen, "unix:/l");
@@ -181,6 +183,10 @@ static void precopy_is_asked_for_whole(void **state)
 			       "--placement", "copy"),
 			 -EINVAL);
 	assert_non_null(strstr(err.text, "by copy"));
+	assert_int_equal(
+	    PARSE(HF_COMMAND_SEND, &options, &err, SEND_ALL, "--attach", "/a", "--precopy", "--release-ram"),
+	    -EINVAL);
+	assert_non_null(strstr(err.text, "tracked"));
 	assert_int_equal(PARSE(HF_COMMAND_SEND, &options, &err, SEND_ALL, "--attach", "/a", "--precopy-only",
 			       "--postcopy-after", "3"),
 			 -EINVAL);

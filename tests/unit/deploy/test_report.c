@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Claims about reports: all members are there, files appear whole or not at all, times read well. */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -53,10 +54,10 @@ static void a_destination_report_has_every_promised_member(void **state)
 {
 	(void)state;
 	static const char *const members[] = {
-	    "status",	       "verified",    "transport",     "placement",	   "placement_reason",
-	    "page_size_bytes", "pages_total", "pages_fetched", "pages_zero",	   "transferred_bytes",
-	    "faults",	       "downtime_ns", "total_time_ns", "postcopy_time_ns", "blocktime",
-	    "fault_latency",   "error"};
+	    "status",	       "verified",    "transport",	"placement",	    "placement_reason",
+	    "page_size_bytes", "pages_total", "pages_fetched",	"pages_zero",	    "transferred_bytes",
+	    "faults",	       "downtime_ns", "total_time_ns",	"postcopy_time_ns", "blocktime",
+	    "fault_latency",   "error",	      "pages_poisoned", "poisoned"};
 	struct hf_ramblocks blocks = one_block();
 	struct hf_report_context context = {
 	    .transport = "tcp", .placement_reason = "because", .blocks = &blocks};
@@ -68,6 +69,24 @@ static void a_destination_report_has_every_promised_member(void **state)
 	assert_true(json_is_null(json_object_get(report, "verified")));
 	assert_true(json_is_null(json_object_get(report, "error")));
 	assert_string_equal(json_string_value(json_object_get(report, "status")), "completed");
+	json_decref(report);
+	hf_ramblocks_destroy(&blocks);
+}
+
+static void a_report_of_poisoned_pages_is_no_success_in_silence(void **state)
+{
+	(void)state;
+	struct hf_ramblocks blocks = one_block();
+	struct hf_report_context context = {.transport = "tcp", .blocks = &blocks};
+	/* While it goes on which pages they are is not looked up. */
+	struct hf_destination_snapshot snapshot = {
+	    .status = HF_STATUS_POSTCOPY_PAUSED, .pages_total = 2, .pages_poisoned = 1};
+	hf_err_set(&snapshot.err, HF_ERR_LOCAL, EHWPOISON, "1 page is lost");
+	json_t *report = hf_report_destination(NULL, &snapshot, &context);
+	assert_int_equal(json_integer_value(json_object_get(report, "pages_poisoned")), 1);
+	assert_int_equal(json_array_size(json_object_get(report, "poisoned")), 0);
+	assert_string_equal(json_string_value(json_object_get(json_object_get(report, "error"), "text")),
+			    "1 page is lost");
 	json_decref(report);
 	hf_ramblocks_destroy(&blocks);
 }
@@ -162,6 +181,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(a_destination_report_has_every_promised_member),
+	    cmocka_unit_test(a_report_of_poisoned_pages_is_no_success_in_silence),
 	    cmocka_unit_test(bucket_counts_of_a_report_add_up),
 	    cmocka_unit_test(a_failed_report_says_class_and_text),
 	    cmocka_unit_test_setup_teardown(writing_replaces_the_file_and_leaves_no_other, make_folder,

@@ -220,6 +220,20 @@ static int memory_place_again(void *self, uint32_t block, uint64_t page, struct 
 	return answer_with(rig, rig->place_again_result, "not again", err);
 }
 
+static int memory_may_poison(void *self, struct hf_err *err)
+{
+	const struct rig *rig = self;
+	return rig->may_poison_result ? hf_err_set(err, HF_ERR_LOCAL, -rig->may_poison_result, "no poison")
+				      : 0;
+}
+
+static int memory_poison(void *self, uint32_t block, uint64_t page, struct hf_err *err)
+{
+	struct rig *rig = self;
+	rig_record(rig, "poison %s %u", name_of(block), (unsigned)page);
+	return answer_with(rig, rig->poison_result, "not poisoned", err);
+}
+
 static void memory_clear(void *self, void *landing, size_t bytes, bool dirty)
 {
 	memset(landing, 0, bytes);
@@ -245,6 +259,8 @@ static const struct hf_memory_ops memory_ops = {
     .place = memory_place,
     .place_zero = memory_place_zero,
     .place_again = memory_place_again,
+    .may_poison = memory_may_poison,
+    .poison = memory_poison,
     .clear = memory_clear,
     .kick = memory_kick,
     .release = memory_release,
@@ -429,10 +445,24 @@ static int source_harvest(void *self, uint32_t block, uint8_t *dirtied, uint8_t 
 	return answer_with(rig, rig->harvest_result, "no harvest", err);
 }
 
+static int source_release(void *self, uint32_t block, uint64_t first_page, uint32_t pages, struct hf_err *err)
+{
+	struct rig *rig = self;
+	rig_record(rig, "release %s %u+%u", name_of(RIG_BLOCKS - 1 - block), (unsigned)first_page, pages);
+	return answer_with(rig, rig->give_back_result, "not given back", err);
+}
+
+static void source_kick_release(void *self)
+{
+	rig_record(self, "kick release");
+}
+
 static const struct hf_source_memory_ops source_memory_ops = {
     .harvest = source_harvest,
     .chunk = source_chunk,
     .presence = source_presence,
+    .release = source_release,
+    .kick_release = source_kick_release,
 };
 
 /* ---- the rig ----------------------------------------------------------------------------------- */

@@ -133,6 +133,7 @@ static void what_is_described_comes_back(void **state)
 	assert_int_equal(hf_kept_pages_check_vmm(f->kept, &f->description.vmm, &f->blocks, &f->err), 0);
 	assert_int_equal(hf_kept_pages_bitmap_bytes(f->kept), hf_pagemap_bytes(PAGES));
 	assert_false(hf_kept_pages_presence_complete(f->kept));
+	assert_false(hf_kept_pages_poisoning(f->kept));
 }
 
 static void a_new_files_bits_are_clear_and_on_memory_pages_of_their_own(void **state)
@@ -172,6 +173,7 @@ static void bits_of_a_killed_process_stay(void **state)
 		hf_pagemap_wrap(&map, hf_kept_pages_present(f->kept), PAGES);
 		hf_pagemap_set(&map, 10);
 		hf_kept_pages_set_presence_complete(f->kept);
+		hf_kept_pages_set_poisoning(f->kept, false);
 		kill(getpid(), SIGKILL);
 	}
 	assert_int_equal(waitpid(child, &status, 0), child);
@@ -187,6 +189,11 @@ static void bits_of_a_killed_process_stay(void **state)
 	hf_pagemap_wrap(&map, hf_kept_pages_present(f->kept), PAGES);
 	assert_int_equal(hf_pagemap_next_set(&map, 0), 10);
 	assert_true(hf_kept_pages_presence_complete(f->kept));
+	assert_true(hf_kept_pages_poisoning(f->kept) && taken_over.poisoning && !taken_over.settled);
+	hf_kept_pages_set_poisoning(f->kept, true);
+	reopen(f);
+	taken_over = hf_kept_pages_taken_over(f->kept);
+	assert_true(taken_over.poisoning && taken_over.settled);
 }
 
 static void there_is_none_before_and_after(void **state)
@@ -435,7 +442,7 @@ static void impossible_values_with_a_right_digest_are_refused(void **state)
 	    {FIELD(chunk_bytes, 0), "impossible"},
 	    {FIELD(vmm_pid, 0), "impossible"},
 	    {FIELD(vmm_pid, UINT64_C(1) << 33), "impossible"},
-	    {FIELD(flags, 4), "flags"},
+	    {FIELD(flags, 16), "flags"},
 	    {BLOCK(length_bytes, 0), "memory blocks is impossible"},
 	    {BLOCK(length_bytes, UINT64_C(1) << 62), "impossible"},
 	    {BLOCK(page_size_bytes, 3), "memory blocks is impossible"},

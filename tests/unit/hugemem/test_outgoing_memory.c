@@ -394,6 +394,24 @@ static void a_punched_page_is_a_hole_again(void **state)
 	close_source(&source);
 }
 
+static void a_file_is_given_back_whole_when_its_vm_is_elsewhere(void **state)
+{
+	(void)state;
+	struct source source;
+
+	open_source(&source);
+	uint64_t before = host_pages_free(HUGE_BYTES);
+	source.vmm[0] = source.vmm[5 * HUGE_BYTES] = 1;
+	assert_int_equal(host_pages_free(HUGE_BYTES), before - 2);
+	munmap(source.vmm, PAGES * HUGE_BYTES); /* its VMM has ended */
+	source.vmm = NULL;
+	assert_int_equal(pages_in_file(&source), 2);
+	assert_int_equal(hf_outgoing_memory_discard(source.memory, &source.err), 0);
+	assert_int_equal(pages_in_file(&source), 0);
+	assert_int_equal(host_pages_free(HUGE_BYTES), before);
+	close_source(&source);
+}
+
 static void a_file_mapped_in_pieces_is_found_whole(void **state)
 {
 	(void)state;
@@ -602,6 +620,7 @@ int main(void)
 	    cmocka_unit_test(the_vmms_page_tables_are_enough_if_they_hold_all_the_file_holds),
 	    cmocka_unit_test(more_runs_of_pages_than_one_call_returns_are_found),
 	    cmocka_unit_test(a_punched_page_is_a_hole_again),
+	    cmocka_unit_test(a_file_is_given_back_whole_when_its_vm_is_elsewhere),
 	    cmocka_unit_test(a_file_mapped_in_pieces_is_found_whole),
 	    cmocka_unit_test(presence_outlives_the_vmm),
 	    cmocka_unit_test(a_bitmap_of_another_length_is_refused),

@@ -309,6 +309,37 @@ static void every_flipped_bit_of_a_status_block_is_found(void **state)
 			assert_flip_is_found(offset, bit);
 }
 
+static void a_lost_page_is_left_out_and_no_other(void **state)
+{
+	bool lost[PAGES] = {false};
+	struct hf_guest_report report;
+	uint64_t page = a_page(false);
+
+	(void)state;
+	play_steps(30);
+	memset(memory + page * PAGE_BYTES, 0, PAGE_BYTES);
+	lost[page] = true;
+	add_one(&status_of(1)->memory_errors);
+	add_one(&status_of(1)->skips);
+	add_one(&status_of(1)->step);
+	assert_int_equal(hf_guest_verify_except(memory, BYTES, lost, &report, NULL), 0);
+	assert_int_equal(report.bytes_wrong, 0);
+	assert_int_equal(report.memory_errors, 1);
+	lost[page] = false;
+	lost[page == PAGES - 1 ? page - 1 : page + 1] = true;
+	assert_int_equal(hf_guest_verify_except(memory, BYTES, lost, &report, NULL), 0);
+	assert_int_equal(report.pages_wrong, 1);
+}
+
+static void more_memory_errors_than_skips_are_found(void **state)
+{
+	(void)state;
+	play_steps(30);
+	for (uint64_t skips = hf_guest_count(status_of(0)->skips) + 2; skips > 0; skips--)
+		add_one(&status_of(0)->memory_errors);
+	assert_true(is_found());
+}
+
 static void a_flipped_bit_anywhere_is_found(void **state)
 {
 	uint64_t random = 1;
@@ -425,6 +456,8 @@ int main(void)
 	    GUEST_TEST(a_zeroed_page_is_found),
 	    GUEST_TEST(swapped_pages_are_found),
 	    GUEST_TEST(every_flipped_bit_of_a_status_block_is_found),
+	    GUEST_TEST(a_lost_page_is_left_out_and_no_other),
+	    GUEST_TEST(more_memory_errors_than_skips_are_found),
 	    GUEST_TEST(a_flipped_bit_anywhere_is_found),
 	    GUEST_TEST(a_write_into_a_hole_is_found),
 	    GUEST_TEST(a_write_that_was_never_counted_is_found),

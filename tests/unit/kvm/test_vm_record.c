@@ -101,6 +101,24 @@ static void what_was_written_is_there_again(void **state)
 	hf_vm_record_close(record);
 }
 
+static void that_pages_were_released_is_never_forgotten(void **state)
+{
+	const struct record_rig *rig = *state;
+	struct hf_vm_record *record = record_rig_create(rig, HF_VM_RECORD_OUTGOING);
+	assert_false(hf_vm_record_state(record).released);
+	assert_int_equal(hf_vm_record_write(record, HF_RECORD_GIVEN_UP, NULL), 0);
+	assert_int_equal(hf_vm_record_write_released(record, NULL), 0);
+	assert_int_equal(hf_vm_record_write_epoch(record, 3, NULL), 0);
+	assert_int_equal(hf_vm_record_write(record, HF_RECORD_GIVEN_UP, NULL), 0);
+	for (int i = 0; i < 2; i++) {
+		hf_vm_record_close(record);
+		assert_int_equal(hf_vm_record_open(&record, rig->dir, HF_VM_RECORD_OUTGOING, "vm1", NULL), 0);
+		assert_true(hf_vm_record_state(record).released);
+		assert_int_equal(hf_vm_record_state(record).epoch, 3);
+	}
+	hf_vm_record_close(record);
+}
+
 static void directory_and_file_are_for_their_owner_alone(void **state)
 {
 	const struct record_rig *rig = *state;
@@ -507,6 +525,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    TEST(a_new_record_says_none_and_all_it_was_told),
 	    TEST(what_was_written_is_there_again),
+	    TEST(that_pages_were_released_is_never_forgotten),
 	    TEST(directory_and_file_are_for_their_owner_alone),
 	    TEST(a_person_can_read_it),
 	    TEST(one_vm_has_one_record_for_each_side),

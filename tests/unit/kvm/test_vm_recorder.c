@@ -209,6 +209,23 @@ static void an_epoch_is_on_disk_when_the_call_returns(void **state)
 	end(&f);
 }
 
+static void released_is_on_disk_when_the_call_returns(void **state)
+{
+	const struct record_rig *rig = *state;
+	struct fixture f;
+	struct hf_vm_record_state now;
+	struct hf_err err = HF_ERR_INIT;
+	start(&f, rig);
+	assert_int_equal(hf_vm_recorder_write_epoch(f.recorder, 7, NULL), 0);
+	assert_int_equal(hf_vm_recorder_write_released(f.recorder, NULL), 0);
+	assert_int_equal(hf_vm_record_read(rig->dir, HF_VM_RECORD_INCOMING, "vm1", &now, NULL, NULL), 0);
+	assert_true(now.released);
+	assert_int_equal(now.epoch, 7);
+	hf_vm_recorder_stop(f.recorder);
+	assert_int_equal(hf_vm_recorder_write_released(f.recorder, &err), -ECANCELED);
+	end(&f);
+}
+
 static void a_failed_epoch_says_why(void **state)
 {
 	struct fixture f;
@@ -298,6 +315,7 @@ int main(void)
 	    TEST(a_failure_is_told_with_its_reason_and_changes_nothing),
 	    TEST(the_time_of_a_record_counts_from_its_request),
 	    TEST(an_epoch_is_on_disk_when_the_call_returns),
+	    TEST(released_is_on_disk_when_the_call_returns),
 	    TEST(a_failed_epoch_says_why),
 	    TEST(nothing_is_taken_before_the_start_and_after_the_stop),
 	    TEST(a_stop_lets_a_write_end_and_cancels_what_has_not_begun),
