@@ -7,6 +7,7 @@
  */
 #include "tests/unit/engine/rig.h"
 
+#include <errno.h>
 #include <string.h>
 
 #define ROM_SHIFT  RIG_RAM_PAGES
@@ -558,6 +559,91 @@ static void the_maps_are_among_the_tables(void **state)
 	rig_destroy(other);
 }
 
+/* ---- beside what else a session may have ---- */
+
+static void pages_of_rounds_are_said_to_be_placed_once_the_vm_runs(void **state)
+{
+	struct rig *rig = *state;
+	struct hf_wire_placed placed;
+	rig->link.features |= HF_WIRE_FEATURE_RECOVER | HF_WIRE_FEATURE_RELEASE;
+	rig->destination_config.background_held = true;
+	begin(rig);
+	round_whole(rig, 1, 0xff);
+	final(rig, 2, 1u << 1, 0);
+	rig_reach(rig, AT_ACTIVE, AT_RUN);
+	assert_int_equal(rig->sent[HF_WIRE_PLACED].times, 0);
+	rig_reach(rig, AT_RUN, AT_RUNNING);
+	assert_int_equal(rig->sent[HF_WIRE_PLACED].times, 1);
+	assert_int_equal(hf_wire_decode_placed(rig->sent[HF_WIRE_PLACED].payload,
+					       rig->sent[HF_WIRE_PLACED].bytes, &placed, NULL),
+			 0);
+	assert_int_equal(placed.count, 2);
+	assert_int_equal(placed.ranges[0].block, SOURCE_RAM);
+	assert_int_equal(placed.ranges[0].first_page, 0);
+	assert_int_equal(placed.ranges[0].pages, 1);
+	assert_int_equal(placed.ranges[1].first_page, 2);
+	assert_int_equal(placed.ranges[1].pages, 6);
+}
+
+static void what_is_stale_when_the_source_is_gone_is_poisoned_and_what_landed_is_not(void **state)
+{
+	struct rig *rig = *state;
+	rig->link.features |= HF_WIRE_FEATURE_RECOVER;
+	rig->destination_config.background_held = true;
+	begin(rig);
+	round_whole(rig, 1, ALL_PAGES & ~(1u << 5));
+	final(rig, 2, 1u << 1, 0);
+	rig_reach(rig, AT_ACTIVE, AT_RUNNING);
+	rig_link_down(rig);
+	rig_forget(rig);
+	assert_int_equal(hf_destination_poison_missing(rig->destination, NULL), 0);
+	rig_work_all(rig);
+	rig_expect(rig, "kick urgent", "kick background", "poison ram 1", "poison ram 5", "release");
+	struct hf_destination_snapshot snapshot = rig_snapshot(rig);
+	assert_int_equal(snapshot.status, HF_STATUS_COMPLETED);
+	assert_int_equal(snapshot.pages_poisoned, 2);
+	assert_int_equal(snapshot.pages_received, snapshot.pages_total - 2);
+}
+
+static void a_later_link_fetches_what_rounds_left(void **state)
+{
+	struct rig *rig = *state;
+	rig->link.features |= HF_WIRE_FEATURE_RECOVER;
+	begin(rig);
+	round_whole(rig, 1, ALL_PAGES);
+	final(rig, 2, 1u << 4, 0);
+	rig_reach(rig, AT_ACTIVE, AT_RUNNING);
+	rig_link_down(rig);
+	rig->link.features &= ~HF_WIRE_FEATURE_PRECOPY;
+	rig_link_again(rig, 2);
+	rig_hear(rig, HF_WIRE_ADVISE);
+	uint64_t before = rig->posted_bytes[HF_FETCH_BACKGROUND];
+	rig_hear(rig, HF_WIRE_RUN);
+	rig_land_all(rig);
+	assert_int_equal(rig->posted_bytes[HF_FETCH_BACKGROUND] - before, RIG_RAM_PAGE);
+	assert_int_equal(rig->sent[HF_WIRE_ROUND_DONE].times, 1);
+	assert_int_equal(rig->sent[HF_WIRE_COMPLETE].times, 1);
+}
+
+static void a_vmm_that_ends_while_loaded_waits_fails_and_loaded_is_not_said(void **state)
+{
+	struct rig *rig = *state;
+	struct hf_err why;
+	hf_err_set(&why, HF_ERR_LOCAL, ESRCH, "the VMM has ended");
+	rig->link.features |= HF_WIRE_FEATURE_RECOVER;
+	begin(rig);
+	round_whole(rig, 1, ALL_PAGES);
+	final(rig, 2, 0x3, HF_WIRE_ROUND_WHOLE);
+	rig_reach(rig, AT_ACTIVE, AT_LISTEN);
+	rig_vm_done(rig, HF_VM_LOAD, 0);
+	hf_destination_vm_ended(rig->destination, &why);
+	rig_land_all(rig);
+	rig_work_all(rig);
+	assert_int_equal(rig->sent[HF_WIRE_LOADED].times, 0);
+	assert_int_equal(rig->sent[HF_WIRE_FAIL].times, 1);
+	assert_int_equal(rig_snapshot(rig).status, HF_STATUS_FAILED);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -581,6 +667,10 @@ int main(void)
 	    RIG_TEST(a_side_that_copies_refuses),
 	    cmocka_unit_test(what_a_source_may_not_say_ends_the_migration),
 	    RIG_TEST(the_maps_are_among_the_tables),
+	    RIG_TEST(pages_of_rounds_are_said_to_be_placed_once_the_vm_runs),
+	    RIG_TEST(what_is_stale_when_the_source_is_gone_is_poisoned_and_what_landed_is_not),
+	    RIG_TEST(a_later_link_fetches_what_rounds_left),
+	    RIG_TEST(a_vmm_that_ends_while_loaded_waits_fails_and_loaded_is_not_said),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
