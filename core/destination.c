@@ -33,8 +33,8 @@
  * release(), so that the source is let go only when nothing can need it. A link lost after COMPLETE costs
  * no page; where there can be another, it is said again there, since the source may not have heard.
  *
- * The way of a page is in destination_pages.c. What becomes of pages whose source is gone for good is in
- * destination_poison.c.
+ * The way of a page is in destination_pages.c; what comes before the source VM stops, in
+ * destination_precopy.c. What becomes of pages whose source is gone for good is in destination_poison.c.
  */
 #include "core/destination.h"
 
@@ -288,6 +288,12 @@ void hf_destination_let_go(struct hf_destination *d)
 unsigned hf_destination_check_end(struct hf_destination *d)
 {
 	hf_lock_assert_held(&d->lock);
+	unsigned actions = 0;
+	if (d->precopy.load_waits && d->pages_received == d->blocks.pages_total) {
+		d->precopy.load_waits = false;
+		hf_destination_take_step(d, HF_DESTINATION_VM_LOADED, NULL, &actions);
+		return actions | ACTION_NOTIFY;
+	}
 	if (!d->resumed || d->releasing || d->pages_received + d->pages_poisoned != d->blocks.pages_total ||
 	    d->handover == HF_DESTINATION_LOST)
 		return 0;
@@ -402,6 +408,8 @@ static void prepare(struct hf_destination *d)
 {
 	struct hf_err err = HF_ERR_INIT;
 	int result = choose_placement(d, &err);
+	if (result == 0)
+		result = hf_destination_precopy_prepare(d, &err);
 	if (result == 0) {
 		hf_lock(&d->lock);
 		result = hf_destination_fetch_prepare(d);
@@ -452,6 +460,8 @@ void hf_destination_unlock_act(struct hf_destination *d, unsigned actions)
 		prepare(d);
 	if (actions & ACTION_SEND_READY)
 		send_ready(d, epoch);
+	if (actions & ACTION_CLEAR_HOLES)
+		hf_destination_clear_holes(d);
 	if (actions & ACTION_LOAD)
 		request_vm(d, HF_VM_LOAD, d->device_state, d->device_state_bytes);
 	if (actions & ACTION_TAKE_OVER)
@@ -474,6 +484,8 @@ void hf_destination_unlock_act(struct hf_destination *d, unsigned actions)
 		said_resumed(d, epoch);
 	if (actions & ACTION_PUMP)
 		hf_destination_pump(d);
+	if (actions & ACTION_SEND_ROUND_DONE)
+		hf_destination_send_round_done(d, epoch);
 	if (actions & ACTION_SAY_PLACED)
 		hf_destination_say_placed(d);
 	if (actions & ACTION_RELEASE)

@@ -150,6 +150,8 @@ struct hf_destination_snapshot {
 	uint32_t pages_zero;	    /* came as headers only, or never existed on the source */
 	uint32_t pages_poisoned;    /* lost for good: the guest sees a memory error there */
 	uint64_t transferred_bytes; /* page payload */
+	uint32_t precopy_rounds;    /* that have ended */
+	uint64_t precopy_bytes;	    /* of transferred_bytes: moved in them */
 	uint64_t pages_stalled;	    /* times a page could not be placed for want of a huge page */
 	uint64_t setup_time_ns, load_time_ns;
 	uint64_t record_time_ns;     /* of LOADED and of RUNNING together: part of the downtime */

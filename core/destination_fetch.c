@@ -200,17 +200,26 @@ static bool urgent_lacks_a_landing(const struct hf_destination *d)
 }
 
 /* The operator's limit comes before the background's share. */
-static bool over_limit(const struct hf_destination *d)
+static bool over_limit(struct hf_destination *d)
 {
+	const struct hf_limiter *limiter = hf_destination_limiter(d);
 	uint64_t now_ns = hf_clock_now_ns(&d->clock);
-	return hf_limiter_when_ns(&d->limiter, d->chunk_bytes, now_ns) > now_ns;
+	return limiter && hf_limiter_when_ns(limiter, d->chunk_bytes, now_ns) > now_ns;
 }
 
-bool hf_destination_background_limited(const struct hf_destination *d)
+/* Somebody may be served, or a round of pre-copy runs. */
+static bool may_fetch(const struct hf_destination *d)
+{
+	return d->epoch != 0 && d->fetching && !d->fetch_broken && d->transfers &&
+	       (hf_destination_serving(d) ||
+		(d->precopy.state == ROUND_RUNS && d->status == HF_STATUS_ACTIVE));
+}
+
+bool hf_destination_background_limited(struct hf_destination *d)
 {
 	hf_lock_assert_held(&d->lock);
-	return d->limiter.limit_bytes_per_s != 0 && d->epoch != 0 && d->fetching && !d->fetch_broken &&
-	       hf_destination_serving(d) &&
+	const struct hf_limiter *limiter = hf_destination_limiter(d);
+	return limiter && limiter->limit_bytes_per_s != 0 && may_fetch(d) &&
 	       (d->active[HF_FETCH_BACKGROUND].head != HF_TRANSFER_NONE || background_wants_transfers(d));
 }
 
@@ -219,7 +228,8 @@ static uint16_t choose_background(struct hf_destination *d)
 	if (class_is_full(d, HF_FETCH_BACKGROUND) || !hf_destination_background_runs(d) ||
 	    !hf_schedule_background_room(&d->schedule) || over_limit(d))
 		return HF_TRANSFER_NONE;
-	if (hf_schedule_background_held(&d->schedule))
+	/* In a round nobody can be served, so it waits for nobody. */
+	if (hf_schedule_background_held(&d->schedule) && !hf_destination_in_round(d))
 		return urgent_lacks_a_landing(d) ? d->active[HF_FETCH_BACKGROUND].head : HF_TRANSFER_NONE;
 	if (d->active[HF_FETCH_BACKGROUND].head == HF_TRANSFER_NONE)
 		start_background(d);
@@ -231,6 +241,8 @@ static uint16_t choose_transfer(struct hf_destination *d)
 {
 	hf_lock_assert_held(&d->lock);
 	uint16_t index = HF_TRANSFER_NONE;
+	if (hf_destination_in_round(d))
+		return choose_background(d);
 	if (hf_schedule_background_due(&d->schedule))
 		index = choose_background(d);
 	if (index == HF_TRANSFER_NONE)
@@ -252,8 +264,9 @@ static uint32_t take_slot(struct hf_destination *d, uint16_t transfer, enum hf_f
 	slot->offset_bytes = offset;
 	uint64_t now_ns = hf_clock_now_ns(&d->clock);
 	hf_schedule_posted(&d->schedule, class, length, now_ns, &slot->chunk);
-	if (class == HF_FETCH_BACKGROUND)
-		hf_limiter_take(&d->limiter, length, now_ns);
+	struct hf_limiter *limiter = hf_destination_limiter(d);
+	if (class == HF_FETCH_BACKGROUND && limiter)
+		hf_limiter_take(limiter, length, now_ns);
 	d->outstanding[class]++;
 	return index;
 }
@@ -278,7 +291,7 @@ struct decided_fetch {
 static bool next_fetch(struct hf_destination *d, struct decided_fetch *decided)
 {
 	hf_lock_assert_held(&d->lock);
-	if (!hf_destination_serving(d) || d->epoch == 0 || d->fetch_broken || !d->fetching || !d->transfers)
+	if (!may_fetch(d))
 		return false;
 	uint16_t index = choose_transfer(d);
 	if (index == HF_TRANSFER_NONE)
@@ -322,8 +335,9 @@ static void give_up_transfer(struct hf_destination *d, uint16_t index)
 	hf_lock_assert_held(&d->lock);
 	uint32_t page = d->transfers[index].page;
 	struct page_entry *entry = &d->pages[page];
-	bool awaited = entry->awaited;
+	bool awaited = entry->awaited || entry->refault; /* the latter in a round of pre-copy */
 
+	entry->refault = false;
 	hf_destination_free_transfer(d, index);
 	entry->landed = true;
 	hf_destination_end_await(d, page);
@@ -333,6 +347,20 @@ static void give_up_transfer(struct hf_destination *d, uint16_t index)
 	}
 	entry->state = PAGE_MISSING;
 	hf_pagemap_set(&d->todo_fetch, page);
+}
+
+void hf_destination_abandon_background(struct hf_destination *d)
+{
+	hf_lock_assert_held(&d->lock);
+	struct transfer_list *list = &d->active[HF_FETCH_BACKGROUND];
+	while (list->head != HF_TRANSFER_NONE) {
+		uint16_t index = list->head;
+		struct transfer *transfer = &d->transfers[index];
+		list_remove(d, list, index);
+		transfer->failed = true;
+		if (transfer->chunks_done == transfer->chunks_posted)
+			give_up_transfer(d, index);
+	}
 }
 
 /* Locked. Looks up the slot of a done; NULL for one that is not outstanding (a transport's mistake). */
@@ -470,7 +498,7 @@ void hf_destination_pump(struct hf_destination *d)
 			d->refused[HF_FETCH_URGENT] = d->refused[HF_FETCH_BACKGROUND] = false;
 			refused_when_idle++;
 		}
-		hf_unlock(&d->lock);
+		hf_destination_unlock_act(d, hf_destination_round_check(d));
 	}
 	struct hf_err err;
 	hf_err_set(&err, HF_ERR_LOCAL, EAGAIN, "VM '%s': the link takes no fetch although none is on its way",
@@ -497,14 +525,18 @@ void hf_destination_event_fetch_done(void *engine, const struct hf_fetch_done *d
 	}
 	uint16_t index = account_done(d, slot, done);
 	uint32_t page = HF_PAGE_NONE;
-	if (index != HF_TRANSFER_NONE) {
+	if (hf_destination_in_round(d)) {
+		if (index != HF_TRANSFER_NONE)
+			hf_destination_round_landed(d, index);
+		index = HF_TRANSFER_NONE;
+	} else if (index != HF_TRANSFER_NONE) {
 		page = d->transfers[index].page;
 		d->pages[page].state = PAGE_PLACING;
 		d->urgent_fetching -= d->transfers[index].class == HF_FETCH_URGENT;
 		hf_destination_end_await(
 		    d, page); /* off the link: the background may go on while the page is placed */
 	}
-	hf_destination_unlock_act(d, ACTION_PUMP);
+	hf_destination_unlock_act(d, ACTION_PUMP | hf_destination_round_check(d));
 
 	if (index != HF_TRANSFER_NONE)
 		hf_destination_place_transfer(d, page, index);

@@ -3,9 +3,9 @@
  * destination_internal.h - what the parts of the destination engine share. Not a public header.
  *
  * Purpose: destination.c holds the life of a migration, destination_pages.c the way of a page,
- * destination_fetch.c how its bytes come, destination_placed.c what the source hears of it; all work on this
- * struct. Ownership, threads, units, errors: as in destination.h; "locked" in a comment means that the caller
- * holds destination->lock.
+ * destination_fetch.c how its bytes come, destination_placed.c what the source hears of it,
+ * destination_precopy.c what comes before the source VM stops; all work on this struct. Ownership, threads,
+ * units, errors: as in destination.h; "locked" in a comment means that the caller holds destination->lock.
  */
 #ifndef HF_CORE_DESTINATION_INTERNAL_H
 #define HF_CORE_DESTINATION_INTERNAL_H
@@ -97,6 +97,32 @@ enum {
 	ACTION_SEND_REFUSED = 1 << 17,
 	ACTION_TAKE_OVER = 1 << 18,
 	ACTION_SAY_PLACED = 1 << 19,
+	ACTION_SEND_ROUND_DONE = 1 << 20,
+	ACTION_CLEAR_HOLES = 1 << 21,
+};
+
+/* Pages that come while the source VM runs (destination_precopy.c). */
+enum round_state {
+	ROUND_NONE = 0,
+	ROUND_RUNS, /* its pages are being fetched */
+	ROUND_CUT,  /* what is on its way comes in, and then it has ended */
+};
+
+struct precopy {
+	bool spoken;	 /* the session's first link has the feature */
+	bool final;	 /* the final set is known */
+	bool whole;	 /* LOADED wants every page */
+	bool load_waits; /* the VM is loaded, pages are missing */
+	enum round_state state;
+	uint32_t round;		      /* the one under way, or the last */
+	uint32_t set_block, set_page; /* where the next ROUND may go on, the source's numbering */
+	struct hf_pagemap landed;     /* whole, and not named by a set since; has bits from ADVISE on */
+	struct hf_pagemap set;	      /* as far as it was heard */
+	struct hf_limiter limiter;
+	uint64_t began_ns, moved_before_bytes;
+	uint32_t rounds_done;
+	uint64_t moved_bytes, duration_ns, rate_bytes_per_s; /* of the last round */
+	uint64_t moved_total_bytes;
 };
 
 struct hf_destination {
@@ -180,6 +206,7 @@ struct hf_destination {
 	uint32_t urgent_fetching;		 /* of the urgent ones those with bytes to come */
 	struct hf_schedule schedule;
 	struct hf_limiter limiter; /* of the background */
+	struct precopy precopy;
 	struct hf_blocktime *blocktime;
 	struct hf_latency fault_latency;
 	uint32_t pages_received, pages_fetched, pages_zero, pages_poisoned;
@@ -250,6 +277,37 @@ unsigned hf_destination_placed_begin(struct hf_destination *destination);
 unsigned hf_destination_placed(struct hf_destination *destination, uint32_t page);
 /* Without the lock. */
 void hf_destination_say_placed(struct hf_destination *destination);
+
+/* ---- destination_precopy.c ---- */
+
+/* Without the lock. The placement is settled, nothing is prepared yet. */
+int hf_destination_precopy_prepare(struct hf_destination *destination, struct hf_err *err);
+void hf_destination_precopy_destroy(struct hf_destination *destination);
+void hf_destination_precopy_tables(const struct hf_destination *destination, struct hf_tables *tables);
+/* Locked. */
+unsigned hf_destination_on_round(struct hf_destination *destination, const uint8_t *payload, size_t bytes);
+unsigned hf_destination_on_round_end(struct hf_destination *destination, const uint8_t *payload,
+				     size_t bytes);
+/* Locked. Pages are landing and nothing is placed. */
+static inline bool hf_destination_in_round(const struct hf_destination *destination)
+{
+	return destination->precopy.state != ROUND_NONE;
+}
+/* Locked. Between DEVICE_END and LOADED of a migration that has no postcopy. */
+bool hf_destination_loads_whole(const struct hf_destination *destination);
+/* Locked. What limits the background now; NULL: nothing. */
+struct hf_limiter *hf_destination_limiter(struct hf_destination *destination);
+/* Locked. All chunks of a page of the round have landed. */
+void hf_destination_round_landed(struct hf_destination *destination, uint16_t transfer);
+/* Locked. Something has changed: has the round ended? */
+unsigned hf_destination_round_check(struct hf_destination *destination);
+/* Locked. PRESENCE is whole: what has landed and is not stale is received. */
+unsigned hf_destination_precopy_settle(struct hf_destination *destination);
+/* Without the lock. Pages that landed and do not exist any more become zeros. */
+void hf_destination_clear_holes(struct hf_destination *destination);
+/* Locked. The VM is loaded: must LOADED wait? */
+bool hf_destination_load_must_wait(struct hf_destination *destination);
+void hf_destination_send_round_done(struct hf_destination *destination, uint64_t epoch);
 
 /* ---- where a page is ---- */
 
@@ -334,12 +392,14 @@ int hf_destination_fetch_link_up(struct hf_destination *destination, const struc
 uint32_t hf_destination_take_partial(struct hf_destination *destination);
 /* Locked. No fetch is on its way any more. */
 void hf_destination_fetch_link_down(struct hf_destination *destination);
+/* Locked. No more of the pages that the background is in the middle of is posted; they are missing again. */
+void hf_destination_abandon_background(struct hf_destination *destination);
 /* Locked. A fault on a page in PAGE_FETCHING: its chunks not yet posted become urgent. */
 void hf_destination_promote(struct hf_destination *destination, uint32_t page);
 /* Locked. */
 void hf_destination_free_transfer(struct hf_destination *destination, uint16_t index);
 /* Locked. Would the background post now, but for its limit? */
-bool hf_destination_background_limited(const struct hf_destination *destination);
+bool hf_destination_background_limited(struct hf_destination *destination);
 /* Without the lock: posts fetches until there is nothing to post or no room. */
 void hf_destination_pump(struct hf_destination *destination);
 void hf_destination_event_fetch_done(void *engine, const struct hf_fetch_done *done);

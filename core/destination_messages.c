@@ -170,7 +170,7 @@ static bool presence_advance(struct hf_destination *d, uint32_t pages)
 
 static unsigned on_presence(struct hf_destination *d, const uint8_t *payload, size_t bytes)
 {
-	if (d->status != HF_STATUS_ACTIVE || d->presence_complete)
+	if (d->status != HF_STATUS_ACTIVE || d->presence_complete || (d->precopy.spoken && !d->precopy.final))
 		return hf_destination_unexpected(d, HF_WIRE_PRESENCE);
 
 	struct hf_wire_presence presence;
@@ -194,6 +194,7 @@ static unsigned on_presence(struct hf_destination *d, const uint8_t *payload, si
 	if (presence_advance(d, presence.pages)) {
 		d->presence_complete = true;
 		hf_destination_pages_presence(d);
+		return hf_destination_precopy_settle(d);
 	}
 	return 0;
 }
@@ -255,7 +256,8 @@ static unsigned on_device_end(struct hf_destination *d, const uint8_t *payload, 
 	d->has_state = true;
 	d->device_end_ns = hf_clock_now_ns(&d->clock);
 	hf_destination_move(d, HF_STATUS_DEVICE, HF_INCOMING_LISTEN);
-	return ACTION_LOAD | ACTION_NOTIFY | ACTION_PUMP | ACTION_KICK_URGENT;
+	return ACTION_LOAD | ACTION_NOTIFY | ACTION_PUMP | ACTION_KICK_URGENT |
+	       (d->precopy.whole ? ACTION_KICK_BACKGROUND : 0);
 }
 
 static unsigned on_finish(struct hf_destination *d, const uint8_t *payload, size_t bytes)
@@ -311,6 +313,12 @@ void hf_destination_event_message(void *engine, uint64_t epoch, uint32_t type, c
 		break;
 	case HF_WIRE_PRESENCE:
 		actions = on_presence(d, payload, bytes);
+		break;
+	case HF_WIRE_ROUND:
+		actions = hf_destination_on_round(d, payload, bytes);
+		break;
+	case HF_WIRE_ROUND_END:
+		actions = hf_destination_on_round_end(d, payload, bytes);
 		break;
 	case HF_WIRE_DEVICE:
 		actions = on_device(d, payload, bytes);

@@ -113,7 +113,8 @@ bool hf_destination_serving(const struct hf_destination *d)
 bool hf_destination_background_runs(const struct hf_destination *d)
 {
 	hf_lock_assert_held(&d->lock);
-	return d->resumed && (!d->background_held || d->poisoning);
+	return (d->resumed && (!d->background_held || d->poisoning)) || d->precopy.state == ROUND_RUNS ||
+	       hf_destination_loads_whole(d);
 }
 
 /* ---- faults ------------------------------------------------------------------------------------ */
@@ -137,6 +138,10 @@ static unsigned fault_locked(struct hf_destination *d, uint32_t page)
 		hf_destination_queue_urgent(d, page);
 		return ACTION_PUMP;
 	case PAGE_FETCHING:
+		if (hf_destination_in_round(d)) {
+			d->pages[page].refault = true; /* it waits for what comes after the rounds */
+			return 0;
+		}
 		hf_destination_promote(d, page);
 		return ACTION_PUMP;
 	case PAGE_PLACING:
@@ -167,7 +172,7 @@ void hf_destination_fault(struct hf_destination *d, uint32_t block, uint64_t pag
 		hf_blocktime_fault(d->blocktime, thread_id, page, arrived_ns);
 		hf_schedule_faulted(&d->schedule, page);
 		d->todo_zero_cursor = page + 1;
-		actions = fault_locked(d, page);
+		actions = fault_locked(d, page) | hf_destination_round_check(d);
 	}
 	hf_destination_unlock_act(d, actions);
 }
@@ -463,6 +468,7 @@ void hf_destination_pages_tables(const struct hf_destination *d, struct hf_table
 	add_map(&d->todo_zero, tables);
 	if (d->unsaid.bits)
 		add_map(&d->unsaid, tables);
+	hf_destination_precopy_tables(d, tables);
 	hf_blocktime_tables(d->blocktime, tables);
 }
 
@@ -470,6 +476,7 @@ void hf_destination_pages_destroy(struct hf_destination *d)
 {
 	hf_blocktime_destroy(d->blocktime);
 	hf_destination_fetch_destroy(d);
+	hf_destination_precopy_destroy(d);
 	hf_pagemap_destroy(&d->received);
 	hf_pagemap_destroy(&d->present);
 	hf_pagemap_destroy(&d->todo_fetch);

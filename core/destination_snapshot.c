@@ -33,6 +33,8 @@ void hf_destination_snapshot(struct hf_destination *d, struct hf_destination_sna
 	    .pages_poisoned = d->pages_poisoned,
 	    .poisoning = d->poisoning,
 	    .transferred_bytes = d->transferred_bytes,
+	    .precopy_rounds = d->precopy.rounds_done,
+	    .precopy_bytes = d->precopy.moved_total_bytes,
 	    .pages_stalled = d->pages_stalled,
 	    .setup_time_ns = d->setup_time_ns,
 	    .load_time_ns = d->load_time_ns,

@@ -15,6 +15,8 @@ static unsigned load_done(struct hf_destination *d, int result, const struct hf_
 		return hf_destination_fail_locked(d, why);
 	if (d->status == HF_STATUS_DEVICE)
 		d->load_time_ns = hf_clock_now_ns(&d->clock) - d->device_end_ns;
+	if (hf_destination_load_must_wait(d))
+		return ACTION_NOTIFY;
 	hf_destination_take_step(d, HF_DESTINATION_VM_LOADED, NULL, &actions);
 	return actions | ACTION_NOTIFY;
 }

@@ -112,6 +112,14 @@ struct hf_source_memory_ops {
 	int (*release)(void *self, uint32_t block, uint64_t first_page, uint32_t pages, struct hf_err *err);
 	/* Asks a thread of the port to call hf_source_release_work() until it says that there is no more. */
 	void (*kick_release)(void *self);
+	/*
+	 * Optional: which pages of the block were written since the last call; the first one, which exist.
+	 * Called while the VM runs and once after it has stopped, by one thread at a time. What a chunk()
+	 * that begins afterwards shows of a page is no older than this harvest. `holes`: of these, pages that
+	 * do not exist and are not to be touched. Both bitmaps as above. After an error nothing is known.
+	 */
+	int (*harvest)(void *self, uint32_t block, uint8_t *dirtied, uint8_t *holes, size_t bitmap_bytes,
+		       struct hf_err *err);
 };
 
 struct hf_source_memory {

@@ -197,3 +197,24 @@ void hf_pagemap_complement(struct hf_pagemap *to, const struct hf_pagemap *from)
 	for (; byte < bytes; byte++)
 		to->bits[byte] = (uint8_t)~from->bits[byte];
 }
+
+void hf_pagemap_add(struct hf_pagemap *to, const struct hf_pagemap *pages)
+{
+	assert(to->pages == pages->pages);
+	const size_t bytes = hf_pagemap_bytes(to->pages);
+	for (size_t byte = 0; byte < bytes; byte++)
+		to->bits[byte] |= pages->bits[byte];
+}
+
+void hf_pagemap_remove(struct hf_pagemap *from, const struct hf_pagemap *pages)
+{
+	assert(from->pages == pages->pages);
+	const size_t bytes = hf_pagemap_bytes(from->pages);
+	for (size_t byte = 0; byte < bytes; byte++)
+		from->bits[byte] &= (uint8_t)~pages->bits[byte];
+}
+
+void hf_pagemap_empty(struct hf_pagemap *map)
+{
+	memset(map->bits, 0, hf_pagemap_bytes(map->pages));
+}

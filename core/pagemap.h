@@ -55,5 +55,8 @@ void hf_pagemap_export(const struct hf_pagemap *map, uint32_t first_page, uint32
 /* Whole words at once; both maps have the same number of pages. */
 void hf_pagemap_copy(struct hf_pagemap *to, const struct hf_pagemap *from);
 void hf_pagemap_complement(struct hf_pagemap *to, const struct hf_pagemap *from);
+void hf_pagemap_add(struct hf_pagemap *to, const struct hf_pagemap *pages);
+void hf_pagemap_remove(struct hf_pagemap *from, const struct hf_pagemap *pages);
+void hf_pagemap_empty(struct hf_pagemap *map);
 
 #endif

@@ -126,6 +126,14 @@ static inline int hf_source_memory_presence(const struct hf_source_memory *port,
 		    port->ops->presence(port->self, block, bitmap, bitmap_bytes, err));
 }
 
+static inline int hf_source_memory_harvest(const struct hf_source_memory *port, uint32_t block,
+					   uint8_t *dirtied, uint8_t *holes, size_t bitmap_bytes,
+					   struct hf_err *err)
+{
+	HF_CALL_OUT("memory.harvest()", int,
+		    port->ops->harvest(port->self, block, dirtied, holes, bitmap_bytes, err));
+}
+
 static inline int hf_source_memory_release(const struct hf_source_memory *port, uint32_t block,
 					   uint64_t first_page, uint32_t pages, struct hf_err *err)
 {

@@ -2,12 +2,12 @@
 /*
  * Theory of operation
  *
- * The source decides two things only: when its VM stops, and that it is given up. All else is the
- * destination's (see destination.c for the order of messages). Pages are served from serve(), which takes no
- * lock: the blocks are fixed at creation, and the presence map is complete before `serving` is set and loses
- * only pages that are released (source_release.c). A hole is answered as zeros and never touched,
- * since touching would allocate it. On a later link there are no holes to ask for: what is not here
- * by then may be a page that a program before this one has given back.
+ * The source decides two things only: when its VM stops, after rounds of pre-copy if the operator wants them
+ * (source_precopy.c), and that it is given up. All else is the destination's (see destination.c for the order
+ * of messages). Pages are served from serve(), which takes no lock: the blocks are fixed at creation, and the
+ * presence map is complete before `serving` is set and loses only pages that are released (source_release.c).
+ * A hole is answered as zeros and never touched, since touching would allocate it. On a later link there are
+ * no holes to ask for: what is not here by then may be a page that a program before this one has given back.
  *
  * Who owns the VM is decided by the tables of handover.c; each event is one step there, taken under the lock:
  *
@@ -339,6 +339,12 @@ void hf_source_unlock_act(struct hf_source *s, unsigned actions)
 		send_advise(s, epoch, HF_WIRE_WISH_ANY);
 	if (actions & ACTION_SEND_FAIL)
 		send_fail(s, epoch);
+	if (actions & ACTION_HARVEST)
+		hf_source_harvest(s);
+	if (actions & ACTION_SEND_ROUND)
+		hf_source_send_round(s, epoch);
+	if (actions & ACTION_CHANGE_ROUND)
+		hf_source_change_round(s);
 	if (actions & ACTION_STOP)
 		request_vm(s, HF_VM_STOP);
 	if (actions & ACTION_SAVE)
@@ -396,6 +402,7 @@ static void event_link_up(void *engine, const struct hf_link_info *info)
 		s->recoverable = (info->features & HF_WIRE_FEATURE_RECOVER) != 0;
 		s->hears_placed = (info->features & HF_WIRE_FEATURE_RELEASE) != 0;
 		s->link_up_ns = hf_clock_now_ns(&s->clock);
+		s->precopy.spoken = (info->features & HF_WIRE_FEATURE_PRECOPY) != 0;
 		atomic_store(&s->probing, (info->features & HF_WIRE_FEATURE_LINK) != 0);
 		hf_source_move(s, HF_STATUS_SETUP);
 		actions = ACTION_SEND_ADVISE | ACTION_NOTIFY;
@@ -421,6 +428,7 @@ static void event_link_down(void *engine, uint64_t epoch, const struct hf_err *w
 		actions = hf_source_fail_locked(s, &err);
 		if (hf_status_is_final(s->status))
 			atomic_store(&s->serving, false);
+		atomic_store(&s->precopy.serving, false);
 	}
 	hf_source_unlock_act(s, actions);
 }
@@ -461,7 +469,8 @@ static int event_serve(void *engine, const struct hf_serve_request *request, str
 	struct hf_source *s = engine;
 	if (request->block == HF_WIRE_PROBE_BLOCK && atomic_load(&s->probing))
 		return hf_link_probe_serve(s->probe_block, request, reply, err);
-	if (!atomic_load(&s->serving))
+	bool stopped = atomic_load(&s->serving);
+	if (!stopped && !atomic_load(&s->precopy.serving))
 		return hf_err_set(err, HF_ERR_PEER, EPROTO,
 				  "VM '%s': the destination asked for a page, which is not expected now",
 				  s->vm_name);
@@ -475,8 +484,14 @@ static int event_serve(void *engine, const struct hf_serve_request *request, str
 		    request->length_bytes);
 
 	uint32_t page = block->first_page + (uint32_t)(request->offset_bytes / block->page_size_bytes);
+	int exists = stopped ? hf_pagemap_test(&s->present, page) : hf_source_precopy_page(s, page);
+	if (exists < 0)
+		return hf_err_set(err, HF_ERR_PEER, EPROTO,
+				  "VM '%s': the destination asked for block %u, offset %llu, which is not in "
+				  "the round",
+				  s->vm_name, request->block, (unsigned long long)request->offset_bytes);
 	const void *bytes = NULL;
-	if (hf_pagemap_test(&s->present, page)) {
+	if (exists) {
 		int result = hf_source_memory_chunk(&s->memory, request->block, request->offset_bytes,
 						    request->length_bytes, &bytes, err);
 		if (result < 0) {
@@ -545,6 +560,7 @@ void hf_source_snapshot(struct hf_source *s, struct hf_source_snapshot *out)
 	    .released_bytes = s->release.bytes,
 	    .release_err = s->release.err,
 	    .link = s->link_figures,
+	    .stopping = s->stop_ns != 0,
 	    .device_state_bytes = s->device_state_bytes,
 	    .stop_time_ns = s->stop_time_ns,
 	    .save_time_ns = s->save_time_ns,
@@ -554,6 +570,7 @@ void hf_source_snapshot(struct hf_source *s, struct hf_source_snapshot *out)
 	    .postcopy_time_ns = hf_source_since(s->run_ns, now_ns),
 	    .total_time_ns = hf_source_since(s->link_up_ns, now_ns),
 	};
+	hf_source_precopy_figures(s, &out->precopy);
 	hf_unlock(&s->lock);
 }
 
@@ -618,6 +635,8 @@ int hf_source_create(struct hf_source **out, const struct hf_source_config *conf
 	    hf_source_release_create(&s->release, s->blocks.pages_total) < 0)
 		result = hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the map of released pages");
 	s->released = config->released;
+	if (result == 0)
+		result = hf_source_precopy_create(s, config, err);
 	if (result == 0 && config->restarted)
 		result = begin_again(s, config->record, err);
 	if (result < 0) {
@@ -634,6 +653,7 @@ void hf_source_destroy(struct hf_source *s)
 	if (!s)
 		return;
 	free(s->probe_block);
+	hf_source_precopy_destroy(s);
 	hf_pagemap_destroy(&s->present);
 	hf_source_release_destroy(&s->release);
 	hf_ramblocks_destroy(&s->blocks);

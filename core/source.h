@@ -29,6 +29,8 @@
 #include "core/transport.h"
 #include "core/vm.h"
 
+#define HF_DOWNTIME_LIMIT_NS 300000000ull /* as in QEMU */
+
 struct hf_source;
 
 struct hf_source_config {
@@ -46,12 +48,19 @@ struct hf_source_config {
 	 */
 	bool restarted;
 	enum hf_record record;
-	bool wish_placement;	      /* false: the destination chooses */
-	enum hf_placement placement;  /* when wished */
-	uint64_t max_page_stall_ns;   /* refuse a link on which one page takes longer; 0 = none */
-	bool hold_background;	      /* the destination serves faults only, until told otherwise */
-	bool release;		      /* gives back what the destination has placed; the link offers it */
-	bool released;		      /* a process before this one did: the VM cannot be had back any more */
+	bool wish_placement;	     /* false: the destination chooses */
+	enum hf_placement placement; /* when wished */
+	uint64_t max_page_stall_ns;  /* refuse a link on which one page takes longer; 0 = none */
+	bool hold_background;	     /* the destination serves faults only, until told otherwise */
+	bool release;		     /* gives back what the destination has placed; the link offers it */
+	bool released;		     /* a process before this one did: the VM cannot be had back any more */
+	/*
+	 * Pages are moved in rounds before the VM stops; the memory port can harvest. What rounds cannot move
+	 * comes by postcopy; with precopy_only, rounds go on until it fits into the pause.
+	 */
+	bool precopy, precopy_only;
+	uint64_t downtime_limit_ns;   /* of the moving of pages in the pause; 0 = HF_DOWNTIME_LIMIT_NS */
+	uint64_t max_bandwidth;	      /* bytes/s of rounds; 0 = no limit */
 	void (*notify)(void *opaque); /* as in destination.h */
 	void *opaque;
 };
@@ -72,6 +81,14 @@ bool hf_source_release_work(struct hf_source *source);
 /* Asks the destination to hold the background, or to let it go on. */
 void hf_source_hold_background(struct hf_source *source, bool hold);
 int hf_source_cancel(struct hf_source *source, struct hf_err *err);
+/*
+ * The rounds end as soon as may be, and what is missing comes by postcopy. Harmless at any time: before the
+ * first round there will be none, after the last it changes nothing. -EPERM with precopy_only.
+ */
+int hf_source_start_postcopy(struct hf_source *source, struct hf_err *err);
+/* Of rounds, from now on. */
+void hf_source_limit_rounds(struct hf_source *source, uint64_t limit_bytes_per_s);
+void hf_source_limit_downtime(struct hf_source *source, uint64_t limit_ns);
 /* After the hand-over: the link is given up on purpose, as if it had been lost. -EPERM before it. */
 int hf_source_pause(struct hf_source *source, struct hf_err *err);
 /* While paused: somebody looks for a new link, or has given up looking. */
@@ -88,6 +105,18 @@ enum hf_vm_owner {
 	HF_VM_OWNER_RESUMING,	/* the migration failed; the source VM is being resumed */
 	HF_VM_OWNER_STUCK, /* the migration failed and the source VM could not be resumed: it is stopped */
 	HF_VM_OWNER_DESTINATION, /* given up, and that is on record */
+};
+
+struct hf_source_precopy_figures {
+	bool wanted;
+	uint32_t rounds;	  /* that have ended */
+	uint64_t moved_bytes;	  /* in them */
+	uint64_t remaining_bytes; /* as of the last harvest, with all of the round under way */
+	/* 0: not known. */
+	uint64_t dirty_pages_per_s, dirty_bytes_per_s, rate_bytes_per_s;
+	uint64_t expected_downtime_ns; /* of moving pages; UINT64_MAX: not known */
+	const char *ended_because;     /* static; NULL: rounds have not ended */
+	uint64_t downtime_limit_ns, limit_bytes_per_s;
 };
 
 struct hf_source_snapshot {
@@ -111,6 +140,8 @@ struct hf_source_snapshot {
 	uint64_t released_pages, released_bytes; /* given back to this host */
 	struct hf_err release_err;		 /* why some could not be */
 	struct hf_link_figures link; /* measured by the destination before READY; zeros: not known */
+	struct hf_source_precopy_figures precopy;
+	bool stopping; /* the VM stands still, or is being stopped */
 	uint64_t device_state_bytes;
 	uint64_t stop_time_ns, save_time_ns;
 	uint64_t fence_time_ns, record_time_ns; /* parts of the downtime; 0: not done */

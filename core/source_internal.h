@@ -3,14 +3,17 @@
  * source_internal.h - what the parts of the source engine share. Not a public header.
  *
  * Purpose: source.c holds the life of a migration and serves pages, source_messages.c what the destination
- * says, source_vm.c what the VMM does; all work on this struct. Ownership, threads, units, errors: as in
- * source.h; "locked" in a comment means that the caller holds source->lock.
+ * says, source_vm.c what the VMM does, source_precopy.c the rounds before the VM stops; all work on this
+ * struct. Ownership, threads, units, errors: as in source.h; "locked" in a comment means that the caller
+ * holds source->lock.
  */
 #ifndef HF_CORE_SOURCE_INTERNAL_H
 #define HF_CORE_SOURCE_INTERNAL_H
 
 #include <stdatomic.h>
 
+#include "core/convergence.h"
+#include "core/hotness.h"
 #include "core/lock.h"
 #include "core/pagemap.h"
 #include "core/ports_internal.h"
@@ -31,6 +34,48 @@ enum {
 	ACTION_RECORD = 1 << 9,
 	ACTION_PRESENT = 1 << 10, /* ADVISE of a link that is not the first */
 	ACTION_KICK_RELEASE = 1 << 11,
+	ACTION_HARVEST = 1 << 12,
+	ACTION_SEND_ROUND = 1 << 13,
+	ACTION_CHANGE_ROUND = 1 << 14,
+};
+
+/* Where a migration with pre-copy is. */
+enum precopy_stage {
+	PRECOPY_WAITS = 0, /* READY has not been heard; without pre-copy for good */
+	PRECOPY_HARVESTS,  /* a thread asks what was written, or says so */
+	PRECOPY_ROUND,	   /* the destination fetches */
+	PRECOPY_OVER,	   /* the VM is being stopped, or stands still */
+};
+
+struct source_precopy {
+	/* Set at creation. */
+	bool wanted, only;
+	uint8_t *block_dirtied, *block_holes; /* the harvesting thread's own, as `dirtied` is */
+	struct hf_pagemap dirtied;
+
+	/* Atomic: the page path takes no lock. The maps change only while `serving` is not set. */
+	atomic_bool serving;
+	struct hf_pagemap round, holes;
+
+	/* Under the lock. */
+	bool spoken; /* the session has the feature */
+	bool start_postcopy;
+	bool within_limit; /* why the rounds ended */
+	enum precopy_stage stage;
+	uint32_t number;     /* of the round */
+	uint32_t changing;   /* threads that repeat ROUND_END */
+	bool done_waits;     /* ROUND_DONE was heard meanwhile */
+	bool told, cut_told; /* its set has left */
+	uint64_t limit_bytes_per_s, limit_told_bytes_per_s;
+	bool harvested;		     /* at least once */
+	struct hf_pagemap remaining; /* not in the round, to be moved yet; the harvesting thread reads it */
+	struct hf_hotness hotness;
+	struct hf_convergence_config convergence_config;
+	struct hf_convergence convergence;
+	uint64_t began_ns, remaining_bytes, round_bytes;
+	struct hf_wire_round_done done; /* the last */
+	uint32_t rounds_done;
+	uint64_t moved_bytes;
 };
 
 struct hf_source {
@@ -55,6 +100,8 @@ struct hf_source {
 	atomic_bool serving;
 	atomic_bool probing; /* from link up to READY, if the link has the feature */
 	atomic_uint_least64_t sent_bytes, sent_chunks, zero_chunks;
+
+	struct source_precopy precopy;
 
 	struct hf_lock lock;
 
@@ -110,5 +157,28 @@ unsigned hf_source_violation(struct hf_source *source, struct hf_err *why);
 void hf_source_event_message(void *engine, uint64_t epoch, uint32_t type, const void *payload, size_t bytes);
 /* Without the lock; the VM stands still and nothing is served. */
 int hf_source_read_presence(struct hf_source *source, struct hf_err *err);
+/* Locked. Nothing more is to be done before the VM stops. */
+unsigned hf_source_begin_stop(struct hf_source *source);
+
+/* ---- source_precopy.c ---- */
+
+int hf_source_precopy_create(struct hf_source *source, const struct hf_source_config *config,
+			     struct hf_err *err);
+void hf_source_precopy_destroy(struct hf_source *source);
+/* Locked. READY was heard: rounds, or the VM stops. */
+unsigned hf_source_precopy_begin(struct hf_source *source);
+/* Locked. */
+unsigned hf_source_on_round_done(struct hf_source *source, const uint8_t *payload, size_t bytes);
+/* Without the lock, by the thread that heard what calls for it: READY, ROUND_DONE. */
+void hf_source_harvest(struct hf_source *source);
+void hf_source_send_round(struct hf_source *source, uint64_t epoch);
+/* Without the lock. Says again how the round under way goes on. */
+void hf_source_change_round(struct hf_source *source);
+/* Without the lock; the VM stands still and its device state is whole. The last harvest, and its set. */
+int hf_source_precopy_finish(struct hf_source *source, struct hf_err *err);
+int hf_source_send_final(struct hf_source *source, uint64_t epoch);
+/* May this page be asked for now? -EPROTO: no; 0: it does not exist, 1: it does. */
+int hf_source_precopy_page(const struct hf_source *source, uint32_t page);
+void hf_source_precopy_figures(const struct hf_source *source, struct hf_source_precopy_figures *out);
 
 #endif

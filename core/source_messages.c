@@ -42,10 +42,7 @@ static unsigned on_ready(struct hf_source *s, const uint8_t *payload, size_t byt
 		return hf_source_violation(s, &err);
 	atomic_store(&s->probing, false);
 	hf_source_move(s, HF_STATUS_ACTIVE);
-	s->vm_stopping = true;
-	s->vm_busy = true;
-	s->stop_ns = hf_clock_now_ns(&s->clock);
-	return ACTION_STOP | ACTION_NOTIFY;
+	return hf_source_precopy_begin(s);
 }
 
 static unsigned on_loaded(struct hf_source *s)
@@ -208,6 +205,9 @@ void hf_source_event_message(void *engine, uint64_t epoch, uint32_t type, const 
 		break;
 	case HF_WIRE_READY:
 		actions = on_ready(s, payload, bytes);
+		break;
+	case HF_WIRE_ROUND_DONE:
+		actions = hf_source_on_round_done(s, payload, bytes);
 		break;
 	case HF_WIRE_LOADED:
 		actions = on_loaded(s);

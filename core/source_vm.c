@@ -7,6 +7,15 @@
 
 #include "core/wire.h"
 
+unsigned hf_source_begin_stop(struct hf_source *s)
+{
+	hf_lock_assert_held(&s->lock);
+	s->vm_stopping = true;
+	s->vm_busy = true;
+	s->stop_ns = hf_clock_now_ns(&s->clock);
+	return ACTION_STOP | ACTION_NOTIFY;
+}
+
 /* Without the lock; the VM stands still and `serving` is not set, so nobody reads the map. */
 int hf_source_read_presence(struct hf_source *s, struct hf_err *err)
 {
@@ -91,7 +100,9 @@ static int send_device(struct hf_source *s, uint64_t epoch, const uint8_t *state
 static void switch_over(struct hf_source *s, const struct hf_vm_result *saved)
 {
 	struct hf_err err = HF_ERR_INIT;
-	int result = hf_source_read_presence(s, &err);
+	int result = hf_source_precopy_finish(s, &err);
+	if (result == 0)
+		result = hf_source_read_presence(s, &err);
 
 	hf_lock(&s->lock);
 	uint64_t epoch = s->epoch;
@@ -107,6 +118,8 @@ static void switch_over(struct hf_source *s, const struct hf_vm_result *saved)
 	if (!go_on)
 		return;
 
+	if (result == 0)
+		result = hf_source_send_final(s, epoch);
 	if (result == 0)
 		result = send_presence(s, epoch);
 	if (result == 0)

@@ -3,8 +3,8 @@
  * Theory of operation
  *
  * PROTOCOL.md says what every byte means; these files are its only reader and writer: this one for
- * the frames of the control channel, wire_hello.c for opening a channel, wire_chunk.c for pages. Three rules
- * keep it safe:
+ * the frames of the control channel, wire_hello.c for opening a channel, wire_chunk.c for pages,
+ * wire_precopy.c for rounds. Three rules keep it safe:
  *
  * - Bytes are moved by two cursors, `struct reader` and `struct writer` (wire_cursor.h). A cursor that runs
  * out remembers it and from then on moves nothing, so a codec is a plain list of fields with one check at its
@@ -51,6 +51,9 @@ static const struct frame_rule frame_rules[] = {
     [HF_WIRE_LINK] = {"LINK", 24, 24},
     [HF_WIRE_REFUSED] = {"REFUSED", 12, 12 + HF_WIRE_TEXT_MAX_BYTES},
     [HF_WIRE_PLACED] = {"PLACED", 4 + 12, HF_WIRE_PLACED_MAX_BYTES},
+    [HF_WIRE_ROUND] = {"ROUND", 12 + 1, 12 + HF_WIRE_PRESENCE_PAGES_MAX / 8},
+    [HF_WIRE_ROUND_END] = {"ROUND_END", 16, 16},
+    [HF_WIRE_ROUND_DONE] = {"ROUND_DONE", 32, 32},
 };
 
 static const struct frame_rule *rule_of(uint32_t type)

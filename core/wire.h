@@ -37,9 +37,12 @@
 #define HF_WIRE_FEATURE_RECOVER (1ull << 2)
 /* The destination says PLACED, and the source may give those pages back. Never without RECOVER. */
 #define HF_WIRE_FEATURE_RELEASE (1ull << 3)
+/* Pages may be moved in rounds before the source's VM stops. Offered by a source that means to. */
+#define HF_WIRE_FEATURE_PRECOPY (1ull << 4)
 /* Those that this build speaks. */
 #define HF_WIRE_FEATURES                                                                                     \
-	(HF_WIRE_FEATURE_LINK | HF_WIRE_FEATURE_CHECK | HF_WIRE_FEATURE_RECOVER | HF_WIRE_FEATURE_RELEASE)
+	(HF_WIRE_FEATURE_LINK | HF_WIRE_FEATURE_CHECK | HF_WIRE_FEATURE_RECOVER | HF_WIRE_FEATURE_RELEASE |  \
+	 HF_WIRE_FEATURE_PRECOPY)
 #define HF_WIRE_SESSION_BYTES 16
 #define HF_WIRE_CHANNELS_MAX  64u /* page channels per class */
 
@@ -119,6 +122,10 @@ enum hf_wire_type {
 	HF_WIRE_LINK = 14,	/* D->S  what was measured */
 	HF_WIRE_REFUSED = 15,	/* D->S  it never ran and never will: class, errno, text; answers RUN */
 	HF_WIRE_PLACED = 16,	/* D->S  pages that are placed for good; repeated */
+	/* With HF_WIRE_FEATURE_PRECOPY: */
+	HF_WIRE_ROUND = 17,	 /* S->D  which pages of a block are of the next set; repeated */
+	HF_WIRE_ROUND_END = 18,	 /* S->D  the set is whole; or how its round goes on */
+	HF_WIRE_ROUND_DONE = 19, /* D->S  the round has ended: what it moved, and how fast */
 };
 
 struct hf_wire_frame_header {
@@ -223,6 +230,35 @@ struct hf_wire_placed {
 ssize_t hf_wire_encode_placed(const struct hf_wire_placed *placed, uint8_t *buffer, size_t bytes);
 int hf_wire_decode_placed(const uint8_t *payload, size_t bytes, struct hf_wire_placed *placed,
 			  struct hf_err *err);
+
+/* ROUND has the payload of PRESENCE; 1 = of the set. */
+ssize_t hf_wire_encode_round(const struct hf_wire_presence *round, uint8_t *buffer, size_t bytes);
+int hf_wire_decode_round(const uint8_t *payload, size_t bytes, struct hf_wire_presence *round,
+			 struct hf_err *err);
+
+enum hf_wire_round_flags {
+	HF_WIRE_ROUND_CUT = 1 << 0,   /* ask for nothing more of it, and say ROUND_DONE */
+	HF_WIRE_ROUND_FINAL = 1 << 1, /* the VM stands still: what the set names is stale */
+	HF_WIRE_ROUND_WHOLE = 1 << 2, /* with FINAL: say LOADED only when every page is there */
+};
+struct hf_wire_round_end {
+	uint32_t round; /* from 1 */
+	uint32_t flags;
+	uint64_t limit_bytes_per_s; /* 0 = none */
+};
+ssize_t hf_wire_encode_round_end(const struct hf_wire_round_end *end, uint8_t *buffer, size_t bytes);
+int hf_wire_decode_round_end(const uint8_t *payload, size_t bytes, struct hf_wire_round_end *end,
+			     struct hf_err *err);
+
+struct hf_wire_round_done {
+	uint32_t round;
+	uint64_t moved_bytes; /* page payload */
+	uint64_t duration_ns;
+	uint64_t rate_bytes_per_s; /* 0 = it moved nothing that could be measured */
+};
+ssize_t hf_wire_encode_round_done(const struct hf_wire_round_done *done, uint8_t *buffer, size_t bytes);
+int hf_wire_decode_round_done(const uint8_t *payload, size_t bytes, struct hf_wire_round_done *done,
+			      struct hf_err *err);
 
 /* DEVICE's payload is raw bytes; LOADED, RUN, RESUMED, COMPLETE and CHECK have none. */
 

@@ -199,8 +199,8 @@ int hf_wire_negotiate(const struct hf_wire_hello *peer, uint32_t *version, uint6
 	*features = peer->features & HF_WIRE_FEATURES;
 	if (!(*features & HF_WIRE_FEATURE_LINK)) /* nothing could be measured */
 		*features &= ~HF_WIRE_FEATURE_CHECK;
-	if (*features & HF_WIRE_FEATURE_CHECK) /* there is nothing to continue */
-		*features &= ~HF_WIRE_FEATURE_RECOVER;
+	if (*features & HF_WIRE_FEATURE_CHECK) /* there is nothing to continue, nor to move */
+		*features &= ~(HF_WIRE_FEATURE_RECOVER | HF_WIRE_FEATURE_PRECOPY);
 	if (!(*features & HF_WIRE_FEATURE_RECOVER)) /* a lost link must not cost the pages that are left */
 		*features &= ~HF_WIRE_FEATURE_RELEASE;
 	return 0;

@@ -55,8 +55,21 @@ static const struct spec specs[] = {
      "where `hugeferry receive` listens: tcp:HOST:PORT or unix:PATH"},
     {"listen", "URI", RECEIVE, RECEIVE, KIND_TEXT, AT(listen), 0, 0, NULL,
      "tcp:HOST:PORT (port 0: any free one) or unix:PATH; `listening on URI` is printed when ready"},
-    {"attach", "PATH", RECEIVE, RECEIVE, KIND_TEXT, AT(attach), 0, 0, NULL,
-     "attach socket of the waiting VMM, over which its memory is handed out"},
+    {"attach", "PATH", SEND | RECEIVE, RECEIVE, KIND_TEXT, AT(attach), 0, 0, NULL,
+     "attach socket of the VMM: to receive, over which its memory is handed out; to send with --precopy, "
+     "over "
+     "which its writes are tracked"},
+    {"precopy", NULL, SEND, 0, KIND_FLAG, AT(precopy), 0, 0, NULL,
+     "move pages in rounds while the VM runs, and by postcopy only what rounds cannot; wants --attach"},
+    {"precopy-only", NULL, SEND, 0, KIND_FLAG, AT(precopy_only), 0, 0, NULL,
+     "the same without postcopy: rounds go on until the rest fits into --downtime-limit, or --timeout "
+     "cancels"},
+    {"postcopy-after", "S", SEND, 0, KIND_COUNT, AT(postcopy_after_s), 1, 86400, NULL,
+     "with --precopy: no more rounds after S seconds (default: until they no longer help)"},
+    {"downtime-limit", "MS", SEND, 0, KIND_COUNT, AT(downtime_limit_ms), 1, 2000000, NULL,
+     "with --precopy: the longest time to move pages while the VM stands still (default 300)"},
+    {"max-bandwidth", "SIZE", SEND, 0, KIND_SIZE, AT(max_bandwidth_bytes), 0, UINT64_MAX, NULL,
+     "with --precopy: bytes a second of rounds; 0: no limit (default 0)"},
     {"mem", "SIZE", DEMO, 0, KIND_SIZE, AT(mem_bytes), 1, UINT64_MAX, NULL, "guest memory (default 2G)"},
     {"page-size", "SIZE", DEMO, 0, KIND_SIZE, AT(page_size_bytes), 1, UINT64_MAX, NULL,
      "size of the huge pages (default 2M)"},
@@ -306,6 +319,28 @@ static int check_required(enum hf_command command, const struct hf_options *opti
 	return 0;
 }
 
+/* --precopy-only is --precopy without a way out. A placement of 1 is `copy`, as in `placements`. */
+static int check_precopy(struct hf_options *options, struct hf_err *err)
+{
+	if (options->precopy_only && options->postcopy_after_s)
+		return bad(err, "--postcopy-after and --precopy-only exclude each other");
+	options->precopy |= options->precopy_only;
+	if (!options->precopy &&
+	    (options->postcopy_after_s || options->downtime_limit_ms || options->max_bandwidth_bytes))
+		return bad(err,
+			   "--postcopy-after, --downtime-limit and --max-bandwidth are about pre-copy; say "
+			   "--precopy or --precopy-only too");
+	if (options->precopy && !options->attach)
+		return bad(err, "--precopy wants --attach PATH, the attach socket of the source's VMM");
+	if (options->precopy && options->release_ram)
+		return bad(
+		    err, "--precopy and --release-ram exclude each other: memory whose writes are tracked is "
+			 "not given back");
+	if (options->precopy && options->placement == 1)
+		return bad(err, "--precopy cannot place by copy; leave --placement out");
+	return 0;
+}
+
 int hf_options_parse(enum hf_command command, int argc, char **argv, struct hf_options *options,
 		     struct hf_err *err)
 {
@@ -342,6 +377,8 @@ int hf_options_parse(enum hf_command command, int argc, char **argv, struct hf_o
 	if (parsed.chunk_bytes & (parsed.chunk_bytes - 1))
 		return bad(err, "--chunk-size must be a power of two");
 	int result = check_required(command, &parsed, err);
+	if (!result && command == HF_COMMAND_SEND)
+		result = check_precopy(&parsed, err);
 	if (!result)
 		*options = parsed;
 	return result;

@@ -47,6 +47,10 @@ struct hf_options {
 	const char *runtime_dir;	 /* receive: kept maps; a tmpfs */
 	bool poison_missing;		 /* receive: of a paused VM, poison what is missing and end */
 	bool keep;			 /* send: leave the source VMM alive */
+	bool precopy, precopy_only;	 /* send: rounds before the VM stops; and no postcopy */
+	uint32_t postcopy_after_s;	 /* send: rounds end then; 0 = when they do */
+	uint32_t downtime_limit_ms;	 /* send: of moving pages in the pause */
+	uint64_t max_bandwidth_bytes;	 /* send: a second, of rounds; 0 = none */
 	bool no_background;		 /* serve faults only until SIGUSR1 */
 	uint64_t mem_bytes;		 /* demo, as all below */
 	uint64_t page_size_bytes;

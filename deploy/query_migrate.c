@@ -88,10 +88,26 @@ static uint64_t source_remaining_bytes(const struct hf_source_snapshot *snapshot
 	bool given_up = snapshot->owner == HF_VM_OWNER_DESTINATION;
 	if (snapshot->status == HF_STATUS_COMPLETED)
 		return 0;
+	/* Of postcopy after rounds the source does not know what is missing: an upper bound. */
+	if (snapshot->precopy.wanted && snapshot->precopy.rounds)
+		return given_up ? left_bytes : snapshot->precopy.remaining_bytes;
 	if (given_up || snapshot->pages_present)
 		left_bytes = smaller(left_bytes, snapshot->pages_present * page_max_bytes);
 	left_bytes = less(left_bytes, snapshot->sent_bytes);
 	return less(left_bytes, snapshot->zero_chunks * smaller(snapshot->chunk_bytes, page_max_bytes));
+}
+
+static void set_precopy(json_t *info, json_t *ram, const struct hf_source_precopy_figures *figures)
+{
+	if (!figures->wanted)
+		return;
+	set_number(ram, "dirty-sync-count", figures->rounds);
+	if (!figures->rounds)
+		return;
+	set_number(ram, "dirty-pages-rate", figures->dirty_pages_per_s);
+	set_number(ram, "precopy-bytes", figures->moved_bytes);
+	if (figures->expected_downtime_ns != UINT64_MAX)
+		set_number(info, "expected-downtime", rounded_ms(figures->expected_downtime_ns));
 }
 
 json_t *hf_query_migrate_source(const struct hf_source_snapshot *snapshot, const struct hf_ramblocks *blocks,
@@ -103,8 +119,9 @@ json_t *hf_query_migrate_source(const struct hf_source_snapshot *snapshot, const
 	}
 	json_t *info =
 	    info_object(snapshot->status, &snapshot->err, snapshot->total_time_ns, snapshot->downtime_ns);
-	json_object_set_new(
-	    info, "ram", ram_object(blocks, snapshot->sent_bytes, source_remaining_bytes(snapshot, blocks)));
+	json_t *ram = ram_object(blocks, snapshot->sent_bytes, source_remaining_bytes(snapshot, blocks));
+	set_precopy(info, ram, &snapshot->precopy);
+	json_object_set_new(info, "ram", ram);
 	set_report(info, report);
 	return info;
 }

@@ -166,6 +166,8 @@ json_t *hf_report_destination(struct hf_destination *engine, const struct hf_des
 	set_number(report, "pages_zero", snapshot->pages_zero);
 	set_number(report, "pages_poisoned", snapshot->pages_poisoned);
 	set_number(report, "pages_stalled", snapshot->pages_stalled);
+	set_number(report, "precopy_rounds", snapshot->precopy_rounds);
+	set_number(report, "precopy_bytes", snapshot->precopy_bytes);
 	set_number(report, "transferred_bytes", snapshot->transferred_bytes);
 	set_time(report, "setup_time_ns", snapshot->setup_time_ns);
 	set_time(report, "load_time_ns", snapshot->load_time_ns);
@@ -200,6 +202,24 @@ const char *hf_vm_owner_name(enum hf_vm_owner owner)
 	return "unknown";
 }
 
+static json_t *precopy_object(const struct hf_source_precopy_figures *figures)
+{
+	if (!figures->wanted)
+		return json_null();
+	json_t *object = json_object();
+	bool known = figures->expected_downtime_ns != UINT64_MAX;
+	set_number(object, "rounds", figures->rounds);
+	set_number(object, "moved_bytes", figures->moved_bytes);
+	set_number(object, "remaining_bytes", figures->remaining_bytes);
+	set_number(object, "dirty_pages_per_s", figures->dirty_pages_per_s);
+	set_number(object, "dirty_bytes_per_s", figures->dirty_bytes_per_s);
+	set_number(object, "rate_bytes_per_s", figures->rate_bytes_per_s);
+	set_time(object, "expected_downtime_ns", known ? figures->expected_downtime_ns : 0);
+	set_number(object, "downtime_limit_ns", figures->downtime_limit_ns);
+	set_text(object, "ended_because", figures->ended_because);
+	return object;
+}
+
 json_t *hf_report_source(const struct hf_source_snapshot *snapshot, const struct hf_report_context *context)
 {
 	json_t *report = json_object();
@@ -212,6 +232,7 @@ json_t *hf_report_source(const struct hf_source_snapshot *snapshot, const struct
 	set_number(report, "chunk_bytes", snapshot->chunk_bytes);
 	set_number(report, "pages_total", snapshot->pages_total);
 	set_link(report, &snapshot->link, context->blocks);
+	json_object_set_new(report, "precopy", precopy_object(&snapshot->precopy));
 	set_number(report, "pages_present", snapshot->pages_present);
 	set_number(report, "sent_bytes", snapshot->sent_bytes);
 	set_number(report, "sent_chunks", snapshot->sent_chunks);

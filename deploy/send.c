@@ -74,6 +74,8 @@ static int open_memory_and_link(struct send *send, struct hf_err *err)
 	if (result)
 		hf_err_prefix(err, "VM at %s", send->options.vm);
 	if (!result)
+		result = hf_send_track(send, err);
+	if (!result)
 		result = hf_send_connect(send, err);
 	if (!result)
 		result = hf_send_make_record(send, found, count, err);
@@ -101,7 +103,11 @@ static int start_engine(struct send *send, struct hf_err *err)
 	    .vm_name = send->options.vm,
 	    .blocks = &send->blocks,
 	    .clock = hf_monotonic_clock(),
-	    .memory = hf_outgoing_memory_port(send->memory),
+	    .memory = hf_send_memory_port(send),
+	    .precopy = send->options.precopy,
+	    .precopy_only = send->options.precopy_only,
+	    .downtime_limit_ns = (uint64_t)send->options.downtime_limit_ms * 1000000,
+	    .max_bandwidth = send->options.max_bandwidth_bytes,
 	    .transport = hf_link_relay_port(&send->relay),
 	    .vm = hf_send_vm_port(send),
 	    .recorder = hf_vm_recorder_port(send->recorder),
@@ -199,18 +205,17 @@ static int wait_ms(const struct send *send)
 {
 	uint64_t deadline_ns = hf_send_link_due_ns(send);
 	if (!handed_over_or_ending(&send->snapshot))
-		deadline_ns =
-		    earlier_ns(deadline_ns, earlier_ns(send->deadline_ns, send->switchover_deadline_ns));
+		deadline_ns = earlier_ns(earlier_ns(deadline_ns, send->postcopy_due_ns),
+					 earlier_ns(send->deadline_ns, send->switchover_deadline_ns));
 	if (!deadline_ns)
 		return -1;
 	uint64_t now_ns = hf_monotonic_ns(NULL);
 	return now_ns >= deadline_ns ? 0 : (int)((deadline_ns - now_ns) / 1000000 + 1);
 }
 
-/* From READY on the VM stands still, or is being stopped. */
 static void note_switchover(struct send *send)
 {
-	if (send->switchover_noted || send->snapshot.status < HF_STATUS_ACTIVE)
+	if (send->switchover_noted || !send->snapshot.stopping)
 		return;
 	send->switchover_noted = true;
 	if (send->options.switchover_timeout_s)
@@ -280,8 +285,10 @@ static void wait_for_end(struct send *send)
 {
 	if (send->options.timeout_s)
 		send->deadline_ns = hf_monotonic_ns(NULL) + send->options.timeout_s * NS_PER_S;
+	hf_send_begin_precopy(send);
 	for (;;) {
 		hf_control_run(send->control);
+		hf_send_tend_precopy(send);
 		hf_source_snapshot(send->engine, &send->snapshot);
 		hf_send_tend_link(send);
 		hf_source_snapshot(send->engine, &send->snapshot);
@@ -408,6 +415,7 @@ static void tear_down(struct send *send)
 	hf_outgoing_memory_stop_release(send->memory);
 	hf_vm_recorder_stop(send->recorder);
 	hf_send_close_link(send);
+	hf_send_untrack(send);
 	hf_qmp_vm_destroy(send->vm);
 	hf_send_close_state(send);
 	hf_source_destroy(send->engine);

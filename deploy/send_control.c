@@ -82,11 +82,19 @@ int hf_send_open_control(struct send *send, struct hf_err *err)
 {
 	struct hf_control_config config = {
 	    .target = send->options.qmp,
-	    .ops = {.cancel = control_cancel, .pause = control_pause, .resume = control_resume},
+	    .ops = {.cancel = control_cancel,
+		    .pause = control_pause,
+		    .resume = control_resume,
+		    .start_postcopy = hf_send_control_postcopy},
 	    .opaque = send,
 	    .wake = hf_waiter_notify,
 	    .wake_opaque = &send->waiter,
 	};
+	if (send->options.precopy) {
+		config.ops.set_parameters = hf_send_control_set;
+		config.ops.get_parameters = hf_send_control_get;
+		config.parameters = HF_CONTROL_MAX_BANDWIDTH | HF_CONTROL_DOWNTIME_LIMIT;
+	}
 	return hf_control_create(&send->control, &config, err);
 }
 

@@ -26,6 +26,7 @@
 #include "deploy/transports.h"
 #include "deploy/waiter.h"
 #include "hugemem/guest_memory.h"
+#include "hugemem/precopy_memory.h"
 #include "kvm/qmp_vm.h"
 #include "kvm/vm_record.h"
 #include "kvm/vm_recorder.h"
@@ -46,6 +47,7 @@ struct send {
 	struct hf_vmm_process vmm;
 	struct hf_ramblocks blocks;
 	struct hf_outgoing_memory *memory;
+	struct hf_precopy_memory *tracked; /* NULL without --precopy */
 	struct hf_link_relay relay;
 	void *link;
 	uint32_t links_before; /* that the engine had heard of when this one was started */
@@ -59,6 +61,7 @@ struct send {
 	struct hf_source_snapshot snapshot; /* the last one taken */
 	uint64_t deadline_ns;		    /* 0: none */
 	uint64_t switchover_deadline_ns;    /* 0: none */
+	uint64_t postcopy_due_ns;	    /* 0: none */
 	bool switchover_noted;
 	bool link_told;
 	bool pause_told;
@@ -85,6 +88,20 @@ void hf_send_tend_link(struct send *send);
 void hf_send_close_link(struct send *send);
 /* When something is to be done about the link; 0: nothing. */
 uint64_t hf_send_link_due_ns(const struct send *send);
+
+/* ---- send_precopy.c ---- */
+
+/* With --precopy: the VM's writes are tracked from here on, until the end. */
+int hf_send_track(struct send *send, struct hf_err *err);
+void hf_send_untrack(struct send *send);
+struct hf_source_memory hf_send_memory_port(struct send *send);
+/* --postcopy-after counts from here. */
+void hf_send_begin_precopy(struct send *send);
+void hf_send_tend_precopy(struct send *send);
+/* For the control socket. */
+int hf_send_control_postcopy(void *opaque, struct hf_err *err);
+int hf_send_control_set(void *opaque, const struct hf_control_parameters *parameters, struct hf_err *err);
+void hf_send_control_get(void *opaque, struct hf_control_parameters *parameters);
 
 /* ---- send_release.c ---- */
 

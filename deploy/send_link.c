@@ -20,6 +20,7 @@
 static int connect_link(struct send *send, const uint8_t *session, uint64_t epoch, struct hf_err *err)
 {
 	struct hf_link_options options = {.channels = send->options.channels,
+					  .precopy = send->options.precopy,
 					  .release = send->options.release_ram,
 					  .session = session,
 					  .epoch = epoch};

@@ -20,6 +20,7 @@ static struct hf_tcp_options tcp_options(const struct hf_link_options *options)
 	return (struct hf_tcp_options){.channels = {options->channels, options->channels},
 				       .timeout_ms = options->timeout_ms,
 				       .check = options->check,
+				       .precopy = options->precopy,
 				       .release = options->release};
 }
 

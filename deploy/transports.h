@@ -23,6 +23,7 @@ struct hf_link_options {
 	uint32_t timeout_ms; /* for each step of opening; 0 = the transport's default */
 	bool check;	     /* connect: the session only measures the link */
 	bool release;	     /* connect: offers that the destination says what it has placed */
+	bool precopy;	     /* connect: rounds of pre-copy are meant */
 	/* connect: the session, HF_SESSION_BYTES; NULL = a fresh one, whose epoch is 1 whatever stands below
 	 */
 	const uint8_t *session;

@@ -247,6 +247,12 @@ int hf_dirty_tracking_stop(struct hf_dirty_tracking *tracking, struct hf_err *er
 	return result;
 }
 
+void hf_dirty_tracking_abandon(struct hf_dirty_tracking *tracking)
+{
+	if (tracking)
+		release_memory(tracking);
+}
+
 /* ---- harvest ---- */
 
 static size_t bitmap_bytes_of(const struct tracked_block *block)

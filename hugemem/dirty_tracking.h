@@ -64,5 +64,7 @@ int hf_dirty_tracking_harvest(struct hf_dirty_tracking *tracking, uint32_t block
  * is fine.
  */
 int hf_dirty_tracking_stop(struct hf_dirty_tracking *tracking, struct hf_err *err);
+/* Frees without a word to the VMM, which cannot answer: as a stop that failed. NULL is fine. */
+void hf_dirty_tracking_abandon(struct hf_dirty_tracking *tracking);
 
 #endif

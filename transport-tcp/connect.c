@@ -274,8 +274,11 @@ static uint64_t features_offered(const struct opening *opening)
 {
 	uint64_t features = HF_WIRE_FEATURES;
 	features &= ~(opening->options.check ? HF_WIRE_FEATURE_RECOVER : HF_WIRE_FEATURE_CHECK);
-	return opening->options.release && !opening->options.check ? features
-								   : features & ~HF_WIRE_FEATURE_RELEASE;
+	if (!opening->options.precopy || opening->options.check)
+		features &= ~HF_WIRE_FEATURE_PRECOPY;
+	if (!opening->options.release || opening->options.check)
+		features &= ~HF_WIRE_FEATURE_RELEASE;
+	return features;
 }
 
 static struct hf_wire_hello make_hello(const struct opening *opening, enum hf_wire_channel channel,

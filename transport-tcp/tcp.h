@@ -41,6 +41,7 @@ struct hf_tcp_options {
 	uint64_t epoch; /* 1 for the first; above 1 continues the session, which both sides must speak */
 	bool check;	/* a session that only measures the link */
 	bool release;	/* offers that the destination says what it has placed */
+	bool precopy;	/* the source means to move pages in rounds before its VM stops */
 };
 
 /* Is this a URI of this transport ("tcp:" or "unix:")? */

@@ -170,7 +170,7 @@ static void check_message(const struct world *world, uint32_t type, const void *
 static int transport_send(void *self, uint64_t epoch, uint32_t type, const void *payload, size_t bytes)
 {
 	struct world *world = self;
-	fuzz_check(type >= HF_WIRE_ADVISE && type <= HF_WIRE_PLACED);
+	fuzz_check(type >= HF_WIRE_ADVISE && type <= HF_WIRE_ROUND_DONE);
 	if (epoch != world->epoch)
 		return -ENOTCONN;
 	world->sent[type]++;

@@ -57,7 +57,7 @@ struct world {
 	bool link_failing;
 	struct hf_fetch fetches[FETCHES_MAX];
 	uint32_t fetch_count;
-	uint32_t sent[HF_WIRE_PLACED + 1]; /* how often each message was said */
+	uint32_t sent[HF_WIRE_ROUND_DONE + 1]; /* how often each message was said */
 
 	/* Of a session that goes on. */
 	bool recovers, recording, answers_fail, vmm_gone;

@@ -50,7 +50,7 @@ struct world {
 	uint64_t epoch_last;
 
 	/* What was said and heard. */
-	uint32_t sent[HF_WIRE_PLACED + 1];
+	uint32_t sent[HF_WIRE_ROUND_DONE + 1];
 	uint32_t presence_block, presence_page;
 	size_t device_bytes;
 	bool measures, link_heard, ready_heard, loaded_heard, resumed_heard, complete_heard, fail_heard;
@@ -207,7 +207,7 @@ static void check_message(struct world *world, uint32_t type, const void *payloa
 static int transport_send(void *self, uint64_t epoch, uint32_t type, const void *payload, size_t bytes)
 {
 	struct world *world = self;
-	fuzz_check(type >= HF_WIRE_ADVISE && type <= HF_WIRE_PLACED);
+	fuzz_check(type >= HF_WIRE_ADVISE && type <= HF_WIRE_ROUND_DONE);
 	if (epoch != world->epoch)
 		return -ENOTCONN;
 	world->sent[type]++;

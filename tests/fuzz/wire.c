@@ -34,6 +34,9 @@ static const struct kind kinds[] = {
     {"request", 28, 32},
     {"reply", 0, 0},
     {"link", 0, 0},
+    {"round", 0, 0},
+    {"round_end", 0, 0},
+    {"round_done", 4, 8},
 };
 
 static void check_same(const struct kind *kind, const uint8_t *in, const uint8_t *out, size_t bytes)

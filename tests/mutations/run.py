@@ -24,7 +24,8 @@ import time
 import tomllib
 from pathlib import Path
 
-GROUPS = ["placement", "end", "source", "threads", "ownership", "refusals", "schedule", "wire", "link", "cost", "takeover", "recovery", "poison", "release"]
+GROUPS = ["placement", "end", "source", "threads", "ownership", "refusals", "schedule", "wire", "link", "cost", "takeover",
+          "recovery", "poison", "release", "precopy"]
 FIELDS = {"name", "rule", "source", "file", "find", "replace", "test", "case"}
 # Of the tests: what a test waits for while a rule is off, it waits for in vain.
 WAIT_LIMIT_MS = 5000

@@ -157,6 +157,31 @@ static void control_payloads_decode_to_their_fields(void **state)
 	assert_ptr_equal(presence.bits, golden + 12);
 	assert_int_equal(presence.bits_bytes, 2);
 
+	count = golden_read("round", golden);
+	assert_int_equal(hf_wire_decode_round(golden, count, &presence, NULL), 0);
+	assert_int_equal(presence.block, 2);
+	assert_int_equal(presence.first_page, 257);
+	assert_int_equal(presence.pages, 9);
+	assert_ptr_equal(presence.bits, golden + 12);
+
+	struct hf_wire_round_end round_end;
+	count = golden_read("round_end", golden);
+	assert_int_equal(hf_wire_decode_round_end(golden, count, &round_end, NULL), 0);
+	assert_int_equal(round_end.round, 3);
+	assert_int_equal(round_end.flags, HF_WIRE_ROUND_CUT);
+	assert_int_equal(round_end.limit_bytes_per_s, 125000000);
+	count = golden_read("round_end_final", golden);
+	assert_int_equal(hf_wire_decode_round_end(golden, count, &round_end, NULL), 0);
+	assert_int_equal(round_end.flags, HF_WIRE_ROUND_FINAL | HF_WIRE_ROUND_WHOLE);
+
+	struct hf_wire_round_done round_done;
+	count = golden_read("round_done", golden);
+	assert_int_equal(hf_wire_decode_round_done(golden, count, &round_done, NULL), 0);
+	assert_int_equal(round_done.round, 3);
+	assert_int_equal(round_done.moved_bytes, (4ull << 30) + (2ull << 20));
+	assert_int_equal(round_done.duration_ns, 4000000000);
+	assert_int_equal(round_done.rate_bytes_per_s, 1073741824);
+
 	struct hf_wire_device_end end;
 	count = golden_read("device_end", golden);
 	assert_int_equal(hf_wire_decode_device_end(golden, count, &end, NULL), 0);
@@ -224,7 +249,10 @@ static void every_type_has_the_name_of_the_protocol(void **state)
 	    "COMPLETE", "FINISH", "FAIL",  "WISH",     "CHECK",	 "LINK",       "REFUSED", "PLACED"};
 	for (uint32_t type = 0; type < sizeof(names) / sizeof(names[0]); type++)
 		assert_string_equal(hf_wire_type_name(type), names[type]);
-	assert_string_equal(hf_wire_type_name(17), "unknown");
+	assert_string_equal(hf_wire_type_name(HF_WIRE_ROUND), "ROUND");
+	assert_string_equal(hf_wire_type_name(HF_WIRE_ROUND_END), "ROUND_END");
+	assert_string_equal(hf_wire_type_name(HF_WIRE_ROUND_DONE), "ROUND_DONE");
+	assert_string_equal(hf_wire_type_name(HF_WIRE_ROUND_DONE + 1), "unknown");
 	assert_string_equal(hf_wire_type_name(UINT32_MAX), "unknown");
 }
 

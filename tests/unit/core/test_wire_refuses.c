@@ -99,7 +99,7 @@ static const struct broken_field broken_fields[] = {
     {"hello_reply_accepted", 0, 8, 0, "not Hugeferry"},
     {"hello_reply_accepted", 12, 4, 0, "version 0"},
     {"hello_reply_accepted", 12, 4, 2, "version 2"},
-    {"hello_reply_accepted", 16, 8, 16, "features 0x10"},
+    {"hello_reply_accepted", 16, 8, 32, "features 0x20"},
     {"hello_reply_accepted", 16, 8, 1ull << 63, "features 0x8000000000000000"},
     {"hello_reply_accepted", 24, 4, 65, "channels[0] is 65"},
     {"hello_reply_accepted", 28, 4, 0xffffffff, "channels[1] is 4294967295"},
@@ -107,7 +107,7 @@ static const struct broken_field broken_fields[] = {
     {"hello_reply_refused", 32, 4, 0xffffffff, "text_bytes is 4294967295"},
 
     {"frame_header", 0, 4, 0, "type 0 is unknown"},
-    {"frame_header", 0, 4, 17, "type 17 is unknown"},
+    {"frame_header", 0, 4, 20, "type 20 is unknown"},
     {"frame_header", 0, 4, 0xffffffff, "type 4294967295 is unknown"},
 
     {"advise", 0, 4, 256, "vm_name_bytes is 256"},
@@ -159,6 +159,16 @@ static const struct broken_field broken_fields[] = {
     {"presence", 8, 4, (4 << 20) + 1, "pages is 4194305"},
     {"presence", 8, 4, 0xffffffff, "pages is 4294967295"},
     {"presence", 13, 1, 0x85, "bits are set beyond the last of 11 pages"},
+
+    {"round", 0, 4, 256, "ROUND, which is laid out as PRESENCE: "},
+    {"round", 8, 4, 0, "pages is 0"},
+    {"round", 13, 1, 0x03, "bits are set beyond the last of 9 pages"},
+    {"round_end", 0, 4, 0, "round is 0"},
+    {"round_end", 4, 4, 8, "flags 0x8"},
+    {"round_end", 4, 4, 3, "final set is no round"},
+    {"round_end", 4, 4, 4, "WHOLE without FINAL"},
+    {"round_end", 4, 4, 0xffffffff, "flags 0xffffffff"},
+    {"round_done", 0, 4, 0, "round is 0"},
 
     {"device_end", 0, 8, 0, "total_bytes is 0"},
     {"device_end", 0, 8, (256ull << 20) + 1, "total_bytes is 268435457"},
@@ -288,6 +298,9 @@ static const struct {
     {HF_WIRE_LINK, 24, 24},
     {HF_WIRE_REFUSED, 12, 512},
     {HF_WIRE_PLACED, 16, 4 + 128 * 12},
+    {HF_WIRE_ROUND, 13, 12 + (512 << 10)},
+    {HF_WIRE_ROUND_END, 16, 16},
+    {HF_WIRE_ROUND_DONE, 32, 32},
 };
 
 static bool frame_accepted(uint32_t type, uint32_t length)

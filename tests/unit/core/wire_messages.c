@@ -43,6 +43,11 @@ STRUCT_MESSAGE(ready)
 STRUCT_MESSAGE(wish)
 STRUCT_MESSAGE(link)
 STRUCT_MESSAGE(presence)
+#define hf_wire_round hf_wire_presence /* laid out as PRESENCE, in a struct of that name */
+STRUCT_MESSAGE(round)
+#undef hf_wire_round
+STRUCT_MESSAGE(round_end)
+STRUCT_MESSAGE(round_done)
 STRUCT_MESSAGE(device_end)
 STRUCT_MESSAGE(finish)
 STRUCT_MESSAGE(placed)
@@ -67,6 +72,10 @@ SAMPLE(frame_check, frame_header, .type = HF_WIRE_CHECK)
 SAMPLE(link, link, .round_trip_ns = 200000, .rate_bytes_per_s = 1250000000, .max_page_stall_ns = 500000000)
 SAMPLE(presence, presence, .block = 1, .first_page = 65538, .pages = 11,
        .bits = (const uint8_t[]){0x81, 0x05}, .bits_bytes = 2)
+SAMPLE(round_end, round_end, .round = 3, .flags = HF_WIRE_ROUND_CUT, .limit_bytes_per_s = 125000000)
+SAMPLE(round_end_final, round_end, .round = 4, .flags = HF_WIRE_ROUND_FINAL | HF_WIRE_ROUND_WHOLE)
+SAMPLE(round_done, round_done, .round = 3, .moved_bytes = (4ull << 30) + (2ull << 20),
+       .duration_ns = 4000000000, .rate_bytes_per_s = 1073741824)
 SAMPLE(device_end, device_end, .total_bytes = 300000)
 SAMPLE(finish, finish, .downtime_ns = 20000000, .total_time_ns = 10000000000,
        .sent_bytes = (4ull << 30) + (2ull << 20))
@@ -158,6 +167,18 @@ static ssize_t recode_advise(const uint8_t *bytes, size_t count, uint8_t *out, s
 	return result;
 }
 
+/* ---- round: another message of presence's layout ---- */
+
+static ssize_t encode_round(uint8_t *buffer, size_t bytes)
+{
+	const struct hf_wire_presence sample = {.block = 2,
+						.first_page = 257,
+						.pages = 9,
+						.bits = (const uint8_t[]){0x11, 0x01},
+						.bits_bytes = 2};
+	return hf_wire_encode_round(&sample, buffer, bytes);
+}
+
 /* ---- fail, refused ---- */
 
 static ssize_t encode_fail(uint8_t *buffer, size_t bytes)
@@ -213,6 +234,10 @@ const struct wire_message wire_messages[] = {
     {"wish", true, encode_wish, decode_wish, recode_wish},
     {"link", true, encode_link, decode_link, recode_link},
     {"presence", true, encode_presence, decode_presence, recode_presence},
+    {"round", true, encode_round, decode_round, recode_round},
+    {"round_end", true, encode_round_end, decode_round_end, recode_round_end},
+    {"round_end_final", true, encode_round_end_final, decode_round_end, recode_round_end},
+    {"round_done", true, encode_round_done, decode_round_done, recode_round_done},
     {"device_end", true, encode_device_end, decode_device_end, recode_device_end},
     {"finish", true, encode_finish, decode_finish, recode_finish},
     {"fail", true, encode_fail, decode_fail, recode_fail},

@@ -170,6 +170,51 @@ static void all_of_receive_reaches_its_fields(void **state)
 	assert_true(options.no_background);
 }
 
+#define SEND_ALL "--vm", "qmp:/v", "--to", "unix:/t"
+
+static void precopy_is_asked_for_whole(void **state)
+{
+	(void)state;
+	struct hf_options options;
+	struct hf_err err = HF_ERR_INIT;
+	assert_int_equal(PARSE(HF_COMMAND_SEND, &options, &err, SEND_ALL, "--precopy"), -EINVAL);
+	assert_non_null(strstr(err.text, "--attach PATH"));
+	assert_int_equal(PARSE(HF_COMMAND_SEND, &options, &err, SEND_ALL, "--attach", "/a", "--precopy",
+			       "--placement", "copy"),
+			 -EINVAL);
+	assert_non_null(strstr(err.text, "by copy"));
+	assert_int_equal(
+	    PARSE(HF_COMMAND_SEND, &options, &err, SEND_ALL, "--attach", "/a", "--precopy", "--release-ram"),
+	    -EINVAL);
+	assert_non_null(strstr(err.text, "tracked"));
+	assert_int_equal(PARSE(HF_COMMAND_SEND, &options, &err, SEND_ALL, "--attach", "/a", "--precopy-only",
+			       "--postcopy-after", "3"),
+			 -EINVAL);
+	assert_non_null(strstr(err.text, "exclude each other"));
+	assert_int_equal(PARSE(HF_COMMAND_SEND, &options, &err, SEND_ALL, "--downtime-limit", "20"), -EINVAL);
+	assert_non_null(strstr(err.text, "--precopy"));
+	assert_int_equal(PARSE(HF_COMMAND_RECEIVE, &options, &err, "--precopy"), -EINVAL);
+}
+
+static void all_of_precopy_reaches_its_fields(void **state)
+{
+	(void)state;
+	struct hf_options options;
+	assert_int_equal(PARSE(HF_COMMAND_SEND, &options, NULL, SEND_ALL), 0);
+	assert_false(options.precopy);
+	assert_int_equal(PARSE(HF_COMMAND_SEND, &options, NULL, SEND_ALL, "--attach", "/a", "--precopy",
+			       "--downtime-limit", "20", "--max-bandwidth", "3M", "--postcopy-after", "4",
+			       "--placement", "continue"),
+			 0);
+	assert_true(options.precopy && !options.precopy_only);
+	assert_int_equal(options.downtime_limit_ms, 20);
+	assert_int_equal(options.max_bandwidth_bytes, 3 << 20);
+	assert_int_equal(options.postcopy_after_s, 4);
+	assert_int_equal(PARSE(HF_COMMAND_SEND, &options, NULL, SEND_ALL, "--attach", "/a", "--precopy-only"),
+			 0);
+	assert_true(options.precopy && options.precopy_only);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -182,6 +227,8 @@ int main(void)
 	    cmocka_unit_test(values_out_of_range_are_refused_with_the_range),
 	    cmocka_unit_test(leftover_words_and_missing_values_are_errors),
 	    cmocka_unit_test(all_of_receive_reaches_its_fields),
+	    cmocka_unit_test(precopy_is_asked_for_whole),
+	    cmocka_unit_test(all_of_precopy_reaches_its_fields),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

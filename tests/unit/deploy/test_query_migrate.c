@@ -60,6 +60,45 @@ static void without_a_link_both_are_empty(void **state)
 	}
 }
 
+static void rounds_have_the_names_of_qemu(void **state)
+{
+	(void)state;
+	struct hf_source_snapshot snapshot = {
+	    .status = HF_STATUS_ACTIVE,
+	    .pages_total = 10,
+	    .precopy = {.wanted = true, .expected_downtime_ns = UINT64_MAX},
+	};
+	json_t *info = source(&snapshot);
+	const json_t *ram = json_object_get(info, "ram");
+	assert_int_equal(number(ram, "dirty-sync-count"), 0);
+	assert_int_equal(number(ram, "remaining"), 20 * M);
+	assert_null(json_object_get(ram, "dirty-pages-rate"));
+	assert_null(json_object_get(info, "expected-downtime"));
+	json_decref(info);
+
+	snapshot.precopy = (struct hf_source_precopy_figures){
+	    .wanted = true,
+	    .rounds = 3,
+	    .moved_bytes = 30 * M,
+	    .remaining_bytes = 6 * M,
+	    .dirty_pages_per_s = 77,
+	    .expected_downtime_ns = 41600000,
+	};
+	info = source(&snapshot);
+	ram = json_object_get(info, "ram");
+	assert_int_equal(number(ram, "dirty-sync-count"), 3);
+	assert_int_equal(number(ram, "dirty-pages-rate"), 77);
+	assert_int_equal(number(ram, "precopy-bytes"), 30 * M);
+	assert_int_equal(number(ram, "remaining"), 6 * M);
+	assert_int_equal(number(info, "expected-downtime"), 42);
+	json_decref(info);
+
+	snapshot.precopy.wanted = false;
+	info = source(&snapshot);
+	assert_null(json_object_get(json_object_get(info, "ram"), "dirty-sync-count"));
+	json_decref(info);
+}
+
 static void a_source_counts_down_what_is_present(void **state)
 {
 	(void)state;
@@ -228,6 +267,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(without_a_link_both_are_empty),
 	    cmocka_unit_test(a_source_counts_down_what_is_present),
+	    cmocka_unit_test(rounds_have_the_names_of_qemu),
 	    cmocka_unit_test(what_was_sent_twice_does_not_make_less_than_nothing),
 	    cmocka_unit_test(an_end_that_is_none_says_why),
 	    cmocka_unit_test(a_page_that_has_trouble_is_no_error_of_the_migration),

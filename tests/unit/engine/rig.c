@@ -341,7 +341,7 @@ static const struct hf_transport_ops transport_ops = {.fetch = transport_fetch, 
 static const struct hf_vm_ops vm_ops = {.request = vm_request};
 static const struct hf_recorder_ops recorder_ops = {.request = recorder_request};
 
-static void end_fetch(struct rig *rig, uint32_t index, enum hf_fetch_status status, bool zero)
+void rig_end_fetch(struct rig *rig, uint32_t index, enum hf_fetch_status status, bool zero)
 {
 	struct hf_fetch_done done = {
 	    .id = rig->fetches[index].id,
@@ -361,7 +361,7 @@ void rig_fetch_ends(struct rig *rig, const char *chunk, enum hf_fetch_status sta
 		char name[RIG_CALL_BYTES];
 		name_fetch(&rig->fetches[i], name);
 		if (strcmp(name, chunk) == 0) {
-			end_fetch(rig, i, status, zero);
+			rig_end_fetch(rig, i, status, zero);
 			return;
 		}
 	}
@@ -381,14 +381,14 @@ void rig_landed_zero(struct rig *rig, const char *chunk)
 void rig_land_oldest(struct rig *rig)
 {
 	assert_true(rig->fetches_count > 0);
-	end_fetch(rig, 0, HF_FETCH_OK, false);
+	rig_end_fetch(rig, 0, HF_FETCH_OK, false);
 }
 
 void rig_land_oldest_of(struct rig *rig, enum hf_fetch_class class)
 {
 	for (uint32_t i = 0; i < rig->fetches_count; i++)
 		if (rig->fetches[i].class == class) {
-			end_fetch(rig, i, HF_FETCH_OK, false);
+			rig_end_fetch(rig, i, HF_FETCH_OK, false);
 			return;
 		}
 }
@@ -427,6 +427,24 @@ static int source_presence(void *self, uint32_t block, uint8_t *bitmap, size_t b
 	return answer_with(rig, rig->presence_result, "no presence", err);
 }
 
+static void put_bits(uint64_t *bits, uint8_t *bitmap, size_t bytes)
+{
+	for (size_t i = 0; i < bytes && i < 8; i++)
+		bitmap[i] = (uint8_t)(*bits >> (8 * i));
+	*bits = 0;
+}
+
+static int source_harvest(void *self, uint32_t block, uint8_t *dirtied, uint8_t *holes, size_t bytes,
+			  struct hf_err *err)
+{
+	struct rig *rig = self;
+	bool is_ram = RIG_BLOCKS - 1 - block == RIG_RAM;
+	put_bits(is_ram ? &rig->ram_dirtied : &rig->rom_dirtied, dirtied, bytes);
+	put_bits(is_ram ? &rig->ram_holes : &rig->rom_holes, holes, bytes);
+	rig_record(rig, "harvest %s", is_ram ? "ram" : "rom");
+	return answer_with(rig, rig->harvest_result, "no harvest", err);
+}
+
 static int source_release(void *self, uint32_t block, uint64_t first_page, uint32_t pages, struct hf_err *err)
 {
 	struct rig *rig = self;
@@ -440,6 +458,7 @@ static void source_kick_release(void *self)
 }
 
 static const struct hf_source_memory_ops source_memory_ops = {
+    .harvest = source_harvest,
     .chunk = source_chunk,
     .presence = source_presence,
     .release = source_release,

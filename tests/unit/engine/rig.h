@@ -35,7 +35,7 @@
 #define RIG_DEVICE_STATE  "device state"
 #define RIG_STATE_BYTES	  (sizeof(RIG_DEVICE_STATE) - 1)
 #define RIG_PAYLOAD_BYTES 4096
-#define RIG_TYPES	  (HF_WIRE_PLACED + 1u) /* 0 is none */
+#define RIG_TYPES	  (HF_WIRE_ROUND_DONE + 1u) /* 0 is none */
 
 enum { RIG_RAM, RIG_ROM, RIG_BLOCKS }; /* the destination's numbers; the source's are the other way round */
 
@@ -78,6 +78,9 @@ struct rig {
 	struct hf_source_config source_config;
 	struct hf_link_info link;
 	uint64_t ram_present, rom_present; /* bit i: page i exists on the source */
+	/* What the next harvest finds; it empties them. */
+	uint64_t ram_dirtied, rom_dirtied, ram_holes, rom_holes;
+	int harvest_result;
 
 	struct hf_destination *destination;
 	struct hf_source *source;
@@ -164,6 +167,7 @@ struct hf_destination_snapshot rig_snapshot(struct rig *rig);
 /* Ends a fetch that is on its way, by its name ("ram 1.2"). */
 void rig_landed(struct rig *rig, const char *chunk);
 void rig_landed_zero(struct rig *rig, const char *chunk);
+void rig_end_fetch(struct rig *rig, uint32_t index, enum hf_fetch_status status, bool zero);
 void rig_fetch_ends(struct rig *rig, const char *chunk, enum hf_fetch_status status, bool zero);
 /* Lands the fetch that is longest on its way. A fetch of the probe block is called "probe". */
 void rig_land_oldest(struct rig *rig);

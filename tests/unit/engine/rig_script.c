@@ -45,11 +45,17 @@ static ssize_t encode(const struct rig *rig, uint32_t type, uint8_t *buffer, siz
 	struct hf_wire_wish wish = {.placement = HF_WIRE_WISH_COPY, .hold_background = 1};
 	struct hf_wire_link link = {.round_trip_ns = 200000, .rate_bytes_per_s = 1250000000};
 	struct hf_wire_placed placed = {.count = 1, .ranges = {{.block = 1, .first_page = 0, .pages = 2}}};
+	struct hf_wire_round_end round_end = {.round = 1};
+	struct hf_wire_round_done round_done = {.round = 1, .moved_bytes = 1 << 20, .duration_ns = 1000000};
 	struct hf_err why;
 
 	switch (type) {
 	case HF_WIRE_PLACED:
 		return hf_wire_encode_placed(&placed, buffer, room);
+	case HF_WIRE_ROUND_END:
+		return hf_wire_encode_round_end(&round_end, buffer, room);
+	case HF_WIRE_ROUND_DONE:
+		return hf_wire_encode_round_done(&round_done, buffer, room);
 	case HF_WIRE_ADVISE:
 		return hf_wire_encode_advise("here", &rig->source_blocks, buffer, room);
 	case HF_WIRE_READY:
@@ -76,8 +82,9 @@ static ssize_t encode(const struct rig *rig, uint32_t type, uint8_t *buffer, siz
 
 void rig_message(const struct rig *rig, uint32_t type, struct rig_message *out)
 {
-	if (type == HF_WIRE_PRESENCE) {
+	if (type == HF_WIRE_PRESENCE || type == HF_WIRE_ROUND) {
 		rig_presence_message(0, 0, pages_of_source_block(rig, 0), rig->rom_present, out);
+		out->type = type;
 		return;
 	}
 	ssize_t bytes = encode(rig, type, out->payload, sizeof(out->payload));

@@ -601,6 +601,31 @@ static void only_a_checker_offers_to_be_one(void **state)
 		assert_true(hello.features & HF_WIRE_FEATURE_LINK);
 		assert_int_equal(!!(hello.features & HF_WIRE_FEATURE_RECOVER), !check);
 		assert_int_equal(!!(hello.features & HF_WIRE_FEATURE_CHECK), check);
+		assert_false(hello.features & HF_WIRE_FEATURE_PRECOPY);
+		close(listener);
+	}
+}
+
+/* Only a source that means to send rounds offers them, and a check never does. */
+static void rounds_are_offered_by_who_means_them(void **state)
+{
+	(void)state;
+	for (int check = 0; check <= 1; check++) {
+		struct connecting connecting;
+		struct hf_tcp_options options = source_options(1, 1);
+		struct hf_wire_hello hello;
+		uint8_t bytes[HF_WIRE_HELLO_BYTES];
+		char uri[64];
+		options.check = check;
+		options.precopy = true;
+		int listener = raw_listen(uri);
+		connecting_start(&connecting, uri, &options);
+		int fd = raw_accept(listener);
+		raw_recv(fd, bytes, sizeof(bytes));
+		close(fd);
+		assert_true(connecting_join(&connecting) < 0);
+		assert_int_equal(hf_wire_decode_hello(bytes, sizeof(bytes), &hello, NULL), 0);
+		assert_int_equal(!!(hello.features & HF_WIRE_FEATURE_PRECOPY), !check);
 		close(listener);
 	}
 }
@@ -708,6 +733,7 @@ int main(void)
 	    cmocka_unit_test(terms_that_were_not_offered_are_refused),
 	    cmocka_unit_test(a_feature_that_was_not_offered_is_refused),
 	    cmocka_unit_test(only_a_checker_offers_to_be_one),
+	    cmocka_unit_test(rounds_are_offered_by_who_means_them),
 	    cmocka_unit_test(the_reason_of_a_refusal_reaches_the_source),
 	    cmocka_unit_test(a_destination_that_refuses_a_page_channel_fails_the_connection),
 	    cmocka_unit_test(a_page_channel_answered_with_other_terms_fails_the_connection),
