@@ -102,19 +102,6 @@ static int check_same_process(struct receive *receive, struct hf_err *err)
 	return 0;
 }
 
-static int learn_blocks(struct receive *receive, struct hf_err *err)
-{
-	uint32_t count = 0;
-	const struct hf_attached_region *regions = hf_attach_client_regions(receive->attach, &count);
-	int result = count ? 0
-			   : hf_err_set(err, HF_ERR_LOCAL, ENOENT, "the VMM at %s offers no memory to attach",
-					receive->options.attach);
-	for (uint32_t i = 0; !result && i < count; i++)
-		result = hf_ramblocks_add(&receive->blocks, regions[i].idstr, regions[i].length_bytes,
-					  regions[i].page_size_bytes, err);
-	return result;
-}
-
 static int open_memory(struct receive *receive, struct hf_err *err)
 {
 	struct hf_taken_over taken_over = {0};
@@ -142,7 +129,9 @@ static int open_memory(struct receive *receive, struct hf_err *err)
 
 static int open_vm(struct receive *receive, struct hf_err *err)
 {
-	int result = hf_qmp_vm_create(&receive->vm, receive->options.vm, err);
+	/* Started again, it must serve pages first: the VMM may not answer before it has them. */
+	int result = receive->restarted ? hf_qmp_vm_create_silent(&receive->vm, receive->options.vm, err)
+					: hf_qmp_vm_create(&receive->vm, receive->options.vm, err);
 	if (!result)
 		result = hf_vmm_open(&receive->vmm, hf_qmp_vm_pid(receive->vm), err);
 	if (!result)
@@ -153,16 +142,20 @@ static int open_vm(struct receive *receive, struct hf_err *err)
 		result = hf_attach_client_connect(&receive->attach, receive->options.attach, err);
 	if (!result)
 		result = check_same_process(receive, err);
-	if (!result)
-		result = learn_blocks(receive, err);
 	if (!result && receive->restarted)
 		result = hf_receive_open_kept(receive, err);
+	if (!result)
+		result = hf_receive_learn_blocks(receive, err);
+	if (!result && receive->restarted)
+		result = hf_receive_check_kept(receive, err);
 	if (!result && receive->kept)
 		receive->poison |= hf_kept_pages_poisoning(receive->kept);
 	if (!result)
 		result = open_memory(receive, err);
 	if (!result)
-		result = hf_qmp_vm_vcpus(receive->vm, &receive->vcpu_threads, &receive->vcpus, err);
+		result = receive->restarted
+			     ? hf_receive_recall_vcpus(receive, err)
+			     : hf_qmp_vm_vcpus(receive->vm, &receive->vcpu_threads, &receive->vcpus, err);
 	return result;
 }
 

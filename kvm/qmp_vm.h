@@ -31,6 +31,8 @@ struct hf_qmp_vm_block {
 
 /* target as in qmp.h. done: hf_source_vm_done or hf_destination_vm_done. */
 int hf_qmp_vm_create(struct hf_qmp_vm **out, const char *target, struct hf_err *err);
+/* For a VMM that may be waiting for a page and not answer now; it is awaited by what is asked first. */
+int hf_qmp_vm_create_silent(struct hf_qmp_vm **out, const char *target, struct hf_err *err);
 /* Starts the worker. `done` may be called from now on. */
 int hf_qmp_vm_start(struct hf_qmp_vm *vm, void (*done)(void *engine, const struct hf_vm_result *result),
 		    void *engine, struct hf_err *err);

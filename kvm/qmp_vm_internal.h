@@ -37,8 +37,8 @@ struct hf_qmp_vm {
 	/* set at creation */
 	struct hf_qmp_client *client;
 	struct hf_vmm_process process;
-	int wake_fd; /* written at events that an operation may wait for, and at the end */
-	uint32_t run_limit_ms;
+	int wake_fd;		 /* written at events that an operation may wait for, and at the end */
+	uint32_t run_silence_ms; /* RUN: no answer to a command; UINT32_MAX: for ever */
 
 	/* set by start() */
 	void (*done)(void *engine, const struct hf_vm_result *result);

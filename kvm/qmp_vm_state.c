@@ -183,9 +183,13 @@ struct wanted_capability {
 };
 
 static const struct wanted_capability wanted[] = {
-    {"events", true},	     {"x-ignore-shared", true},
-    {"return-path", false},  {"pause-before-switchover", false},
-    {"postcopy-ram", false}, {"multifd", false},
+    {"events", true},
+    {"x-ignore-shared", true},
+    {"late-block-activate", true},
+    {"return-path", false},
+    {"pause-before-switchover", false},
+    {"postcopy-ram", false},
+    {"multifd", false},
     {"mapped-ram", false},
 };
 

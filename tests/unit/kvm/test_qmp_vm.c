@@ -310,7 +310,7 @@ static void a_vmm_silent_after_cont_may_have_run_its_vm(void **state)
 		script.silent_from_command = at;
 		script.no_events = true;
 		open_vm(fixture, script);
-		fixture->vm->run_limit_ms = 100;
+		fixture->vm->run_silence_ms = 100;
 		expect_failure(fixture, HF_VM_RUN, EOWNERDEAD, "no answer");
 		close_vm(fixture);
 	}

@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Which blocks of memory `receive` takes in. Theory of operation: a VMM whose author uses the attach library
+ * names its regions as its memory backends. The library that `exec` preloads only knows files, so a region
+ * that has no backend's name gets that of the backend whose mem-path is its file. Every backend must be lent:
+ * what is not would have to come in the VMM's own stream, and does not.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "deploy/receive_internal.h"
+
+static bool is_file(int fd, const char *path)
+{
+	struct stat lent, named;
+	return fd >= 0 && path && fstat(fd, &lent) == 0 && stat(path, &named) == 0 &&
+	       lent.st_dev == named.st_dev && lent.st_ino == named.st_ino;
+}
+
+static const char *name_of(const struct hf_attached_region *region, const struct hf_qmp_vm_block *backends,
+			   uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		if (strcmp(region->idstr, backends[i].idstr) == 0)
+			return backends[i].idstr;
+	}
+	for (uint32_t i = 0; i < count; i++) {
+		if (is_file(region->fd, backends[i].path))
+			return backends[i].idstr;
+	}
+	return region->idstr;
+}
+
+static int check_lent(const struct receive *receive, const struct hf_qmp_vm_block *backends, uint32_t count,
+		      struct hf_err *err)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		bool lent = false;
+		for (uint32_t j = 0; j < receive->blocks.count; j++)
+			lent |= strcmp(receive->blocks.blocks[j].idstr, backends[i].idstr) == 0;
+		if (!lent)
+			return hf_err_set(
+			    err, HF_ERR_LOCAL, EINVAL,
+			    "the VMM does not lend its memory backend '%s' over --attach %s; it must be a "
+			    "memory-backend-file with share=on and a mem-path that names a file on hugetlbfs",
+			    backends[i].idstr, receive->options.attach);
+	}
+	return 0;
+}
+
+static int name_by_backends(struct receive *receive, const struct hf_attached_region *regions, uint32_t count,
+			    struct hf_err *err)
+{
+	struct hf_qmp_vm_block *backends = NULL;
+	uint32_t backend_count = 0;
+	int result = hf_qmp_vm_blocks(receive->vm, &backends, &backend_count, err);
+	for (uint32_t i = 0; !result && i < count; i++)
+		result = hf_ramblocks_add(&receive->blocks, name_of(&regions[i], backends, backend_count),
+					  regions[i].length_bytes, regions[i].page_size_bytes, err);
+	if (!result)
+		result = check_lent(receive, backends, backend_count, err);
+	hf_qmp_vm_blocks_free(backends, backend_count);
+	return result;
+}
+
+/* Whether they are these is asked afterwards (hf_kept_pages_check_vmm()). */
+static int name_by_kept(struct receive *receive, const struct hf_attached_region *regions, uint32_t count,
+			struct hf_err *err)
+{
+	const struct hf_ramblocks *kept = hf_kept_pages_description(receive->kept)->blocks;
+	int result = 0;
+	for (uint32_t i = 0; !result && i < count; i++)
+		result = hf_ramblocks_add(&receive->blocks,
+					  i < kept->count ? kept->blocks[i].idstr : regions[i].idstr,
+					  regions[i].length_bytes, regions[i].page_size_bytes, err);
+	return result;
+}
+
+int hf_receive_learn_blocks(struct receive *receive, struct hf_err *err)
+{
+	uint32_t count = 0;
+	const struct hf_attached_region *regions = hf_attach_client_regions(receive->attach, &count);
+	if (!count)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOENT, "the VMM at %s offers no memory to attach",
+				  receive->options.attach);
+	return receive->kept ? name_by_kept(receive, regions, count, err)
+			     : name_by_backends(receive, regions, count, err);
+}
