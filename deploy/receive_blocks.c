@@ -33,13 +33,13 @@ static const char *name_of(const struct hf_attached_region *region, const struct
 	return region->idstr;
 }
 
-static int check_lent(const struct receive *receive, const struct hf_qmp_vm_block *backends, uint32_t count,
-		      struct hf_err *err)
+static int check_lent(const struct receive *receive, const struct hf_attached_region *regions, uint32_t count,
+		      const struct hf_qmp_vm_block *backends, uint32_t backend_count, struct hf_err *err)
 {
-	for (uint32_t i = 0; i < count; i++) {
+	for (uint32_t i = 0; i < backend_count; i++) {
 		bool lent = false;
-		for (uint32_t j = 0; j < receive->blocks.count; j++)
-			lent |= strcmp(receive->blocks.blocks[j].idstr, backends[i].idstr) == 0;
+		for (uint32_t j = 0; j < count; j++)
+			lent |= strcmp(regions[j].idstr, backends[i].idstr) == 0;
 		if (!lent)
 			return hf_err_set(
 			    err, HF_ERR_LOCAL, EINVAL,
@@ -57,24 +57,21 @@ static int name_by_backends(struct receive *receive, const struct hf_attached_re
 	uint32_t backend_count = 0;
 	int result = hf_qmp_vm_blocks(receive->vm, &backends, &backend_count, err);
 	for (uint32_t i = 0; !result && i < count; i++)
-		result = hf_ramblocks_add(&receive->blocks, name_of(&regions[i], backends, backend_count),
-					  regions[i].length_bytes, regions[i].page_size_bytes, err);
+		result = hf_attach_client_name_region(receive->attach, i,
+						      name_of(&regions[i], backends, backend_count), err);
 	if (!result)
-		result = check_lent(receive, backends, backend_count, err);
+		result = check_lent(receive, regions, count, backends, backend_count, err);
 	hf_qmp_vm_blocks_free(backends, backend_count);
 	return result;
 }
 
-/* Whether they are these is asked afterwards (hf_kept_pages_check_vmm()). */
-static int name_by_kept(struct receive *receive, const struct hf_attached_region *regions, uint32_t count,
-			struct hf_err *err)
+/* Whether they are these is asked afterwards (hf_receive_check_kept()). */
+static int name_by_kept(struct receive *receive, uint32_t count, struct hf_err *err)
 {
 	const struct hf_ramblocks *kept = hf_kept_pages_description(receive->kept)->blocks;
 	int result = 0;
-	for (uint32_t i = 0; !result && i < count; i++)
-		result = hf_ramblocks_add(&receive->blocks,
-					  i < kept->count ? kept->blocks[i].idstr : regions[i].idstr,
-					  regions[i].length_bytes, regions[i].page_size_bytes, err);
+	for (uint32_t i = 0; !result && i < count && i < kept->count; i++)
+		result = hf_attach_client_name_region(receive->attach, i, kept->blocks[i].idstr, err);
 	return result;
 }
 
@@ -85,6 +82,10 @@ int hf_receive_learn_blocks(struct receive *receive, struct hf_err *err)
 	if (!count)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOENT, "the VMM at %s offers no memory to attach",
 				  receive->options.attach);
-	return receive->kept ? name_by_kept(receive, regions, count, err)
-			     : name_by_backends(receive, regions, count, err);
+	int result = receive->kept ? name_by_kept(receive, count, err)
+				   : name_by_backends(receive, regions, count, err);
+	for (uint32_t i = 0; !result && i < count; i++)
+		result = hf_ramblocks_add(&receive->blocks, regions[i].idstr, regions[i].length_bytes,
+					  regions[i].page_size_bytes, err);
+	return result;
 }

@@ -45,6 +45,12 @@ const char *hf_attach_client_vm_name(const struct hf_attach_client *client);
 const struct hf_attached_region *hf_attach_client_regions(const struct hf_attach_client *client,
 							  uint32_t *count);
 /*
+ * Gives a region the name its block has in the VM: a VMM that was only preloaded with the library knows none.
+ * -EINVAL: too long.
+ */
+int hf_attach_client_name_region(struct hf_attach_client *client, uint32_t region, const char *idstr,
+				 struct hf_err *err);
+/*
  * A userfaultfd of the VMM's address space with all regions registered in `modes` (enum hf_userfault_mode,
  * ored) and at least `features` (UFFD_FEATURE_*). Where an earlier agent's registration in the same modes
  * still stands, *fd is another descriptor of that one, nothing was unregistered, and faults that agent had
