@@ -169,10 +169,10 @@ static void note(struct hf_qmp_client *client, bool *flag)
 	hf_unlock(&client->mutex);
 }
 
-/* Its answer has the id no command has. */
+/* With the first id. */
 static int negotiate(struct hf_qmp_client *client, struct hf_err *err)
 {
-	static const char line[] = "{\"execute\": \"qmp_capabilities\", \"id\": 0}\n";
+	static const char line[] = "{\"execute\": \"qmp_capabilities\", \"id\": 1}\n";
 	hf_lock(&client->mutex);
 	int r = hf_qmp_stream_queue(&client->stream, line, sizeof(line) - 1);
 	hf_unlock(&client->mutex);
@@ -216,7 +216,7 @@ static int take_message(struct hf_qmp_client *client, json_t *message, struct hf
 	const json_t *event = json_object_get(message, "event");
 	if (!client->greeted) { // set by this thread alone
 		r = take_greeting(client, message, err);
-	} else if (!client->negotiated && json_is_integer(id) && json_integer_value(id) == 0) {
+	} else if (!client->negotiated && json_is_integer(id) && json_integer_value(id) == 1) {
 		r = take_negotiated(client, message, err);
 	} else if (json_is_string(event)) {
 		const json_t *data = json_object_get(message, "data");
@@ -619,6 +619,7 @@ static int connect_to(struct hf_qmp_client **out, const char *target, bool silen
 	hf_cond_init(&client->changed);
 	hf_qmp_stream_init(&client->stream, -1);
 	client->wake_fd = -1;
+	client->last_id = 1; // negotiate()'s
 	client->on_event = on_event;
 	client->opaque = opaque;
 	int r = hf_qmp_address(target, &client->address, err);

@@ -48,7 +48,8 @@ def nothing_is_left_for_later(root):
 def library_code_never_prints(root):
     for path in files(root, ".c"):
         top = path.split("/")[0]
-        if top in ("deploy", "tests") or path.startswith("kvm/vmm/"):
+        # The preloaded object is alone in somebody else's process: stderr is all there is.
+        if top in ("deploy", "tests") or path.startswith("kvm/vmm/") or path == "hugemem/attach_preload.c":
             continue
         if re.search(r"\b(printf|puts|putchar|perror|fprintf|vprintf)\s*\(", read(root, path)):
             yield f"{path} prints"

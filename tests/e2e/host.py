@@ -52,6 +52,7 @@ class Host:
 
     def __init__(self, build):
         self.build = build
+        self.build = build
         self.hugeferry = os.path.join(build, "deploy/hugeferry")
         self.vmm = os.path.join(build, "kvm/vmm/hugeferry-vmm")
         self.watch = os.path.join(build, "tests/e2e/libhfwatch.so")
@@ -136,7 +137,8 @@ class Host:
         if process.poll() is None:
             process.terminate()
             # A VMM that is frozen, or whose vCPUs wait for pages, hears nothing, and has nothing to clear away.
-            limit_s = 1 if os.path.basename(process.args[0]) == "hugeferry-vmm" else 20
+            vmm = os.path.basename(process.args[0]) == "hugeferry-vmm" or "exec" in process.args[1:2]
+            limit_s = 1 if vmm else 20
             try:
                 process.wait(limit_s)
             except subprocess.TimeoutExpired:
@@ -242,6 +244,7 @@ class Vmm:
                  before_exec=None):
         self.ram = os.path.join(host.mount(page_size), os.path.basename(host.name("ram")))
         self.qmp_path = host.name("qmp")
+        self.monitor = self.qmp_path  # where the tests ask
         self.attach = host.name("attach")
         arguments = [host.vmm, "--name", "e2e", "--mem", mem, "--page-size", f"{page_size >> 20}M",
                      "--ram-file", self.ram, "--vcpus", vcpus, "--id", ident,
@@ -257,13 +260,13 @@ class Vmm:
         if self.process.poll() is not None:
             raise AssertionError(f"the VMM ended: {err_of(self.process)}")
         try:
-            Qmp(self.qmp_path).close()
+            Qmp(self.monitor).close()
             return True
         except OSError:
             return False
 
     def execute(self, command):
-        client = Qmp(self.qmp_path)
+        client = Qmp(self.monitor)
         try:
             return client.execute(command)
         finally:
@@ -290,7 +293,7 @@ class Vmm:
             if self.is_frozen():
                 return "frozen"
             try:
-                client = Qmp(self.qmp_path, limit_s=2)
+                client = Qmp(self.monitor, limit_s=2)
                 try:
                     return client.execute("query-status")["status"]
                 finally:

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unmodified QEMUs whose memory Hugeferry moves."""
+import json
+import os
+import signal
+
+from host import M, err_of, finish, listening_uri, one_line, receive, send, wait_until
+from qemu_vm import Qemu, assert_one_guest
+
+PAGES = 2 * 128 + 96  # of two VMs, and what `copy` stages
+
+
+def pair(host, pages=PAGES, **options):
+    host.need(2 * M, pages)
+    return Qemu(host, **options), Qemu(host, incoming=True, **options)
+
+
+def check(source, destination):
+    destination.wait_runs()
+    assert destination.status() == "running"
+    assert_one_guest(source, destination)
+
+
+def move(host, source, destination, *options, listen="tcp:127.0.0.1:0"):
+    """Moves the VM; returns the destination's report."""
+    path = host.name("json")
+    taker = receive(host, destination, "--json", path, *options, listen=listen)
+    giver = send(host, source, listening_uri(taker))
+    codes = [finish(giver), finish(taker)]
+    assert [code for code, _ in codes] == [0, 0], codes
+    assert source.process.wait(10) == -signal.SIGKILL
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def moved(scheme, placement):
+    def case(host):
+        source, destination = pair(host)
+        listen = "tcp:127.0.0.1:0" if scheme == "tcp" else f"unix:{host.name('link')}"
+        report = move(host, source, destination, "--placement", placement, listen=listen)
+        assert report["placement"] == placement and report["pages_received"] == report["pages_total"] == 128
+        assert report["faults"]["vcpu"] == sum(vcpu["faults"] for vcpu in report["blocktime"]["vcpus"])
+        check(source, destination)
+    case.__name__ = f"a_guest_lives_on_over_{scheme}_by_{placement}"
+    return case
+
+
+def a_guest_moves_there_and_back_again(host):
+    """Each time to a QEMU of its own, as between hosts."""
+    host.need(2 * M, 3 * 128 + 96)
+    vms = [Qemu(host)]
+    for _ in range(2):
+        vms.append(Qemu(host, incoming=True))
+        move(host, vms[-2], vms[-1])
+        vms[-1].wait_runs()
+    text = "".join(vm.said() for vm in vms)
+    assert "wrong 0 end" in text and not [line for line in text.splitlines()[:-1]
+                                          if line.startswith("beat") and "wrong 0 end" not in line]
+
+
+def machine(name, **options):
+    def case(host):
+        source, destination = pair(host, machine=name, **options)
+        move(host, source, destination)
+        check(source, destination)
+    case.__name__ = f"machine_{name.split(',')[0]}_with_{len(options.get('blocks', '1'))}_backends_moves"
+    return case
+
+
+class Nobody:
+    """A destination that has never run."""
+
+    @staticmethod
+    def said():
+        return ""
+
+
+def another_machine_refuses_the_state_and_the_source_runs_on(host):
+    """QEMU 7.2 ends when it cannot load, and its log says why."""
+    host.need(2 * M, PAGES)
+    source = Qemu(host, extra=("-device", "virtio-rng-pci"))
+    destination = Qemu(host, incoming=True)
+    taker = receive(host, destination)
+    giver = send(host, source, listening_uri(taker))
+    for process in (giver, taker):
+        code, said = finish(process)
+        assert code == 1
+        one_line(said, "load failed", "QMP socket")
+    assert "Unknown savevm section" in err_of(destination.process)
+    source.wait_runs()
+    assert source.status() == "running"
+    assert_one_guest(source, Nobody)
+
+
+def a_destination_qemu_killed_before_the_hand_over_leaves_the_source_running(host):
+    source, destination = pair(host)
+    taker = receive(host, destination)
+    uri = listening_uri(taker)
+    os.kill(destination.process.pid, signal.SIGSTOP)  # it loads nothing, and the source waits
+    giver = send(host, source, uri)
+    wait_until(lambda: source.status() != "running", "the source stands still")
+    destination.process.kill()
+    (code, said), _ = finish(giver), finish(taker)
+    assert code == 1 and "runs on" in said, (code, said)
+    source.wait_runs()
+    assert_one_guest(source, Nobody)
+
+
+def memory_that_was_preallocated_at_the_destination_is_refused(host):
+    host.need(2 * M, 128 + 96)
+    destination = Qemu(host, incoming=True, options=",prealloc=on")
+    code, said = finish(receive(host, destination))
+    assert code == 1
+    one_line(said, "ram0", "prealloc=off")
+
+
+def private_memory_is_refused(host):
+    host.need(2 * M, 128 + 96)
+    destination = Qemu(host, incoming=True, options=",share=off")
+    code, said = finish(receive(host, destination))
+    assert code == 1
+    assert "memory" in said, said
+
+
+def a_program_that_is_not_there_is_named(host):
+    process = host.start(host.hugeferry, "exec", "--attach", host.name("attach"), "--", "/no/such/vmm")
+    code, said = finish(process)
+    assert code == 1
+    one_line(said, "/no/such/vmm")
+
+
+CASES = [
+    moved("tcp", "continue"),
+    moved("tcp", "copy"),
+    moved("unix", "continue"),
+    moved("unix", "copy"),
+    a_guest_moves_there_and_back_again,
+    machine("pc"),
+    machine("q35", blocks=(128, 128)),
+    another_machine_refuses_the_state_and_the_source_runs_on,
+    a_destination_qemu_killed_before_the_hand_over_leaves_the_source_running,
+    memory_that_was_preallocated_at_the_destination_is_refused,
+    private_memory_is_refused,
+    a_program_that_is_not_there_is_named,
+]

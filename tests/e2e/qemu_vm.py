@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QEMUs as VMMs: unmodified, without KVM, with Debian's kernel and tests/e2e/qemu_guest.c as all of its user space.
+
+The guest checks its memory on every vCPU and prints a heartbeat. What source and destination have written to the serial
+port, one behind the other, is what a guest that was never moved would have written.
+"""
+import os
+import re
+import stat
+import sys
+
+from host import M, Vmm, err_of, wait_until
+
+sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "testbed"))
+
+import kernel as kernels  # noqa: E402
+from vm import CACHE, cpio_entry  # noqa: E402
+
+BEAT = re.compile(r"beat (\d+) passes((?: \d+)+) wrong (\d+) end\r?$")
+CONSOLE = (5, 1)  # /dev/console: what the kernel gives to /init as its output
+
+
+def initramfs(host):
+    path = os.path.join(host.folder, "qemu-initramfs")
+    if not os.path.exists(path):
+        with open(os.path.join(host.build, "tests/e2e/qemu-guest"), "rb") as file:
+            guest = file.read()
+        with open(path, "wb") as file:
+            file.write(cpio_entry("dev", 0o40755) + cpio_entry("dev/console", stat.S_IFCHR | 0o600, device=CONSOLE) +
+                       cpio_entry("init", 0o100755, guest) + cpio_entry("TRAILER!!!", 0))
+    return path
+
+
+class Qemu(Vmm):
+    """blocks: megabytes of each memory backend, each a NUMA node of its own if there are several."""
+
+    def __init__(self, host, incoming=False, blocks=(256,), vcpus=2, machine="q35", extra=(), options=""):
+        # No Vmm.__init__: what it starts is another program.
+        self.host, self.page_size, self.incoming = host, 2 * M, incoming
+        self.qmp_path, self.monitor, self.attach = host.name("qmp"), host.name("monitor"), host.name("attach")
+        self.serial = host.name("serial")
+        self.rams = [os.path.join(host.mount(self.page_size), os.path.basename(host.name("ram"))) for _ in blocks]
+        self.ram = self.rams[0]
+        self.process = host.start(host.hugeferry, "exec", "--attach", self.attach, "--", "qemu-system-x86_64",
+                                  *self.memory(blocks, machine, vcpus, options), *self.rest(vcpus), *extra)
+        wait_until(self.answers, "QEMU answers")
+        if not incoming:
+            wait_until(lambda: all(self.passes()), "the guest has gone over its memory")
+
+    def memory(self, blocks, machine, vcpus, options):
+        words = ["-m", f"{sum(blocks)}M"]
+        for number, (size, path) in enumerate(zip(blocks, self.rams)):
+            words += ["-object", f"memory-backend-file,id=ram{number},size={size}M,mem-path={path},share=on,"
+                                 f"prealloc=off{options}"]
+            if len(blocks) > 1:
+                words += ["-numa", f"node,memdev=ram{number}" + (f",cpus=0-{vcpus - 1}" if number == 0 else "")]
+        return words + ["-machine", machine if len(blocks) > 1 else f"{machine},memory-backend=ram0"]
+
+    def rest(self, vcpus):
+        kernel = os.path.join(kernels.get("default", CACHE), "vmlinux")
+        return ["-accel", "tcg,thread=multi", "-cpu", "max,-erms", "-smp", vcpus, "-nodefaults", "-no-user-config",
+                "-display", "none", "-kernel", kernel, "-initrd", initramfs(self.host),
+                "-append", "console=ttyS0 quiet panic=-1 mitigations=off", "-serial", f"file:{self.serial}",
+                "-qmp", f"unix:{self.qmp_path},server=on,wait=off", "-qmp", f"unix:{self.monitor},server=on,wait=off",
+                *(["-S", "-incoming", "defer"] if self.incoming else [])]
+
+    def said(self):
+        if self.process.poll() not in (None, -9):
+            raise AssertionError(f"QEMU ended: {err_of(self.process)}")
+        try:
+            with open(self.serial, encoding="latin1") as file:
+                return file.read()
+        except FileNotFoundError:
+            return ""
+
+    def passes(self):
+        """How often each vCPU has gone over its memory, by the last heartbeat."""
+        beats = [BEAT.match(line) for line in self.said().splitlines()]
+        found = [beat for beat in beats if beat]
+        return [int(word) for word in found[-1][2].split()] if found else [0]
+
+    def wait_runs(self, visits=1):
+        """Until each vCPU has gone over all its memory so often again, and found it as it left it."""
+        wait_until(lambda: any(self.passes()), "the guest's heart beats")
+        before = self.passes()
+        wait_until(lambda: all(now >= then + visits + 1 for now, then in zip(self.passes(), before)),
+                   "the guest goes over its memory")
+
+
+def assert_one_guest(source, destination):
+    """No heartbeat is missing or comes twice, and no word was ever wrong."""
+    beats = []
+    for line in (source.said() + destination.said()).splitlines()[:-1]:
+        beat = BEAT.match(line)
+        assert beat or not beats, f"this is no heartbeat: {line!r}"
+        if beat:
+            assert int(beat[3]) == 0, f"the guest found wrong words: {line}"
+            beats.append(int(beat[1]))
+    assert beats == list(range(len(beats))) and beats, beats
