@@ -6,32 +6,10 @@
  * what is not would have to come in the VMM's own stream, and does not.
  */
 #include <errno.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "deploy/receive_internal.h"
-
-static bool is_file(int fd, const char *path)
-{
-	struct stat lent, named;
-	return fd >= 0 && path && fstat(fd, &lent) == 0 && stat(path, &named) == 0 &&
-	       lent.st_dev == named.st_dev && lent.st_ino == named.st_ino;
-}
-
-static const char *name_of(const struct hf_attached_region *region, const struct hf_qmp_vm_block *backends,
-			   uint32_t count)
-{
-	for (uint32_t i = 0; i < count; i++) {
-		if (strcmp(region->idstr, backends[i].idstr) == 0)
-			return backends[i].idstr;
-	}
-	for (uint32_t i = 0; i < count; i++) {
-		if (is_file(region->fd, backends[i].path))
-			return backends[i].idstr;
-	}
-	return region->idstr;
-}
 
 static int check_lent(const struct receive *receive, const struct hf_attached_region *regions, uint32_t count,
 		      const struct hf_qmp_vm_block *backends, uint32_t backend_count, struct hf_err *err)
@@ -56,11 +34,16 @@ static int name_by_backends(struct receive *receive, const struct hf_attached_re
 	struct hf_qmp_vm_block *backends = NULL;
 	uint32_t backend_count = 0;
 	int result = hf_qmp_vm_blocks(receive->vm, &backends, &backend_count, err);
-	for (uint32_t i = 0; !result && i < count; i++)
-		result = hf_attach_client_name_region(receive->attach, i,
-						      name_of(&regions[i], backends, backend_count), err);
+	struct hf_block_file *files = result ? NULL : calloc(backend_count + 1, sizeof(*files));
+	if (!result && !files)
+		result = hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
+	for (uint32_t i = 0; !result && i < backend_count; i++)
+		files[i] = (struct hf_block_file){backends[i].idstr, backends[i].path};
+	if (!result)
+		result = hf_attach_client_name_regions(receive->attach, files, backend_count, err);
 	if (!result)
 		result = check_lent(receive, regions, count, backends, backend_count, err);
+	free(files);
 	hf_qmp_vm_blocks_free(backends, backend_count);
 	return result;
 }

@@ -74,7 +74,7 @@ static int open_memory_and_link(struct send *send, struct hf_err *err)
 	if (result)
 		hf_err_prefix(err, "VM at %s", send->options.vm);
 	if (!result)
-		result = hf_send_track(send, err);
+		result = hf_send_track(send, found, count, err);
 	if (!result)
 		result = hf_send_connect(send, err);
 	if (!result)

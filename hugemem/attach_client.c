@@ -361,18 +361,6 @@ static int take_userfault(struct hf_attach_client *client, struct exchange *exch
 	return 0;
 }
 
-int hf_attach_client_name_region(struct hf_attach_client *client, uint32_t region, const char *idstr,
-				 struct hf_err *err)
-{
-	char *name = client->regions[region].idstr;
-	if (strlen(idstr) > HF_RAMBLOCK_IDSTR_MAX)
-		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
-				  "a block's name is longer than %d bytes: '%.32s...'", HF_RAMBLOCK_IDSTR_MAX,
-				  idstr);
-	memmove(name, idstr, strlen(idstr) + 1);
-	return 0;
-}
-
 int hf_attach_client_userfault(struct hf_attach_client *client, unsigned modes, uint64_t features, int *fd,
 			       struct hf_err *err)
 {

@@ -5,7 +5,7 @@ import os
 import signal
 
 from host import M, err_of, finish, listening_uri, one_line, receive, send, wait_until
-from qemu_vm import Qemu, assert_one_guest
+from qemu_vm import Qemu, assert_one_guest, check_guest
 
 PAGES = 2 * 128 + 96  # of two VMs, and what `copy` stages
 
@@ -15,17 +15,11 @@ def pair(host, pages=PAGES, **options):
     return Qemu(host, **options), Qemu(host, incoming=True, **options)
 
 
-def check(source, destination):
-    destination.wait_runs()
-    assert destination.status() == "running"
-    assert_one_guest(source, destination)
-
-
-def move(host, source, destination, *options, listen="tcp:127.0.0.1:0"):
+def move(host, source, destination, *options, listen="tcp:127.0.0.1:0", send_options=()):
     """Moves the VM; returns the destination's report."""
     path = host.name("json")
     taker = receive(host, destination, "--json", path, *options, listen=listen)
-    giver = send(host, source, listening_uri(taker))
+    giver = send(host, source, listening_uri(taker), *send_options)
     codes = [finish(giver), finish(taker)]
     assert [code for code, _ in codes] == [0, 0], codes
     assert source.process.wait(10) == -signal.SIGKILL
@@ -40,9 +34,16 @@ def moved(scheme, placement):
         report = move(host, source, destination, "--placement", placement, listen=listen)
         assert report["placement"] == placement and report["pages_received"] == report["pages_total"] == 128
         assert report["faults"]["vcpu"] == sum(vcpu["faults"] for vcpu in report["blocktime"]["vcpus"])
-        check(source, destination)
+        check_guest(source, destination)
     case.__name__ = f"a_guest_lives_on_over_{scheme}_by_{placement}"
     return case
+
+
+def rounds_while_the_guest_writes_lose_nothing(host):
+    source, destination = pair(host)
+    report = move(host, source, destination, send_options=("--precopy", "--attach", source.attach))
+    assert report["precopy_rounds"] > 0 and report["precopy_bytes"] > 0, report
+    check_guest(source, destination)
 
 
 def a_guest_moves_there_and_back_again(host):
@@ -62,7 +63,7 @@ def machine(name, **options):
     def case(host):
         source, destination = pair(host, machine=name, **options)
         move(host, source, destination)
-        check(source, destination)
+        check_guest(source, destination)
     case.__name__ = f"machine_{name.split(',')[0]}_with_{len(options.get('blocks', '1'))}_backends_moves"
     return case
 
@@ -107,11 +108,17 @@ def a_destination_qemu_killed_before_the_hand_over_leaves_the_source_running(hos
 
 
 def memory_that_was_preallocated_at_the_destination_is_refused(host):
-    host.need(2 * M, 128 + 96)
-    destination = Qemu(host, incoming=True, options=",prealloc=on")
-    code, said = finish(receive(host, destination))
-    assert code == 1
-    one_line(said, "ram0", "prealloc=off")
+    host.need(2 * M, PAGES)
+    source, destination = Qemu(host), Qemu(host, incoming=True, options=",prealloc=on")
+    taker = receive(host, destination)
+    giver = send(host, source, listening_uri(taker))
+    for process in (giver, taker):
+        code, said = finish(process)
+        assert code == 1
+        one_line(said, "ram0", "prealloc=off")
+    assert source.status() == "running"
+    source.wait_runs()
+    assert_one_guest(source, Nobody)
 
 
 def private_memory_is_refused(host):
@@ -134,6 +141,7 @@ CASES = [
     moved("tcp", "copy"),
     moved("unix", "continue"),
     moved("unix", "copy"),
+    rounds_while_the_guest_writes_lose_nothing,
     a_guest_moves_there_and_back_again,
     machine("pc"),
     machine("q35", blocks=(128, 128)),

@@ -79,12 +79,23 @@ class Qemu(Vmm):
         found = [beat for beat in beats if beat]
         return [int(word) for word in found[-1][2].split()] if found else [0]
 
+    def visits(self):
+        """Heartbeats, of which the last may not be whole."""
+        return self.said().count("beat")
+
     def wait_runs(self, visits=1):
         """Until each vCPU has gone over all its memory so often again, and found it as it left it."""
         wait_until(lambda: any(self.passes()), "the guest's heart beats")
         before = self.passes()
         wait_until(lambda: all(now >= then + visits + 1 for now, then in zip(self.passes(), before)),
                    "the guest goes over its memory")
+
+
+def check_guest(source, destination):
+    """It goes over all its memory once more, and is the one that was at the source."""
+    destination.wait_runs()
+    assert destination.status() == "running"
+    assert_one_guest(source, destination)
 
 
 def assert_one_guest(source, destination):

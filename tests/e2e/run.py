@@ -23,6 +23,7 @@ import poison  # noqa: E402
 import precopy  # noqa: E402
 import preflight  # noqa: E402
 import qemu  # noqa: E402
+import qemu_recovery  # noqa: E402
 import recovery  # noqa: E402
 import recovery_by_hand  # noqa: E402
 import recovery_commit  # noqa: E402
@@ -47,7 +48,8 @@ def main():
     build, wanted = sys.argv[1], sys.argv[2:]
     modules = (moves, precopy, recovery, recovery_links, recovery_commit, recovery_by_hand, recovery_starts, poison,
                release, refusals, blocks, preflight, stalls, losses, peers, hostile_sources, hostile_destinations,
-               openings, control, cost, many, qemu)
+               openings, control, cost, many, qemu,
+               qemu_recovery)
     cases = [case for module in modules for case in module.CASES
              if not wanted or any(part in case.__name__ for part in wanted)]
     signal.signal(signal.SIGTERM, stop)
