@@ -183,8 +183,7 @@ static bool may_be_guest_memory(int protection, int flags, int fd)
 
 void *mmap64(void *address, size_t length_bytes, int protection, int flags, int fd, off_t offset)
 {
-	void *mapped = (void *)syscall(SYS_mmap, address, length_bytes, protection, flags, fd,
-				       offset); // NOLINT: an address
+	void *mapped = (void *)syscall(SYS_mmap, address, length_bytes, protection, flags, fd, offset);
 	if (mapped != MAP_FAILED && may_be_guest_memory(protection, flags, fd)) {
 		int error = errno;
 		lend(mapped, length_bytes, fd, offset);

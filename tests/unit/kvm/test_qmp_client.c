@@ -528,10 +528,10 @@ static void a_vmm_that_was_silent_is_used_when_it_greets(void **state)
 	assert_int_equal(r, -ETIMEDOUT);
 	assert_non_null(strstr(err.text, "no answer"));
 
-	call_start(&call, fixture, "query-status", UINT32_MAX);
 	fixture->welcome = GREETING;
 	fixture->negotiates = true;
 	welcome_thread(fixture);
+	call_start(&call, fixture, "query-status", UINT32_MAX);
 	raw_expect(&fixture->raw, "{\"execute\": \"query-status\", \"id\": 2}"); // and no `cont` that is over
 	raw_send(&fixture->raw, "{\"return\": {}, \"id\": 2}\r\n");
 	call_join(&call);
