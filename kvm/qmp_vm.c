@@ -304,10 +304,29 @@ bool hf_qmp_vm_is_fenced(struct hf_qmp_vm *vm)
 	return fenced || hf_vmm_is_fenced(&vm->process);
 }
 
+/* A save that was broken off, by us or by our end, is not over at once; `cont` is refused until it is. */
+static int wait_save_over(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	char status[STATUS_MAX_BYTES];
+	bool running;
+	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(RUN_LIMIT_MS, "given up saving its device state");
+	for (;;) {
+		int r =
+		    hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, err);
+		if (r < 0 || strcmp(status, "finish-migrate") != 0)
+			return r;
+		r = hf_qmp_vm_pace_wait(vm, &pace, -1, 0, err);
+		if (r < 0)
+			return r;
+	}
+}
+
 int hf_qmp_vm_resume(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	bool still;
 	int r = hf_qmp_vm_is_fenced(vm) ? thaw(vm, err) : 0;
+	if (r == 0)
+		r = wait_save_over(vm, err);
 	return r < 0 ? r : run_vm(vm, RUN_LIMIT_MS, &still, err);
 }
 

@@ -115,6 +115,8 @@ static int handle_cont(void *opaque, const json_t *arguments, json_t **result, s
 	(void)arguments, (void)result;
 	int r = enter(machine, "cont", err);
 	const char *status = machine->script->status_after_cont;
+	if (r == 0 && strcmp(machine->status, "finish-migrate") == 0)
+		return hf_err_set(err, HF_ERR_LOCAL, EPERM, "Migration is not finalized yet");
 	if (r < 0 && machine->script->runs_and_stops_before_refusal) {
 		emit(machine, "RESUME", NULL);
 		emit(machine, "STOP", NULL);
@@ -434,6 +436,10 @@ static void run_machine(const struct fake_vm_script *script, _Atomic bool *has_r
 	    .capabilities = {
 		{"events", false}, {"x-ignore-shared", false}, {"return-path", true}, {"xbzrle", false}}};
 	machine.status = machine.next_status = script->status ? script->status : "running";
+	if (script->settles) {
+		machine.next_status = script->settles;
+		machine.questions_left = script->slow_queries;
+	}
 	struct hf_qmp_server_config config = {.socket_path = script->socket_path,
 					      .commands = commands + (script->no_capability_commands ? 2 : 0),
 					      .opaque = &machine,

@@ -33,6 +33,7 @@ struct fake_vm_script {
 	bool silent_migration;	       /* query-migrate says nothing of an incoming migration */
 	bool takes_half;	       /* LOAD: closes after half of the state and says completed */
 	bool never_completes;	       /* LOAD */
+	const char *settles;	       /* run state that the one at the start becomes, after slow_queries */
 	int slow_queries;	       /* a state asked for changes only at the nth question */
 	const char *status_after_cont; /* NULL: "running" */
 	const char *vcpus;	       /* answers, as JSON; NULL: a usual one */

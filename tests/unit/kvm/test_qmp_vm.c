@@ -302,6 +302,15 @@ static void only_a_vmm_that_says_so_has_not_run_its_vm(void **state)
 	expect_failure(fixture, HF_VM_RUN, EOWNERDEAD, "scripted refusal");
 }
 
+static void a_vm_whose_save_was_broken_off_is_resumed_when_qemu_is_through_with_it(void **state)
+{
+	struct fixture *fixture = *state;
+	open_vm(fixture, (struct fake_vm_script){
+			     .status = "finish-migrate", .settles = "postmigrate", .slow_queries = 4});
+	expect_ok(fixture, HF_VM_RESUME);
+	assert_true(fake_vm_has_run(&fixture->machine));
+}
+
 static void a_vmm_silent_after_cont_may_have_run_its_vm(void **state)
 {
 	struct fixture *fixture = *state;
@@ -499,6 +508,7 @@ int main(void)
 	    TEST(a_vm_that_cannot_run_after_cont_is_an_error),
 	    TEST(a_vm_that_runs_is_run_again_without_a_cont),
 	    TEST(only_a_vmm_that_says_so_has_not_run_its_vm),
+	    TEST(a_vm_whose_save_was_broken_off_is_resumed_when_qemu_is_through_with_it),
 	    TEST(a_vmm_silent_after_cont_may_have_run_its_vm),
 	    TEST(destroy_ends_every_request_exactly_once_also_in_the_middle_of_a_load),
 	    TEST(bad_requests_are_refused_at_once),
