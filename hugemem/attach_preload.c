@@ -28,6 +28,7 @@
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -145,11 +146,15 @@ static void start_library(void)
 	hf_attach_destroy(attach);
 }
 
-static void lend(void *address, size_t length_bytes, int fd, off_t offset)
+static void lend(void *address, size_t length_bytes, bool shared, int fd, off_t offset)
 {
 	uint64_t page_size_bytes = 0;
 	if (hf_hugetlbfs_page_size(fd, &page_size_bytes, NULL))
 		return;
+	if (!shared) { // for an agent that would like to know why there is nothing
+		pthread_once(&preload.once, start_library);
+		return;
+	}
 	struct found *found = calloc(1, sizeof(*found));
 	int kept = found ? fcntl(fd, F_DUPFD_CLOEXEC, 0) : -1;
 	if (kept < 0) {
@@ -176,9 +181,7 @@ static void lend(void *address, size_t length_bytes, int fd, off_t offset)
 
 static bool may_be_guest_memory(int protection, int flags, int fd)
 {
-	int type = flags & MAP_TYPE;
-	return preload.socket_path && fd >= 0 && !(flags & MAP_ANONYMOUS) &&
-	       (type == MAP_SHARED || type == MAP_SHARED_VALIDATE) && protection & PROT_WRITE;
+	return preload.socket_path && fd >= 0 && !(flags & MAP_ANONYMOUS) && protection & PROT_WRITE;
 }
 
 void *mmap64(void *address, size_t length_bytes, int protection, int flags, int fd, off_t offset)
@@ -186,7 +189,7 @@ void *mmap64(void *address, size_t length_bytes, int protection, int flags, int 
 	void *mapped = (void *)syscall(SYS_mmap, address, length_bytes, protection, flags, fd, offset);
 	if (mapped != MAP_FAILED && may_be_guest_memory(protection, flags, fd)) {
 		int error = errno;
-		lend(mapped, length_bytes, fd, offset);
+		lend(mapped, length_bytes, (flags & MAP_TYPE) != MAP_PRIVATE, fd, offset);
 		errno = error;
 	}
 	return mapped;

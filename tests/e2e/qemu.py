@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Unmodified QEMUs whose memory Hugeferry moves."""
 import json
-import os
 import signal
 
-from host import M, err_of, finish, listening_uri, one_line, receive, send, wait_until
+from host import M, err_of, finish, listening_uri, one_line, receive, send
 from qemu_vm import Qemu, assert_one_guest, check_guest
 
 PAGES = 2 * 128 + 96  # of two VMs, and what `copy` stages
@@ -86,24 +85,10 @@ def another_machine_refuses_the_state_and_the_source_runs_on(host):
     for process in (giver, taker):
         code, said = finish(process)
         assert code == 1
-        one_line(said, "load failed", "QMP socket")
+        one_line(said, destination.qmp_path)
     assert "Unknown savevm section" in err_of(destination.process)
     source.wait_runs()
     assert source.status() == "running"
-    assert_one_guest(source, Nobody)
-
-
-def a_destination_qemu_killed_before_the_hand_over_leaves_the_source_running(host):
-    source, destination = pair(host)
-    taker = receive(host, destination)
-    uri = listening_uri(taker)
-    os.kill(destination.process.pid, signal.SIGSTOP)  # it loads nothing, and the source waits
-    giver = send(host, source, uri)
-    wait_until(lambda: source.status() != "running", "the source stands still")
-    destination.process.kill()
-    (code, said), _ = finish(giver), finish(taker)
-    assert code == 1 and "runs on" in said, (code, said)
-    source.wait_runs()
     assert_one_guest(source, Nobody)
 
 
@@ -126,7 +111,7 @@ def private_memory_is_refused(host):
     destination = Qemu(host, incoming=True, options=",share=off")
     code, said = finish(receive(host, destination))
     assert code == 1
-    assert "memory" in said, said
+    one_line(said, "ram0", "share=on")
 
 
 def a_program_that_is_not_there_is_named(host):
@@ -146,7 +131,6 @@ CASES = [
     machine("pc"),
     machine("q35", blocks=(128, 128)),
     another_machine_refuses_the_state_and_the_source_runs_on,
-    a_destination_qemu_killed_before_the_hand_over_leaves_the_source_running,
     memory_that_was_preallocated_at_the_destination_is_refused,
     private_memory_is_refused,
     a_program_that_is_not_there_is_named,
