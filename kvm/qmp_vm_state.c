@@ -31,6 +31,7 @@
 #include "kvm/qmp_vm_internal.h"
 
 #define ACCEPT_LIMIT_MS	  30000
+#define ASK_PERIOD_MS	  500
 #define SILENCE_LIMIT_MS  60000	 /* no byte from a VMM that saves */
 #define COMPLETE_LIMIT_MS 60000	 /* stream over .. "completed" */
 #define LOAD_SILENCE_MS	  120000 /* a VMM that loads takes no byte: it waits for pages */
@@ -141,10 +142,11 @@ static int migration_error(const struct hf_qmp_vm *vm, const char *status, const
 }
 
 /* A migration that failed or was cancelled is -EREMOTEIO. */
-static int query_migration(struct hf_qmp_vm *vm, enum migration *state, struct hf_err *err)
+static int query_migration_within(struct hf_qmp_vm *vm, uint32_t limit_ms, enum migration *state,
+				  struct hf_err *err)
 {
 	json_t *info = NULL;
-	int r = hf_qmp_vm_command(vm, "query-migrate", NULL, &info, err);
+	int r = hf_qmp_client_execute(vm->client, "query-migrate", NULL, limit_ms, &info, err);
 	if (r < 0)
 		return r;
 	const char *status = json_string_value(json_object_get(info, "status"));
@@ -158,6 +160,11 @@ static int query_migration(struct hf_qmp_vm *vm, enum migration *state, struct h
 		*state = MIGRATION_BUSY;
 	json_decref(info);
 	return r;
+}
+
+static int query_migration(struct hf_qmp_vm *vm, enum migration *state, struct hf_err *err)
+{
+	return query_migration_within(vm, HF_QMP_VM_COMMAND_MS, state, err);
 }
 
 /* For SAVE: there has been a `migrate`, so `none` cannot be. */
@@ -252,20 +259,32 @@ static int give_uri(struct hf_qmp_vm *vm, const char *command, const struct chan
 
 /* ---- SAVE ---- */
 
+/*
+ * Whether it has failed before it connected, or died, is only asked when it has not come for a while, and not
+ * for long: QEMU writes device state with its big lock held, so it answers nothing from when its socket is
+ * full until somebody reads.
+ */
 static int accept_vmm(struct hf_qmp_vm *vm, struct channel *channel, struct hf_err *err)
 {
 	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(ACCEPT_LIMIT_MS, "connected to save its device state");
+	uint64_t ask_ms = hf_qmp_vm_now_ms() + ASK_PERIOD_MS;
 	for (;;) {
 		channel->fd = accept4(channel->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (channel->fd >= 0)
 			return 0;
 		if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
 			return channel_error(channel, errno, err);
-		// It may have failed before it connected, or died.
-		enum migration state;
-		int r = query_migration(vm, &state, err);
-		if (r >= 0)
-			r = hf_qmp_vm_pace_wait(vm, &pace, channel->listen_fd, POLLIN, err);
+		int r = hf_qmp_vm_pace_wait(vm, &pace, channel->listen_fd, POLLIN, err);
+		if (r == 0 && hf_qmp_vm_now_ms() >= ask_ms) {
+			enum migration state;
+			struct hf_err ask_err = HF_ERR_INIT;
+			r = query_migration_within(vm, ASK_PERIOD_MS, &state, &ask_err);
+			if (r == -ETIMEDOUT)
+				r = 0;
+			else if (r < 0 && err)
+				*err = ask_err;
+			ask_ms = hf_qmp_vm_now_ms() + ASK_PERIOD_MS;
+		}
 		if (r < 0)
 			return r;
 	}
