@@ -276,7 +276,8 @@ def replies(stage):
         "with_zero_and_an_unknown_flag": on_pages(flags=m.ZERO | 1 << 31),
         "with_the_marker_of_a_request": on_pages(marker=m.REQUEST),
         "with_bytes_after_zero": on_pages(flags=m.ZERO),
-        "cut_short": after_page_0(cut_short), "with_garbage": after_page_0(lambda request, reply: bytes(range(256)) * 4),
+        "cut_short": after_page_0(cut_short),
+        "with_garbage": after_page_0(lambda request, reply: bytes(range(256)) * 4),
     }
     if stage == "loaded":
         rows["twice"] = after_page_0(lambda request, reply: reply + reply[:head])

@@ -5,8 +5,8 @@ import os
 import signal
 
 from control import Control, Watched, continue_vm, refusal
-from host import (G, M, Qmp, Vmm, assert_runs, assert_whole, err_of, finish, listening_uri, one_line, receive,
-                  send, wait_until)
+from host import G, M, Qmp, Vmm, assert_runs, assert_whole, err_of, finish, one_line, receive, wait_until
+from relay import hand_over_within
 
 MEM = 512 * M
 MEMORY_ERRORS = 12  # of the guest's counters
@@ -20,7 +20,8 @@ def paused(host, *extra):
     destination = Vmm(host, incoming=True, mem=MEM)
     taker = receive(host, destination, "--no-background", *host.state_options("receive", 600), "--qmp",
                     f"unix:{path}", *extra)
-    giver = send(host, source, listening_uri(taker), *host.state_options("send", 600))
+    # Never all of them, however late this looks.
+    giver, _ = hand_over_within(host, source, destination, taker, 128 * M, *host.state_options("send", 600))
     control = Control(path)
     # The guest's own pages are among the first it needs.
     wait_until(lambda: control.execute("query-migrate").get("hugeferry", {}).get("pages_received", 0) > 8, "pages come")

@@ -83,7 +83,7 @@ def a_guest_that_writes_fast_ends_in_postcopy(host):
 def without_postcopy_no_page_is_missing_when_it_runs(host):
     giver, taker = Move(host, SLOW, "--precopy-only").completes()
     assert giver["precopy"]["expected_downtime_ns"] <= giver["precopy"]["downtime_limit_ns"], giver
-    assert taker["faults"]["vcpu"] == 0 or taker["fault_latency"]["max_ns"] < 50_000_000, taker["faults"]
+    assert not taker["postcopy_time_ns"], "a page was placed for the first time after RUN"
 
 
 def without_postcopy_a_writer_that_is_too_fast_goes_on_until_the_limit_is_raised(host):
@@ -121,13 +121,13 @@ def postcopy_comes_when_its_time_has(host):
 
 
 def the_limit_changes_while_a_round_is_under_way(host):
-    move = Move(host, IDLE, "--precopy", "--max-bandwidth", "4M")
+    """At a megabyte a second the round would take longer than anything is waited for."""
+    move = Move(host, IDLE, "--precopy", "--max-bandwidth", "1M")
     control = move.control()
     control.wait_for("active")
-    assert control.execute("query-migrate-parameters")["max-bandwidth"] == 4 * M
+    assert control.execute("query-migrate-parameters")["max-bandwidth"] == M
     control.execute("migrate-set-parameters", **{"max-bandwidth": 0})
-    giver, _ = move.completes()
-    assert giver["total_time_ns"] < 60_000_000_000, giver
+    move.completes()
 
 
 def cancelling_in_a_round_leaves_the_guest_running(host):
