@@ -113,7 +113,7 @@ static int find_regions(struct hf_precopy_memory *memory, const struct hf_ramblo
 	uint32_t count;
 	const struct hf_attached_region *regions = hf_attach_client_regions(memory->client, &count);
 
-	memory->regions = calloc(blocks->count + 1, sizeof(*memory->regions));
+	memory->regions = calloc(blocks->count + 1, sizeof(const void *));
 	if (!memory->regions)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
 	memory->count = blocks->count;
