@@ -60,6 +60,8 @@ def rounds_at_least(control, rounds):
 IDLE = ("--write-share", 0)
 SLOW = ("--pattern", "hot", "--write-share", 5)
 FAST = ("--pattern", "random", "--write-share", 100)
+# A page takes longer than the downtime limit of a millisecond, a round longer than any vCPU waits for its turn.
+NARROW = ("--max-bandwidth", "400M")
 
 
 def a_guest_that_only_reads_is_moved_before_it_stops(host):
@@ -75,7 +77,7 @@ def a_guest_that_writes_slowly_is_moved(host):
 
 
 def a_guest_that_writes_fast_ends_in_postcopy(host):
-    giver, taker = Move(host, FAST, "--precopy", "--downtime-limit", 1).completes()
+    giver, taker = Move(host, FAST, "--precopy", "--downtime-limit", 1, *NARROW).completes()
     assert giver["precopy"]["rounds"] >= 1, giver
     assert taker["postcopy_time_ns"] > 0 and taker["pages_received"] == taker["pages_total"]
 
@@ -83,11 +85,11 @@ def a_guest_that_writes_fast_ends_in_postcopy(host):
 def without_postcopy_no_page_is_missing_when_it_runs(host):
     giver, taker = Move(host, SLOW, "--precopy-only").completes()
     assert giver["precopy"]["expected_downtime_ns"] <= giver["precopy"]["downtime_limit_ns"], giver
-    assert taker["faults"]["vcpu"] == 0 or taker["fault_latency"]["max_ns"] < 50_000_000, taker["faults"]
+    assert taker["postcopy_time_ns"] is None, taker
 
 
 def without_postcopy_a_writer_that_is_too_fast_goes_on_until_the_limit_is_raised(host):
-    move = Move(host, FAST, "--precopy-only", "--downtime-limit", 1)
+    move = Move(host, FAST, "--precopy-only", "--downtime-limit", 1, *NARROW)
     control = move.control()
     info = rounds_at_least(control, 5)
     assert info["status"] == "active" and info["ram"]["dirty-pages-rate"] > 0, info
@@ -100,7 +102,7 @@ def without_postcopy_a_writer_that_is_too_fast_goes_on_until_the_limit_is_raised
 
 
 def without_postcopy_time_runs_out_and_the_guest_stays(host):
-    said = Move(host, FAST, "--precopy-only", "--downtime-limit", 1, "--timeout", 3).stays(3)
+    said = Move(host, FAST, "--precopy-only", "--downtime-limit", 1, *NARROW, "--timeout", 3).stays(3)
     assert "within 3 s" in said, said
 
 
@@ -127,7 +129,7 @@ def the_limit_changes_while_a_round_is_under_way(host):
     assert control.execute("query-migrate-parameters")["max-bandwidth"] == 4 * M
     control.execute("migrate-set-parameters", **{"max-bandwidth": 0})
     giver, _ = move.completes()
-    assert giver["total_time_ns"] < 60_000_000_000, giver
+    assert giver["precopy"]["rate_bytes_per_s"] > 5 * M, giver
 
 
 def cancelling_in_a_round_leaves_the_guest_running(host):
