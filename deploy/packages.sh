@@ -5,7 +5,7 @@
 build_packages=(gcc libc6-dev ninja-build meson pkg-config python3 libjansson-dev libhugetlbfs-dev)
 
 test_packages=("${build_packages[@]}" libcmocka-dev iproute2 git clang clang-tidy clang-format cppcheck
-	libclang-rt-14-dev libbenchmark-dev g++ afl++ spin)
+	libclang-rt-14-dev libbenchmark-dev g++ afl++ spin strace)
 
 # Installs those that are missing. Needs neither root nor a network when none is.
 install_missing() {
