@@ -494,8 +494,10 @@ void sim_rounds_hears(struct sim *sim, bool to_source, uint32_t type, const void
 	} else if (type == HF_WIRE_ROUND_DONE && hf_wire_decode_round_done(payload, bytes, &done, NULL) == 0) {
 		sim->rounds.heard = done.round;
 	} else if (type == HF_WIRE_DEVICE_END) {
-		sim->rounds.device_ended = true;
-		for (uint32_t page = 0; sim->destination->precopy.spoken && page < sim->page_count; page++)
+		const struct hf_destination *d = sim->destination;
+		sim->rounds.device_ended |= d->status == HF_STATUS_ACTIVE;
+		bool rounds = sim->rounds.device_ended && d->precopy.spoken;
+		for (uint32_t page = 0; rounds && page < sim->page_count; page++)
 			check_settled(sim, page);
 	} else if (type == HF_WIRE_FAIL && to_source && sim->plan.placement == HF_PLACEMENT_COPY) {
 		sim->covered[SIM_ROUNDS_REFUSED] += sim->plan.rounds.precopy != SIM_POSTCOPY_ALONE;
