@@ -156,6 +156,9 @@ static int send_message(struct sim_process *process, bool to_source, uint64_t ep
 			const void *payload, size_t length_bytes)
 {
 	struct sim *sim = process->sim;
+	/* The thread may be held up before the message leaves. */
+	if (sim->plan.rounds.precopy != SIM_POSTCOPY_ALONE)
+		sim_others(sim);
 	if (process->dead || !is_live(sim, epoch))
 		return -ENOTCONN;
 	check_send(sim, type, epoch);
