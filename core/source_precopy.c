@@ -384,8 +384,10 @@ void hf_source_send_round(struct hf_source *s, uint64_t epoch)
 	send_round_end(s, epoch, &end);
 
 	hf_lock(&s->lock);
-	p->told = true;
-	hf_source_unlock_act(s, has_changed(p) ? ACTION_CHANGE_ROUND : 0);
+	/* If this is not the thread that hears ROUND_DONE, another round may be being told by now. */
+	bool is_last = p->number == end.round;
+	p->told |= is_last;
+	hf_source_unlock_act(s, is_last && has_changed(p) ? ACTION_CHANGE_ROUND : 0);
 }
 
 /* Locked. ROUND_DONE was heard, and nothing about that round is on its way any more. */

@@ -58,6 +58,20 @@ def destination():
     for shape in (4, 5):
         head = bytes([shape, 0x0f, 2, 0, 0, 0, 0, 0])
         yield f"again-{shape}", head + given + again + landed + again + said(FINISH)
+    # Rounds: event 16, or 20 where the session goes on; a set of one block, or an end.
+    def named(event, blocks, end=0):
+        return b"".join(bytes([event, 0, pages]) + 8 * ZERO for pages in blocks) + bytes([event, 1, end]) + 24 * ZERO
+
+    rounds = start + named(16, [0x0f, 0x87]) + landed + named(16, [0x03]) + landed
+    for name, end in ("rounds", 2), ("rounds-whole", 6):
+        head = bytes([8, 0x0f, 2, 0, 0, 0, 0, 0])
+        yield name, head + rounds + named(16, [0x04], end) + mapped + faults + landed + run + landed + said(FINISH)
+    cut = start + named(16, [0x0f]) + landed[:40] + bytes([FAULT, 1, 0]) + named(16, [], 1) + landed
+    yield "rounds-cut", head + cut + named(16, [], 2) + mapped + run + landed + said(FINISH)
+    yield "rounds-link-cut", head + cut[:-60] + bytes([LINK_DOWN, 1])
+    head = bytes([12, 0x0f, 2, 0, 0, 0, 0, 0])
+    yield "rounds-again", head + start + named(20, [0x0f]) + landed + named(20, [0x01], 2) + given[len(start):] + again + landed
+    head = bytes([5, 0x0f, 2, 0, 0, 0, 0, 0])
     yield "doubt", head + loaded + again[:3] + said(ADVISE, 1) + said(FAIL)
     yield "will-not-run", head + loaded + said(RUN) + recorded + bytes([VM_DONE, 7, 0]) + bytes([VM_DONE]) + 4 * ZERO + recorded + again
 
@@ -77,6 +91,15 @@ def source():
     yield "cut", bytes([0, 0x5b]) + start + said(LOADED) + b"\6\1" + requests
     yield "fails", bytes([0, 0x5b]) + start + said(FAIL) + done
     yield "cancelled", bytes([0, 0x5b]) + start[:30] + b"\5\x40" + done
+    # Rounds: a round is done (12), the guest writes (13), the operator (14).
+    ready = b"\2" + 12 * ZERO + said(READY, 1) + 40 * ZERO
+    round_done, written = bytes([12, 16]) + 48 * ZERO, bytes([13, 2, 13, 0xc1, 13, 8])
+    end = done + 24 * ZERO + done + 60 * ZERO + requests + said(LOADED) + said(RESUMED) + requests + said(COMPLETE)
+    yield "rounds", bytes([0x24, 0x5b]) + ready + requests + (written + round_done + requests) * 5 + end
+    yield "rounds-fit", bytes([0x20, 0x5b]) + ready + requests + written + round_done + end
+    yield "rounds-only", bytes([0x64, 0x5b]) + ready + (written + round_done) * 4 + round_done + end
+    yield "rounds-cut", bytes([0x24, 0x5b]) + ready + written + bytes([14, 0]) + 8 * ZERO + round_done + end
+    yield "rounds-link-cut", bytes([0x24, 0x5b]) + ready + written + b"\6\1"
     recorded = bytes([12]) + 16 * ZERO
     given = bytes([0x10, 0x5b]) + start + requests + said(LOADED) + done + recorded
     again = b"\6\1" + b"\2" + 12 * ZERO
