@@ -4,21 +4,24 @@ import json
 
 from control import Control, refusal
 from host import M, Vmm, assert_runs, assert_whole, err_of, finish, listening_uri, one_line, receive, send, wait_until
+from networks import ADDRESSES
 
 MEM = 512 * M
 
 
 class Move:
-    def __init__(self, host, guest, *options, mem=MEM, taker_options=()):
+    def __init__(self, host, guest, *options, mem=MEM, taker_options=(), networks=None):
         host.need(2 * M, 2 * mem // (2 * M) + 64)
         self.host = host
         self.source = Vmm(host, mem=mem, extra=guest)
         self.destination = Vmm(host, incoming=True, mem=mem)
         self.reports = host.name("send-json"), host.name("receive-json")
         self.qmp = host.name("send-qmp")
-        self.taker = receive(host, self.destination, "--json", self.reports[1], *taker_options)
+        enter = [networks.enter(number) if networks else None for number in range(2)]
+        self.taker = receive(host, self.destination, "--json", self.reports[1], *taker_options,
+                             listen=f"tcp:{ADDRESSES[1] if networks else '127.0.0.1'}:0", before_exec=enter[1])
         self.giver = send(host, self.source, listening_uri(self.taker), "--attach", self.source.attach,
-                          "--json", self.reports[0], "--qmp", f"unix:{self.qmp}", *options)
+                          "--json", self.reports[0], "--qmp", f"unix:{self.qmp}", *options, before_exec=enter[0])
 
     def control(self):
         def connect():
