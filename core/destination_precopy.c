@@ -19,7 +19,9 @@
  *
  * A page that landed and does not exist at the end must read as zeros though its landing holds others: it is
  * cleared before anything can be asked for or served, since from LOADED on a restarted agent takes the
- * landing of a hole for zeros.
+ * landing of a hole for zeros. The VM stands still meanwhile. So a page that was punched out between rounds
+ * is named by the next one and comes as zeros, which are cleared then and there, and only what was punched
+ * out since the last harvest before the stop, or was left out of all sets since, is left for the end.
  *
  * A source that cuts a round (ROUND_END, CUT) wants the VM to move now: nothing more is posted, pages of
  * which only a part was fetched are missing again.
@@ -228,7 +230,7 @@ void hf_destination_round_landed(struct hf_destination *d, uint16_t index)
 	const struct transfer *transfer = &d->transfers[index];
 	uint32_t page = transfer->page;
 	struct page_entry *entry = &d->pages[page];
-	entry->landed |= transfer->chunks_zero != transfer->chunks;
+	entry->landed = transfer->chunks_zero != transfer->chunks; /* zeros have been cleared, each of them */
 	hf_destination_free_transfer(d, index);
 	entry->state = PAGE_MISSING;
 	hf_pagemap_set(&d->precopy.landed, page);

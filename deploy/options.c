@@ -332,10 +332,6 @@ static int check_precopy(struct hf_options *options, struct hf_err *err)
 			   "--precopy or --precopy-only too");
 	if (options->precopy && !options->attach)
 		return bad(err, "--precopy wants --attach PATH, the attach socket of the source's VMM");
-	if (options->precopy && options->release_ram)
-		return bad(
-		    err, "--precopy and --release-ram exclude each other: memory whose writes are tracked is "
-			 "not given back");
 	if (options->precopy && options->placement == 1)
 		return bad(err, "--precopy cannot place by copy; leave --placement out");
 	return 0;

@@ -140,12 +140,13 @@ int hf_outgoing_memory_create(struct hf_outgoing_memory **out, pid_t vmm_pid,
 			      struct hf_ramblocks *blocks, struct hf_err *err);
 struct hf_source_memory hf_outgoing_memory_port(struct hf_outgoing_memory *memory);
 /*
- * Makes the port able to give pages back, or says why that would be unsound here. begin() is called before
+ * Makes the port able to give pages back, or says why that would be unsound here. own_tracking: whoever
+ * tracks the VM's writes is the caller, and asks for none once a page is given back. begin() is called before
  * the first page goes, by the thread that gives it back; if it fails the page stays, and the next try calls
  * again.
  */
-int hf_outgoing_memory_allow_release(struct hf_outgoing_memory *memory, int (*begin)(void *, struct hf_err *),
-				     void *opaque, struct hf_err *err);
+int hf_outgoing_memory_allow_release(struct hf_outgoing_memory *memory, bool own_tracking,
+				     int (*begin)(void *, struct hf_err *), void *opaque, struct hf_err *err);
 /* Starts the thread that gives pages back; work() is hf_source_release_work() of the engine. */
 int hf_outgoing_memory_start_release(struct hf_outgoing_memory *memory, bool (*work)(void *engine),
 				     void *engine, struct hf_err *err);

@@ -453,13 +453,14 @@ struct hf_source_memory hf_outgoing_memory_port(struct hf_outgoing_memory *memor
 /* ---- giving pages back ---- */
 
 /*
- * The place for every registration under which a punched hole is unsound. Write tracking never shows a hole
- * as written; a device that has the memory registered goes on with the page that was there.
+ * The place for every registration under which a punched hole is unsound. Write tracking
+ * that somebody else lives on never shows a hole as written; a device that has the memory registered goes on
+ * with the page that was there.
  */
-static int check_releasable(const struct hf_outgoing_memory *memory, struct hf_err *err)
+static int check_releasable(const struct hf_outgoing_memory *memory, bool own_tracking, struct hf_err *err)
 {
 	for (uint32_t block = 0; block < memory->count; block++)
-		if (memory->block[block].tracks_writes)
+		if (memory->block[block].tracks_writes && !own_tracking)
 			return hf_err_set(
 			    err, HF_ERR_LOCAL, EBUSY,
 			    "block '%s': the VMM's memory is registered for write tracking, which does not "
@@ -469,10 +470,10 @@ static int check_releasable(const struct hf_outgoing_memory *memory, struct hf_e
 	return 0;
 }
 
-int hf_outgoing_memory_allow_release(struct hf_outgoing_memory *memory, int (*begin)(void *, struct hf_err *),
-				     void *opaque, struct hf_err *err)
+int hf_outgoing_memory_allow_release(struct hf_outgoing_memory *memory, bool own_tracking,
+				     int (*begin)(void *, struct hf_err *), void *opaque, struct hf_err *err)
 {
-	int result = check_releasable(memory, err);
+	int result = check_releasable(memory, own_tracking, err);
 	if (result == 0)
 		result = hf_release_worker_create(&memory->releaser, begin, opaque, err);
 	for (uint32_t block = 0; block < memory->count && result == 0; block++) {

@@ -204,6 +204,32 @@ static void zeros_of_a_later_round_clear_what_landed_earlier(void **state)
 	assert_int_equal(rig->sent[HF_WIRE_ROUND_DONE].times, 2);
 }
 
+/* What the source has punched out between rounds costs nothing while the VM stands still. */
+static void a_page_that_became_zeros_in_a_round_is_not_cleared_again(void **state)
+{
+	struct rig *rig = *state;
+	rig->ram_present = 0xfe;
+	begin(rig);
+	round_whole(rig, 1, 1u << 0);
+	round_begins(rig, 2, 1u << 0);
+	rig_landed_zero(rig, "ram 0.0");
+	rig_landed_zero(rig, "ram 0.1");
+	rig_landed_zero(rig, "ram 0.2");
+	rig_landed_zero(rig, "ram 0.3");
+	assert_int_equal(rig->sent[HF_WIRE_ROUND_DONE].times, 2);
+	final(rig, 3, 0, 0);
+	rig_forget(rig);
+	rig_hear(rig, HF_WIRE_PRESENCE);
+	struct rig_message message;
+	rig_presence_message(SOURCE_RAM, 0, RIG_RAM_PAGES, rig->ram_present, &message);
+	rig_hear_bytes(rig, HF_WIRE_PRESENCE, message.payload, message.bytes);
+	assert_false(rig_called(rig, "clear 16384 dirty"));
+	rig_hear(rig, HF_WIRE_DEVICE);
+	rig_hear(rig, HF_WIRE_DEVICE_END);
+	rig_reach(rig, AT_LISTEN, AT_COMPLETED);
+	assert_int_equal(rig_snapshot(rig).status, HF_STATUS_COMPLETED);
+}
+
 static void a_cut_round_posts_nothing_more_and_half_a_page_is_missing(void **state)
 {
 	struct rig *rig = *state;
@@ -715,6 +741,7 @@ int main(void)
 	    RIG_TEST(no_round_at_all_is_postcopy),
 	    RIG_TEST(a_hole_where_something_landed_is_cleared_before_anything_is_served),
 	    RIG_TEST(zeros_of_a_later_round_clear_what_landed_earlier),
+	    RIG_TEST(a_page_that_became_zeros_in_a_round_is_not_cleared_again),
 	    RIG_TEST(a_cut_round_posts_nothing_more_and_half_a_page_is_missing),
 	    RIG_TEST(a_round_keeps_to_its_limit_and_the_limit_changes),
 	    RIG_TEST(what_the_link_had_no_room_for_when_the_round_was_cut_is_not_posted_again),
