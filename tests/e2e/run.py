@@ -73,8 +73,8 @@ def run_case(host, number, case):
 def main():
     build, wanted = sys.argv[1], sys.argv[2:]
     modules = (moves, precopy, convergence, recovery, recovery_links, recovery_commit, recovery_by_hand,
-               recovery_starts, poison, release, refusals, blocks, preflight, stalls, losses, peers, hostile_sources, hostile_destinations,
-               openings, control, cost, many)
+               recovery_starts, poison, release, refusals, blocks, preflight, stalls, losses, peers, hostile_sources,
+               hostile_destinations, openings, control, cost, many)
     cases = [case for module in modules for case in module.CASES
              if not wanted or any(part in case.__name__ for part in wanted)]
     signal.signal(signal.SIGTERM, stop)
