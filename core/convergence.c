@@ -193,7 +193,8 @@ const char *hf_convergence_reason_text(enum hf_convergence_reason reason)
 	case HF_REASON_NOTHING_LEFT:
 		return "nothing is left to be moved";
 	case HF_REASON_STALLED:
-		return "the dirty set no longer shrinks: the guest writes faster than the link carries";
+		return "the dirty set no longer shrinks: the guest writes about as fast as the link carries, "
+		       "or faster";
 	case HF_REASON_ALL_HOT:
 		return "all pages that are left are written in every round";
 	case HF_REASON_DEADLINE:

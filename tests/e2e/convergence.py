@@ -10,7 +10,7 @@ LINK = "200mbit"  # 12 pages a second
 FAST = ("--pattern", "sequential", "--write-share", 100)
 SLOW = (*FAST, "--pace", 1)  # a page a second and vCPU
 FITS = "the expected downtime is within the limit", "nothing is left to be moved"
-DOES_NOT_SHRINK = ("the dirty set no longer shrinks: the guest writes faster than the link carries",
+DOES_NOT_SHRINK = ("the dirty set no longer shrinks: the guest writes about as fast as the link carries, or faster",
                    "all pages that are left are written in every round")
 
 
