@@ -144,6 +144,14 @@ unsigned hf_destination_on_round(struct hf_destination *d, const uint8_t *payloa
 	return 0;
 }
 
+/* Locked. Pages that somebody waits for are in nobody else's hands. */
+static void leave_out(const struct hf_destination *d, const struct page_queue *waiting,
+		      struct hf_pagemap *map)
+{
+	for (uint32_t page = waiting->head; page != HF_PAGE_NONE; page = d->pages[page].next)
+		hf_pagemap_clear(map, page);
+}
+
 /* Locked. The set is whole: what it names and has landed is stale. */
 static void take_set(struct hf_destination *d)
 {
@@ -153,8 +161,7 @@ static void take_set(struct hf_destination *d)
 			&precopy->set); /* what was left of a round that was cut is not asked for */
 	hf_pagemap_empty(&precopy->set);
 	precopy->set_block = precopy->set_page = 0;
-	for (uint32_t page = d->urgent_wait.head; page != HF_PAGE_NONE; page = d->pages[page].next)
-		hf_pagemap_clear(&d->todo_fetch, page);
+	leave_out(d, &d->urgent_wait, &d->todo_fetch);
 }
 
 static unsigned begin_round(struct hf_destination *d, const struct hf_wire_round_end *end)
@@ -276,19 +283,20 @@ void hf_destination_send_round_done(struct hf_destination *d, uint64_t epoch)
 unsigned hf_destination_precopy_settle(struct hf_destination *d)
 {
 	hf_lock_assert_held(&d->lock);
-	const struct hf_pagemap *landed = &d->precopy.landed;
+	struct hf_pagemap *landed = &d->precopy.landed;
 	if (!landed->bits)
 		return 0;
+	/* The VM stands still and the lock is held: of each page only its entry is looked at. */
+	hf_pagemap_remove(landed, &d->todo_zero);
+	/* One that somebody waits for comes again; nobody knows how it came to be touched. */
+	leave_out(d, &d->urgent_wait, landed);
+	leave_out(d, &d->local_wait, landed);
+	hf_pagemap_remove(&d->todo_fetch, landed);
+	hf_pagemap_add(&d->received, landed);
 	for (uint32_t page = hf_pagemap_next_set(landed, 0); page != HF_PAGE_NONE;
 	     page = hf_pagemap_next_set(landed, page + 1)) {
-		struct page_entry *entry = &d->pages[page];
-		/* One that somebody waits for comes again; nobody knows how it came to be touched. */
-		if (entry->state != PAGE_MISSING || !hf_pagemap_test(&d->present, page))
-			continue;
-		hf_destination_claim(d, page);
-		hf_pagemap_set(&d->received, page);
-		entry->state = PAGE_RECEIVED;
-		entry->counted = true;
+		d->pages[page].state = PAGE_RECEIVED;
+		d->pages[page].counted = true;
 		d->pages_received++;
 		d->pages_fetched++;
 	}

@@ -72,7 +72,7 @@ struct source_precopy {
 	struct hf_hotness hotness;
 	struct hf_convergence_config convergence_config;
 	struct hf_convergence convergence;
-	uint64_t began_ns, remaining_bytes, round_bytes;
+	uint64_t began_ns, harvest_ns, remaining_bytes, round_bytes;
 	struct hf_wire_round_done done; /* the last */
 	uint32_t rounds_done;
 	uint64_t moved_bytes;

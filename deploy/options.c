@@ -67,7 +67,7 @@ static const struct spec specs[] = {
     {"postcopy-after", "S", SEND, 0, KIND_COUNT, AT(postcopy_after_s), 1, 86400, NULL,
      "with --precopy: no more rounds after S seconds (default: until they no longer help)"},
     {"downtime-limit", "MS", SEND, 0, KIND_COUNT, AT(downtime_limit_ms), 1, 2000000, NULL,
-     "with --precopy: the longest time to move pages while the VM stands still (default 300)"},
+     "with --precopy: the longest pause, as far as it can be told (default 300)"},
     {"max-bandwidth", "SIZE", SEND, 0, KIND_SIZE, AT(max_bandwidth_bytes), 0, UINT64_MAX, NULL,
      "with --precopy: bytes a second of rounds; 0: no limit (default 0)"},
     {"mem", "SIZE", DEMO, 0, KIND_SIZE, AT(mem_bytes), 1, UINT64_MAX, NULL, "guest memory (default 2G)"},

@@ -49,6 +49,11 @@ int hf_send_start_link(struct send *send, struct hf_err *err)
 	return send->scheme->start(send->link, &hf_source_events, send->engine, err);
 }
 
+bool hf_send_link_comes_up(const struct send *send)
+{
+	return send->link && send->snapshot.links_used == send->links_before;
+}
+
 void hf_send_close_link(struct send *send)
 {
 	hf_link_relay_take(&send->relay);
@@ -128,8 +133,7 @@ void hf_send_tend_link(struct send *send)
 		hf_send_close_link(send);
 	if (!hf_send_wants_link(send))
 		return;
-	/* The engine has not heard of it yet. */
-	if (send->link && send->snapshot.links_used == send->links_before)
+	if (hf_send_link_comes_up(send))
 		return;
 	bool doubt = send->snapshot.destination_in_doubt;
 	if (doubt && send->link && !send->reconnect.deadline_ns) {

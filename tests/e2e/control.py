@@ -143,9 +143,10 @@ def both_sides_answer_while_it_runs_and_refuse_to_cancel_after_the_hand_over(hos
                            (move.into, "too late to cancel")):
         error, why = refusal(control, "migrate_cancel")
         assert error == "GenericError" and whose in why, (error, why)
-        assert refusal(control, "migrate-start-postcopy")[0] == "CommandNotFound"
         assert refusal(control, "query-status")[0] == "CommandNotFound"
         assert control.execute("query-migrate")["status"] == "postcopy-active"
+    assert refusal(move.into, "migrate-start-postcopy")[0] == "CommandNotFound"
+    assert move.out.execute("migrate-start-postcopy") == {}  # it has started: nothing happens
     move.taker.send_signal(signal.SIGUSR1)
     for control in (move.out, move.into):
         control.wait_end()

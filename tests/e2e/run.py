@@ -13,6 +13,7 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "peer")]
 
 import blocks  # noqa: E402
 import control  # noqa: E402
+import convergence  # noqa: E402
 import cost  # noqa: E402
 import hostile_destinations  # noqa: E402
 import hostile_sources  # noqa: E402
@@ -72,9 +73,9 @@ def run_case(host, number, case):
 
 def main():
     build, wanted = sys.argv[1], sys.argv[2:]
-    modules = (moves, precopy, recovery, recovery_links, recovery_commit, recovery_by_hand, recovery_starts, poison,
-               release, refusals, blocks, preflight, stalls, losses, peers, peer_rounds, hostile_sources,
-               hostile_destinations, openings, control, cost, many)
+    modules = (moves, precopy, convergence, recovery, recovery_links, recovery_commit, recovery_by_hand,
+               recovery_starts, poison, release, refusals, blocks, preflight, stalls, losses, peers, peer_rounds,
+               hostile_sources, hostile_destinations, openings, control, cost, many)
     cases = [case for module in modules for case in module.CASES
              if not wanted or any(part in case.__name__ for part in wanted)]
     signal.signal(signal.SIGTERM, stop)

@@ -105,6 +105,7 @@ static void parse_vmm(int argc, char **argv)
 	fuzz_check(guest->memory_bytes % guest->page_size_bytes == 0);
 	fuzz_check(guest->vcpus >= 1 && guest->vcpus <= HF_GUEST_VCPUS_MAX);
 	fuzz_check(guest->write_percent <= 100 && guest->fill_percent <= 100);
+	fuzz_check(guest->pace_steps_per_s <= HF_GUEST_PACE_MAX);
 	fuzz_check(options.ram_file[0] == '/' && options.qmp_path[0] == '/');
 	fuzz_check(strlen(options.qmp_path) < sizeof(((struct sockaddr_un *)0)->sun_path));
 }

@@ -93,6 +93,15 @@ static void rounds_have_the_names_of_qemu(void **state)
 	assert_int_equal(number(info, "expected-downtime"), 42);
 	json_decref(info);
 
+	/* After the rounds what is sent is of what they have left. */
+	snapshot.status = HF_STATUS_POSTCOPY_ACTIVE;
+	snapshot.owner = HF_VM_OWNER_DESTINATION;
+	snapshot.precopy.ended_because = "it had to";
+	snapshot.sent_bytes = 32 * M;
+	info = source(&snapshot);
+	assert_int_equal(number(json_object_get(info, "ram"), "remaining"), 4 * M);
+	json_decref(info);
+
 	snapshot.precopy.wanted = false;
 	info = source(&snapshot);
 	assert_null(json_object_get(json_object_get(info, "ram"), "dirty-sync-count"));

@@ -280,6 +280,67 @@ static void a_round_keeps_to_its_limit_and_the_limit_changes(void **state)
 	assert_int_equal(rig_snapshot(rig).status, HF_STATUS_ACTIVE);
 }
 
+static void cut_inside(struct rig *rig, const char *call)
+{
+	if (strcmp(call, "fetch background ram 0.3") == 0 && rig->seen++ == 0)
+		hear_end(rig, 1, HF_WIRE_ROUND_CUT, 0);
+}
+
+/* Else the page would keep its transfer, and the round never end. */
+static void what_the_link_had_no_room_for_when_the_round_was_cut_is_not_posted_again(void **state)
+{
+	struct rig *rig = *state;
+	begin(rig);
+	rig->inside = cut_inside;
+	rig->fetch_taken = 3;
+	rig->fetch_failures = 1;
+	rig->fetch_result = -EAGAIN;
+	round_begins(rig, 1, 0x3);
+	rig_land_all(rig);
+	assert_int_equal(rig->seen, 1);
+	assert_int_equal(rig->sent[HF_WIRE_ROUND_DONE].times, 1);
+	assert_int_equal(round_done(rig).moved_bytes, 3u * RIG_CHUNK);
+	final(rig, 2, 0, 0);
+	rig_reach(rig, AT_ACTIVE, AT_COMPLETED);
+	assert_int_equal(rig_snapshot(rig).status, HF_STATUS_COMPLETED);
+}
+
+/* The worker finds nothing to post, and then there is something again. */
+static void work_inside(struct rig *rig, const char *call)
+{
+	if (strcmp(call, "fetch background rom 1.0") != 0 || rig->seen++ != 0)
+		return;
+	assert_int_equal(hf_destination_work(rig->destination, HF_WORK_BACKGROUND), HF_WORK_IDLE);
+	rig_forget(rig);
+}
+
+static void what_comes_back_in_a_round_with_a_limit_is_waited_for(void **state)
+{
+	struct rig *rig = *state;
+	begin(rig);
+	rig->inside = work_inside;
+	rig->fetch_taken = 1;
+	rig->fetch_failures = 1;
+	rig->fetch_result = -EAGAIN;
+	hear_set(rig, 0x3u << ROM_SHIFT);
+	hear_end(rig, 1, 0, 1000000);
+	rig->now_ns += 20000000; /* room for two chunks */
+	hf_destination_work(rig->destination, HF_WORK_BACKGROUND);
+	assert_int_equal(rig->seen, 1);
+	rig_expect(rig, "kick background");
+	rig_landed(rig, "rom 0.0");
+	assert_int_equal(hf_destination_work(rig->destination, HF_WORK_BACKGROUND), HF_WORK_SOON);
+	rig->now_ns += 20000000;
+	hf_destination_work(rig->destination, HF_WORK_BACKGROUND);
+	rig_forget(rig);
+	rig_fetch_ends(rig, "rom 1.0", HF_FETCH_CANCELLED, false);
+	assert_true(rig_called(rig, "kick background"));
+	rig->now_ns += 20000000;
+	hf_destination_work(rig->destination, HF_WORK_BACKGROUND);
+	rig_land_all(rig);
+	assert_int_equal(rig->sent[HF_WIRE_ROUND_DONE].times, 1);
+}
+
 static void the_limit_of_postcopy_is_not_that_of_rounds(void **state)
 {
 	struct rig *rig = *state;
@@ -683,6 +744,8 @@ int main(void)
 	    RIG_TEST(a_page_that_became_zeros_in_a_round_is_not_cleared_again),
 	    RIG_TEST(a_cut_round_posts_nothing_more_and_half_a_page_is_missing),
 	    RIG_TEST(a_round_keeps_to_its_limit_and_the_limit_changes),
+	    RIG_TEST(what_the_link_had_no_room_for_when_the_round_was_cut_is_not_posted_again),
+	    RIG_TEST(what_comes_back_in_a_round_with_a_limit_is_waited_for),
 	    RIG_TEST(the_limit_of_postcopy_is_not_that_of_rounds),
 	    RIG_TEST(a_fault_in_a_round_is_served_after_it),
 	    RIG_TEST(a_fault_on_a_page_of_a_round_that_is_cut_is_not_forgotten),
