@@ -80,15 +80,16 @@ static bool is_whole(const struct world *world, uint32_t page, const uint8_t *la
 {
 	bool whole = true;
 	for (uint32_t chunk = 0; chunk < chunks_of(page); chunk++)
-		whole &= holds(landing + (size_t)chunk * CHUNK_BYTES, source_byte(world, page, chunk), CHUNK_BYTES);
+		whole &= holds(landing + (size_t)chunk * CHUNK_BYTES, source_byte(world, page, chunk),
+			       CHUNK_BYTES);
 	return whole;
 }
 
 bool world_has(struct world *world, uint32_t page)
 {
 	const struct world_page *at = &world->pages[page];
-	return at->visible ||
-	       (world->final && world->presence_whole && at->present && is_whole(world, page, world->alias[page]));
+	return at->visible || (world->final && world->presence_whole && at->present &&
+			       is_whole(world, page, world->alias[page]));
 }
 
 /* ---- the link ---------------------------------------------------------------------------------- */
@@ -304,7 +305,8 @@ static int memory_place_again(void *self, uint32_t block, uint64_t page_in_block
 {
 	struct world *world = self;
 	struct world_page *place = &world->pages[world_page(block, page_in_block)];
-	fuzz_check(place->visible || (world->device_ended && world_has(world, world_page(block, page_in_block))));
+	fuzz_check(place->visible ||
+		   (world->device_ended && world_has(world, world_page(block, page_in_block))));
 	fuzz_check(!place->placing && !world->released);
 	place->placing = true;
 	return place_result(world, world_page(block, page_in_block), err);

@@ -157,7 +157,8 @@ static int memory_harvest(void *self, uint32_t block, uint8_t *dirtied, uint8_t 
 			continue;
 		dirtied[0] |= (uint8_t)(1u << (page - first));
 		holes[0] |= (uint8_t)(!world->present[page] << (page - first));
-		world->known_holes = world->present[page] ? world->known_holes & ~bit : world->known_holes | bit;
+		world->known_holes =
+		    world->present[page] ? world->known_holes & ~bit : world->known_holes | bit;
 		world->written &= ~bit;
 		world->found |= bit;
 	}
@@ -676,7 +677,8 @@ static const struct {
 	void (*happens)(struct world *world);
 	enum thread thread;
 } round_events[] = {
-    {on_round_done, CONTROL}, {on_write, GUEST}, {on_round_operator, MAIN}, {on_round_done, CONTROL}, {on_write, GUEST},
+    {on_round_done, CONTROL}, {on_write, GUEST}, {on_round_operator, MAIN},
+    {on_round_done, CONTROL}, {on_write, GUEST},
 };
 #define ROUND_EVENTS (sizeof(round_events) / sizeof(round_events[0]))
 
@@ -698,9 +700,8 @@ static void event(struct world *world)
 
 static void create(struct world *world)
 {
-	static const struct hf_source_memory_ops memory_ops = {.chunk = memory_chunk,
-							       .presence = memory_presence,
-							       .harvest = memory_harvest};
+	static const struct hf_source_memory_ops memory_ops = {
+	    .chunk = memory_chunk, .presence = memory_presence, .harvest = memory_harvest};
 	static const struct hf_transport_ops transport_ops = {.send = transport_send};
 	static const struct hf_vm_ops vm_ops = {.request = vm_request};
 	static const struct hf_recorder_ops recorder_ops = {.request = record_request};

@@ -290,7 +290,7 @@ struct sim_process {
 
 /* The rounds so far, as the messages say. */
 struct sim_rounds {
-	uint32_t told, heard; /* sets that ROUND_END ended; the last ROUND_DONE that was heard */
+	uint32_t told, heard;	 /* sets that ROUND_END ended; the last ROUND_DONE that was heard */
 	uint32_t at_destination; /* the last round it has heard of */
 	bool open, cut;		 /* there: a round is under way, and it was asked to end it */
 	bool final, whole;	 /* the final set was told, and WHOLE with it */
@@ -349,7 +349,8 @@ struct sim {
 	uint64_t epoch, run_epoch, answer_epoch, complete_epoch; /* the last link; where RUN was heard.. */
 	struct sim_end ends[2];					 /* [is_source] */
 	uint64_t hears_epoch[2]; /* of the message that side is being told; 0: none */
-	uint64_t messages_sent[2], messages_taken[2]; /* to that side; the last it was told, or that was lost */
+	uint64_t messages_sent[2],
+	    messages_taken[2]; /* to that side; the last it was told, or that was lost */
 	uint32_t cuts_left;
 	uint64_t fetch_number;
 	bool notified;		     /* the programs have something to look at */

@@ -421,11 +421,12 @@ void sim_rounds_stopping(struct sim *sim)
 		owes |= sim->pages[page].owed;
 	SIM_CHECK(sim,
 		  sim->plan.rounds.precopy != SIM_PRECOPY_ONLY || !owes ||
-			  sim->plan.rounds.downtime_limit_ns != 1,
+		      sim->plan.rounds.downtime_limit_ns != 1,
 		  "the source VM is stopped, and nothing fits into so short a pause");
 	for (size_t reason = 0; reason < sizeof(covered) / sizeof(covered[0]); reason++)
-		if (covered[reason] && strcmp(source.precopy.ended_because,
-					      hf_convergence_reason_text((enum hf_convergence_reason)reason)) == 0)
+		if (covered[reason] &&
+		    strcmp(source.precopy.ended_because,
+			   hf_convergence_reason_text((enum hf_convergence_reason)reason)) == 0)
 			sim->covered[covered[reason]]++;
 }
 
@@ -457,7 +458,8 @@ static void hear_end(struct sim *sim, const struct hf_wire_round_end *end)
 		hear_set(sim, end);
 	} else {
 		rounds->cut |= cut && rounds->open;
-		sim->covered[cut ? rounds->open ? SIM_ROUND_CUT : SIM_ROUND_CUT_TOO_LATE : SIM_ROUND_CHANGED]++;
+		sim->covered[cut ? rounds->open ? SIM_ROUND_CUT : SIM_ROUND_CUT_TOO_LATE
+				 : SIM_ROUND_CHANGED]++;
 	}
 	rounds->limit_bytes_per_s = end->limit_bytes_per_s;
 	rounds->limit_since_ns = sim->now_ns;
@@ -475,8 +477,7 @@ static void check_settled(struct sim *sim, uint32_t page)
 		sim->covered[SIM_FOUND_STALE] += p->fetched && d->pages[page].state == PAGE_MISSING;
 		return;
 	}
-	SIM_CHECK(sim, memcmp(landing, p->hole ? sim->zeros : holds, p->size_bytes) == 0,
-		  "page %u %s", page,
+	SIM_CHECK(sim, memcmp(landing, p->hole ? sim->zeros : holds, p->size_bytes) == 0, "page %u %s", page,
 		  p->hole ? "does not exist, and something is left of what was fetched of it"
 			  : "counts as received, and was written since");
 	sim->covered[SIM_HOLE_AFTER_LANDING] += p->hole && p->fetched;
@@ -491,7 +492,8 @@ void sim_rounds_hears(struct sim *sim, bool to_source, uint32_t type, const void
 	if (type == HF_WIRE_ROUND_END) {
 		end = decode_end(sim, payload, bytes);
 		hear_end(sim, &end);
-	} else if (type == HF_WIRE_ROUND_DONE && hf_wire_decode_round_done(payload, bytes, &done, NULL) == 0) {
+	} else if (type == HF_WIRE_ROUND_DONE &&
+		   hf_wire_decode_round_done(payload, bytes, &done, NULL) == 0) {
 		sim->rounds.heard = done.round;
 	} else if (type == HF_WIRE_DEVICE_END) {
 		const struct hf_destination *d = sim->destination;
@@ -509,8 +511,8 @@ static void check_limit(struct sim *sim, const struct hf_fetch *fetch)
 	struct sim_rounds *rounds = &sim->rounds;
 	uint64_t chunk = fetch->length_bytes, limit = rounds->limit_bytes_per_s;
 	uint64_t allowed =
-	    (uint64_t)((unsigned __int128)limit * (sim->now_ns - rounds->limit_since_ns + HF_LIMITER_BURST_NS) /
-		       1000000000) +
+	    (uint64_t)((unsigned __int128)limit *
+		       (sim->now_ns - rounds->limit_since_ns + HF_LIMITER_BURST_NS) / 1000000000) +
 	    chunk;
 	/* Threads may have decided on as many fetches before they heard. */
 	if (sim->plan.nested_percent > 0)

@@ -151,8 +151,8 @@ void sim_rules_made_visible(struct sim *sim, uint32_t page)
 
 static bool posting(const struct hf_destination *d)
 {
-	bool due = hf_destination_serving(d) ||
-		   (d->precopy.state == ROUND_RUNS && d->status == HF_STATUS_ACTIVE);
+	bool due =
+	    hf_destination_serving(d) || (d->precopy.state == ROUND_RUNS && d->status == HF_STATUS_ACTIVE);
 	return due && d->epoch != 0 && d->fetching && !d->fetch_broken && d->transfers;
 }
 

@@ -31,7 +31,8 @@ static void late_done(struct sim *sim, uint64_t id, void *data)
 	enum sim_covered covered = same_link ? SIM_DONE_REPEATED : SIM_DONE_AFTER_LINK_DOWN;
 	if (!sim->destination)
 		return;
-	sim->covered[SIM_DONE_OF_OLDER_ROUND] += same_link && sim->rounds.open && round < sim->rounds.at_destination;
+	sim->covered[SIM_DONE_OF_OLDER_ROUND] +=
+	    same_link && sim->rounds.open && round < sim->rounds.at_destination;
 	done.zero = sim_chance(sim, 50);
 	done.status = sim_chance(sim, 50) ? HF_FETCH_OK : HF_FETCH_FAILED;
 	tell_done(sim, &done, covered);
