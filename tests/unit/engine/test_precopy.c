@@ -692,7 +692,33 @@ static void what_is_stale_when_the_source_is_gone_is_poisoned_and_what_landed_is
 	assert_int_equal(snapshot.pages_received, snapshot.pages_total - 2);
 }
 
+/* Whether or not it has the feature: there are no rounds on it. */
 static void a_later_link_fetches_what_rounds_left(void **state)
+{
+	(void)state;
+	for (int offered = 0; offered <= 1; offered++) {
+		struct rig *rig = rig_create();
+		rig->link.features |= HF_WIRE_FEATURE_RECOVER;
+		begin(rig);
+		round_whole(rig, 1, ALL_PAGES);
+		final(rig, 2, 1u << 4, 0);
+		rig_reach(rig, AT_ACTIVE, AT_RUNNING);
+		rig_link_down(rig);
+		if (!offered)
+			rig->link.features &= ~HF_WIRE_FEATURE_PRECOPY;
+		rig_link_again(rig, 2);
+		rig_hear(rig, HF_WIRE_ADVISE);
+		uint64_t before = rig->posted_bytes[HF_FETCH_BACKGROUND];
+		rig_hear(rig, HF_WIRE_RUN);
+		rig_land_all(rig);
+		assert_int_equal(rig->posted_bytes[HF_FETCH_BACKGROUND] - before, RIG_RAM_PAGE);
+		assert_int_equal(rig->sent[HF_WIRE_ROUND_DONE].times, 1);
+		assert_int_equal(rig->sent[HF_WIRE_COMPLETE].times, 1);
+		rig_destroy(rig);
+	}
+}
+
+static void rounds_over_a_later_link_are_a_violation(void **state)
 {
 	struct rig *rig = *state;
 	rig->link.features |= HF_WIRE_FEATURE_RECOVER;
@@ -701,15 +727,12 @@ static void a_later_link_fetches_what_rounds_left(void **state)
 	final(rig, 2, 1u << 4, 0);
 	rig_reach(rig, AT_ACTIVE, AT_RUNNING);
 	rig_link_down(rig);
-	rig->link.features &= ~HF_WIRE_FEATURE_PRECOPY;
 	rig_link_again(rig, 2);
 	rig_hear(rig, HF_WIRE_ADVISE);
-	uint64_t before = rig->posted_bytes[HF_FETCH_BACKGROUND];
-	rig_hear(rig, HF_WIRE_RUN);
-	rig_land_all(rig);
-	assert_int_equal(rig->posted_bytes[HF_FETCH_BACKGROUND] - before, RIG_RAM_PAGE);
-	assert_int_equal(rig->sent[HF_WIRE_ROUND_DONE].times, 1);
-	assert_int_equal(rig->sent[HF_WIRE_COMPLETE].times, 1);
+	hear_piece(rig, SOURCE_RAM, 0, RIG_RAM_PAGES, 0xff);
+	assert_int_equal(rig_snapshot(rig).status, HF_STATUS_POSTCOPY_PAUSED);
+	assert_non_null(strstr(rig_snapshot(rig).err.text, "ROUND, which is not expected"));
+	assert_int_equal(rig_snapshot(rig).pages_received, RIG_RAM_PAGES + RIG_ROM_PAGES - 1);
 }
 
 static void a_vmm_that_ends_while_loaded_waits_fails_and_loaded_is_not_said(void **state)
@@ -759,7 +782,8 @@ int main(void)
 	    RIG_TEST(the_maps_are_among_the_tables),
 	    RIG_TEST(pages_of_rounds_are_said_to_be_placed_once_the_vm_runs),
 	    RIG_TEST(what_is_stale_when_the_source_is_gone_is_poisoned_and_what_landed_is_not),
-	    RIG_TEST(a_later_link_fetches_what_rounds_left),
+	    cmocka_unit_test(a_later_link_fetches_what_rounds_left),
+	    RIG_TEST(rounds_over_a_later_link_are_a_violation),
 	    RIG_TEST(a_vmm_that_ends_while_loaded_waits_fails_and_loaded_is_not_said),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
