@@ -4,7 +4,6 @@
  */
 #include "core/host_port.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -61,7 +60,7 @@ int hf_host_port_parse(const char *uri, const char *prefix, struct hf_host_port 
 	if (host_bytes >= sizeof(parsed->host))
 		return hf_uri_malformed(uri, "the host name is too long", err);
 	for (size_t i = 0; i < host_bytes; i++)
-		if (!isgraph((unsigned char)host[i]) || strchr("/[]", host[i]))
+		if (host[i] <= ' ' || host[i] > '~' || strchr("/[]", host[i]))
 			return malformed(uri, prefix, "the host holds a character no host name has; write ",
 					 "HOST:PORT", err);
 

@@ -180,15 +180,16 @@ int hf_file_mapped_by_others(const struct stat *file, pid_t vmm_pid)
 {
 	DIR *processes = opendir("/proc");
 	const struct dirent *entry;
-	int result = processes ? 0 : -errno;
+	int result = 0;
 
+	if (!processes)
+		return -errno;
 	while (result == 0 && (entry = readdir(processes))) {
 		pid_t pid = isdigit((unsigned char)entry->d_name[0]) ? (pid_t)atoi(entry->d_name) : 0;
 		if (pid && pid != vmm_pid && pid != getpid())
 			result = process_maps(pid, file);
 	}
-	if (processes)
-		closedir(processes);
+	closedir(processes);
 	return result;
 }
 

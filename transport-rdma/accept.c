@@ -177,13 +177,13 @@ static void join_session(struct acceptance *acceptance, const struct rdma_cm_hap
 			 const struct hf_wire_hello *hello)
 {
 	struct hf_err err = HF_ERR_INIT;
-	struct hf_rdma *rdma = acceptance->rdma;
 	struct page_channel *channel = awaited_channel(acceptance, hello);
 	if (!channel) {
 		hf_err_set(&err, HF_ERR_PEER, EPROTO, "no migration here waits for that channel");
 		refuse(acceptance, request->id, HF_WIRE_HELLO_SESSION, &err);
 		return;
 	}
+	struct hf_rdma *rdma = channel->rdma;
 	int result = rdma_migrate_id(request->id, rdma->cm_events)
 			 ? hf_err_set(&err, HF_ERR_LOCAL, errno, "%s: %s", rdma->name, strerror(errno))
 			 : rdma_make_queue_pair(rdma, request->id, channel, &err);

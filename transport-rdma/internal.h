@@ -235,15 +235,15 @@ struct hf_rdma {
 	/* Set at creation and while opening. */
 	enum rdma_role role;
 	char name[RDMA_NAME_BYTES]; /* of the peer, for texts */
-	struct hf_link_info info;
 	uint8_t session[HF_RDMA_SESSION_BYTES];
+	uint32_t channel_count;
+	struct page_channel *channels; /* urgent first */
+	struct hf_link_info info;
 	struct rdma_event_channel *cm_events;
 	struct ibv_context *context; /* the connection manager's */
 	struct ibv_pd *pd;
 	struct rdma_limits limits;
 	struct rdma_cm_id *control_id;
-	struct page_channel *channels; /* urgent first */
-	uint32_t channel_count;
 	int wake_fd;	      /* ends the control thread's poll */
 	int down_fd;	      /* readable for good once the link is down */
 	uint8_t *probe_block; /* source */
@@ -252,33 +252,30 @@ struct hf_rdma {
 	const struct hf_transport_events *events;
 	void *engine;
 	pthread_t control_thread;
-	bool control_runs;
 	struct rdma_control control;
 	/* The control thread's: source. */
 	pthread_t register_thread;
 	bool register_runs;
-
-	struct hf_lock lock;
-	struct hf_cond changed; /* gate, state, queue ran empty, keys, lending */
+	bool control_runs; /* hf_rdma_start()'s */
 	/* Under the lock. state is also read without it. */
+	bool told_to_stop;
+	bool unsent;	     /* something is queued, or has not arrived there */
+	bool lending;	     /* somebody registers; the link's end waits */
+	bool lent;	     /* destination */
+	bool own_keys_ready; /* source: what is to be told is complete */
+	atomic_bool down;    /* as state, for who registers */
 	enum rdma_gate gate;
 	_Atomic enum rdma_state state;
-	atomic_bool down; /* as state, for who registers */
+	struct hf_lock lock;
+	struct hf_cond changed; /* gate, state, queue ran empty, keys, lending */
 	struct hf_err why;
-	bool told_to_stop;
 	struct control_message *queue_first, *queue_last;
 	size_t queue_bytes;
-	bool unsent;  /* the queue is empty and all of it has arrived there: not this */
-	bool lending; /* somebody registers; the link's end waits */
-	bool lent;
 	_Atomic uint64_t registration_ns; /* read without it */
-	struct hf_lent_range *ranges;	  /* source */
-	uint32_t range_count;
+	struct hf_lent_range *ranges;
 	struct rdma_regions regions; /* of lent memory */
-	/* Source: what is told; complete when own_keys_ready. */
 	struct rdma_key *own_keys;
-	uint32_t own_key_count;
-	bool own_keys_ready;
+	uint32_t range_count, own_key_count;
 	/* Destination: written by the control thread, read once the flag is set. */
 	struct rdma_key probe_key;
 	struct rdma_key *keys;

@@ -48,7 +48,7 @@
 
 #include "core/link_probe.h"
 
-#define CONTROL_BUFFERS (2 * RDMA_CREDITS) /* to receive into, then to send from */
+#define CONTROL_BUFFERS ((size_t)2 * RDMA_CREDITS) /* to receive into, then to send from */
 
 /* ---- making ----------------------------------------------------------------------------------- */
 
@@ -219,7 +219,7 @@ static int lend_probe_block(struct hf_rdma *rdma, struct hf_err *err)
 static int make_buffers(struct hf_rdma *rdma, struct hf_err *err)
 {
 	struct rdma_control *control = &rdma->control;
-	size_t bytes = CONTROL_BUFFERS * (size_t)RDMA_MESSAGE_BYTES;
+	size_t bytes = CONTROL_BUFFERS * RDMA_MESSAGE_BYTES;
 	control->buffers = aligned_alloc(4096, bytes);
 	if (control->buffers)
 		control->mr = ibv_reg_mr(rdma->pd, control->buffers, bytes, IBV_ACCESS_LOCAL_WRITE);
@@ -250,7 +250,8 @@ static int post_receives(struct hf_rdma *rdma)
 {
 	int result = 0;
 	for (uint32_t i = 0; i < RDMA_CREDITS && !result; i++) {
-		struct ibv_sge sge = {.addr = (uintptr_t)rdma->control.buffers + i * RDMA_MESSAGE_BYTES,
+		struct ibv_sge sge = {.addr =
+					  (uintptr_t)rdma->control.buffers + (size_t)i * RDMA_MESSAGE_BYTES,
 				      .length = RDMA_MESSAGE_BYTES,
 				      .lkey = rdma->control.mr->lkey};
 		struct ibv_recv_wr request = {.wr_id = i, .sg_list = &sge, .num_sge = 1}, *bad;

@@ -64,8 +64,8 @@ static struct fake_event *take_event(struct fake_channel *channel, uint32_t numb
 	uint64_t count;
 	struct fake_event *event = channel->events[number];
 	channel->count--;
-	memmove(&channel->events[number], &channel->events[number + 1],
-		(channel->count - number) * sizeof(channel->events[0]));
+	for (uint32_t i = number; i < channel->count; i++)
+		channel->events[i] = channel->events[i + 1];
 	assert_int_equal(read(channel->channel.fd, &count, sizeof(count)), sizeof(count));
 	return event;
 }
