@@ -441,6 +441,9 @@ static void stop_ports(struct receive *receive)
 {
 	if (receive->link)
 		receive->scheme->flush(receive->link, FLUSH_TIMEOUT_MS);
+	/* A thread of the memory may wait there for the source. */
+	if (receive->link && receive->scheme->shutdown)
+		receive->scheme->shutdown(receive->link);
 	if (receive->memory_started)
 		hf_incoming_memory_stop(receive->memory);
 	receive->memory_started = false;

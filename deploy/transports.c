@@ -147,7 +147,8 @@ static int rdma_connect(void **link, const char *uri, const struct hf_link_optio
 {
 	struct hf_rdma_options wanted = rdma_options(options);
 	struct hf_rdma *rdma = NULL;
-	if (options->release || options->precopy)
+	/* Rounds are over when a session is continued. */
+	if (options->release || (options->precopy && !options->session))
 		return hf_err_set(
 		    err, HF_ERR_LOCAL, EOPNOTSUPP,
 		    "%s: %s cannot be had over rdma:, which reads memory that the adapter holds; "
@@ -237,6 +238,11 @@ static int rdma_lend(void *link, const struct hf_lent_range *ranges, uint32_t co
 	return hf_rdma_lend(link, ranges, count, wait, err);
 }
 
+static void rdma_shutdown(void *link)
+{
+	hf_rdma_shutdown(link, NULL);
+}
+
 static uint64_t rdma_lent_ns(const void *link)
 {
 	return hf_rdma_registration_ns(link);
@@ -264,7 +270,8 @@ static const struct hf_scheme schemes[] = {
      .flush = rdma_flush,
      .close = rdma_close,
      .lend = rdma_lend,
-     .lent_ns = rdma_lent_ns},
+     .lent_ns = rdma_lent_ns,
+     .shutdown = rdma_shutdown},
 #endif
 };
 

@@ -59,6 +59,7 @@ struct hf_scheme {
 	int (*lend)(void *link, const struct hf_lent_range *ranges, uint32_t count, bool wait,
 		    struct hf_err *err);
 	uint64_t (*lent_ns)(const void *link); /* how long that took on this side; NULL as lend */
+	void (*shutdown)(void *link); /* makes it go down, which ends a lend() that waits; NULL as lend */
 };
 
 /* The transport of a URI whose form has been checked. -EINVAL with the schemes there are. */

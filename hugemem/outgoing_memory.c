@@ -14,7 +14,9 @@
  * meanwhile) and fails in the end.
  *
  * Memory that is lent to a network adapter is all there: registering allocates holes. Which pages existed was
- * looked up before (`existed`), and a page the VMM has touched since is in its page tables.
+ * looked up before (`existed`), and a page the VMM has touched since is in its page tables: of such a page it
+ * must not let go until it stands still, other than by giving it back to the host, which is how VMMs discard
+ * huge pages.
  *
  * The RAM file must be the one the VMM has mapped shared: device and inode are compared with /proc/PID/smaps.
  * It may be mapped in pieces, at several offsets.
