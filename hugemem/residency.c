@@ -158,7 +158,7 @@ bool hf_vmm_mapping_is_of(const struct hf_vmm_mapping *mapping, const struct sta
 	return mapping->device == file->st_dev && mapping->inode == file->st_ino;
 }
 
-/* 1, 0; a process that has ended meanwhile has nothing mapped. */
+/* 1, 0; a process that has ended meanwhile has nothing mapped, one that may not be looked into may have. */
 static int process_maps(pid_t pid, const struct stat *file)
 {
 	char path[64];
@@ -167,7 +167,7 @@ static int process_maps(pid_t pid, const struct stat *file)
 	snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
 	FILE *maps = fopen(path, "re");
 	if (!maps)
-		return errno == ENOENT || errno == ESRCH ? 0 : -errno;
+		return errno == EACCES || errno == EPERM ? 1 : errno == ENOENT || errno == ESRCH ? 0 : -errno;
 	int result = read_mappings(maps, &mappings);
 	fclose(maps);
 	for (size_t i = 0; i < mappings.count && result == 0; i++)

@@ -45,7 +45,8 @@ void hf_vmm_mappings_free(struct hf_vmm_mappings *mappings);
 bool hf_vmm_mapping_is_of(const struct hf_vmm_mapping *mapping, const struct stat *file);
 
 /*
- * Has any process but this one and the VMM the file mapped? 1 or 0; one look at every process there is.
+ * Has any process but this one and the VMM the file mapped, or may it have? 1 or 0; one look at every process
+ * there is.
  */
 int hf_file_mapped_by_others(const struct stat *file, pid_t vmm_pid);
 
