@@ -145,7 +145,8 @@ static void check_expectation(const struct hf_tcp_listener *listener, const stru
 		return;
 	}
 	fuzz_check(tcp->info.epoch > listener->guard.epoch_min);
-	fuzz_check(memcmp(hf_tcp_session(tcp), listener->guard.session, sizeof(listener->guard.session)) == 0);
+	fuzz_check(memcmp(hf_tcp_session(tcp), listener->guard.session, sizeof(listener->guard.session)) ==
+		   0);
 }
 
 static void accept_guests(struct fuzz_input *input)

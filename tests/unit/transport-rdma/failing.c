@@ -62,17 +62,18 @@ static void every_error_of_a_read_has_its_class(void **state)
 	check_read_error(IBV_WC_GENERAL_ERR, HF_ERR_LOCAL, EIO);
 }
 
-static struct linked *watched;
+static _Atomic uint32_t most_reads_waiting;
 
-/* A fetch that has failed is not the adapter's any more: there is no READ that could still be done. */
-static void assert_no_read_waits(struct engine *engine, uint64_t id)
+/* In the channel's thread, where nothing may be asserted. */
+static void note_reads_waiting(struct engine *engine, uint64_t id)
 {
 	(void)engine;
 	(void)id;
-	assert_int_equal(fake_reads_waiting(), 0);
-	watched = NULL;
+	if (fake_reads_waiting() > most_reads_waiting)
+		most_reads_waiting = fake_reads_waiting();
 }
 
+/* A fetch that has failed is not the adapter's any more: there is no READ that could still be done. */
 static void what_fails_is_told_when_no_adapter_can_touch_it(void **state)
 {
 	(void)state;
@@ -80,11 +81,11 @@ static void what_fails_is_told_when_no_adapter_can_touch_it(void **state)
 	linked_begin(&linked, 1, 1);
 	linked_lend(&linked);
 	post_held(&linked, 40, HF_FETCH_BACKGROUND);
-	watched = &linked;
-	linked.destination_engine->on_done = assert_no_read_waits;
+	most_reads_waiting = 0;
+	linked.destination_engine->on_done = note_reads_waiting;
 	hf_rdma_shutdown(linked.destination, NULL);
 	engine_wait_down(linked.destination_engine);
-	assert_null(watched);
+	assert_int_equal(most_reads_waiting, 0);
 	assert_int_equal(linked.destination_engine->done_by_status[HF_FETCH_CANCELLED], 40);
 	linked_end(&linked);
 }
