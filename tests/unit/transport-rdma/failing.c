@@ -158,6 +158,7 @@ static void a_chunk_that_is_not_lent_is_a_violation(void **state)
 	linked_post(&linked, &fetch);
 	engine_wait_down(linked.destination_engine);
 	assert_int_equal(linked.destination_engine->why.class, HF_ERR_PEER);
+	assert_non_null(strstr(linked.destination_engine->why.text, "does not lend block 1"));
 	assert_int_equal(linked.destination_engine->done_by_status[HF_FETCH_FAILED], 1);
 	linked_end(&linked);
 }
