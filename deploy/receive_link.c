@@ -69,7 +69,8 @@ static void lend_to_later_link(struct receive *receive)
 	receive->link_lent = true;
 	if (hf_receive_lend(receive, false, &err) == 0)
 		return;
-	hf_complain(COMMAND, "%s", err.text);
+	if (err.class != HF_ERR_LINK) /* that one is told by the engine */
+		hf_complain(COMMAND, "%s", err.text);
 	hf_receive_close_link(receive);
 }
 

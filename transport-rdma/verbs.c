@@ -254,11 +254,12 @@ static int explain_register(uint64_t length_bytes, int error_number, struct hf_e
 {
 	struct rlimit lock = {0};
 	getrlimit(RLIMIT_MEMLOCK, &lock);
-	if (error_number == ENOMEM && lock.rlim_cur < length_bytes)
+	if (error_number == ENOMEM && lock.rlim_cur != RLIM_INFINITY)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM,
-				  "%" PRIu64 " MiB cannot be registered with the RDMA adapter: only %" PRIu64
-				  " KiB may be locked; raise the limit (LimitMEMLOCK=infinity, `ulimit -l "
-				  "unlimited`)",
+				  "%" PRIu64
+				  " MiB cannot be registered with the RDMA adapter: this program may "
+				  "lock %" PRIu64 " KiB altogether; raise the limit (LimitMEMLOCK=infinity, "
+				  "`ulimit -l unlimited`), or look for free huge pages",
 				  length_bytes >> 20, (uint64_t)lock.rlim_cur >> 10);
 	if (error_number == ENOMEM || error_number == EFAULT)
 		return hf_err_set(
