@@ -17,7 +17,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "e2e"), os.path.join(os.path.dirname(HERE), "peer")]
 
 import facts_hold  # noqa: E402
+import gigantic  # noqa: E402
 import roce  # noqa: E402
+import rounds  # noqa: E402
+import two_hosts  # noqa: E402
 import whole_moves  # noqa: E402
 from host import Host  # noqa: E402
 from kernel import NoKernel  # noqa: E402
@@ -28,7 +31,11 @@ Group = namedtuple("Group", "name options cases")
 GROUPS = (
     Group("6.1", {"kernel": "default", "memory": "2G"},
           roce.CASES + facts_hold.cases("default") + whole_moves.CASES),
-    Group("6.12", {"kernel": "backports", "memory": "2G"}, facts_hold.cases("backports")),
+    Group("6.12", {"kernel": "backports", "memory": "2G"},
+          facts_hold.cases("backports") + whole_moves.CASES + rounds.CASES),
+    Group("two-hosts", {"kernel": "default", "memory": "1G", "vms": 2}, two_hosts.CASES),
+    Group("gigantic", {"kernel": "default", "memory": "6500M",
+                       "words": ["hugepagesz=1G", f"hugepages={gigantic.PAGES}"]}, gigantic.CASES),
 )
 RESULT = re.compile(rb"(ok|not ok) \d+ - (\w+)(.*)")
 
