@@ -7,7 +7,7 @@ import subprocess
 from host import wait_until
 
 ADDRESS, PEER = os.environ.get("TESTBED_ADDRESS"), os.environ.get("TESTBED_PEER")
-SCHEMES = ("tcp",)  # of the cases that are the same over any kind of address
+SCHEMES = ("tcp", "rdma")  # of the cases that are the same over any kind of address
 PORTS = itertools.count(20000)
 
 

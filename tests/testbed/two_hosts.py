@@ -6,7 +6,7 @@ import os
 from host import M, Vmm, assert_runs, assert_whole, finish, listening_uri, receive, send, wait_until
 from machine import SCHEMES, address, over
 
-GIVES = os.environ.get("TESTBED_VM") == "1"
+VM = os.environ.get("TESTBED_VM")
 MEM = 64 * M
 PLACEMENTS = ("continue", "copy")
 
@@ -18,9 +18,10 @@ class Meeting:
         self.prefix = f"/mnt/{case}-"
 
     def say(self, what, text=""):
-        with open(self.prefix + "new", "w", encoding="utf-8") as file:
+        new = f"{self.prefix}of-{VM}"
+        with open(new, "w", encoding="utf-8") as file:
             file.write(text)
-        os.rename(self.prefix + "new", self.prefix + what)
+        os.rename(new, self.prefix + what)
 
     def hear(self, what):
         def look():
@@ -35,7 +36,7 @@ def in_two_parts(give, take):
     def case(host):
         meeting = Meeting(case.__name__)
         try:
-            (give if GIVES else take)(host, meeting)
+            (give if VM == "1" else take)(host, meeting)
         except BaseException:
             meeting.say("failed")
             raise
