@@ -137,6 +137,7 @@ struct hf_source_snapshot {
 	uint32_t pages_present; /* after the VM has stopped */
 	uint64_t sent_bytes;	/* page payload */
 	uint64_t sent_chunks, zero_chunks;
+	bool unseen;				 /* a link was one-sided: those three are not all */
 	uint64_t released_pages, released_bytes; /* given back to this host */
 	struct hf_err release_err;		 /* why some could not be */
 	struct hf_link_figures link; /* measured by the destination before READY; zeros: not known */

@@ -121,6 +121,7 @@ struct hf_source {
 	bool device_whole; /* DEVICE_END is on its way: LOADED may be heard */
 	bool resumed;	   /* RESUMED was heard on the link that is up */
 	bool hears_placed; /* the link that is up has the feature */
+	bool unseen;	   /* see the snapshot */
 	bool released;	   /* pages were given back, by this process or one before it */
 	struct hf_source_release release;
 	bool hold_background;

@@ -52,9 +52,10 @@ static const struct spec specs[] = {
     {"vm", "qmp:PATH", SEND | RECEIVE, SEND | RECEIVE, KIND_TEXT, AT(vm), 0, 0, NULL,
      "QMP socket of the VM; to send it must be running, to receive it must be in inmigrate"},
     {"to", "URI", SEND | CHECK, SEND, KIND_TEXT, AT(to), 0, 0, NULL,
-     "where `hugeferry receive` listens: tcp:HOST:PORT or unix:PATH"},
+     "where `hugeferry receive` listens: tcp:HOST:PORT, rdma:HOST:PORT or unix:PATH"},
     {"listen", "URI", RECEIVE, RECEIVE, KIND_TEXT, AT(listen), 0, 0, NULL,
-     "tcp:HOST:PORT (port 0: any free one) or unix:PATH; `listening on URI` is printed when ready"},
+     "tcp:HOST:PORT, rdma:HOST:PORT (port 0: any free one) or unix:PATH; `listening on URI` is printed "
+     "when ready"},
     {"attach", "PATH", SEND | RECEIVE, RECEIVE, KIND_TEXT, AT(attach), 0, 0, NULL,
      "attach socket of the VMM: to receive, over which its memory is handed out; to send with --precopy, "
      "over "

@@ -123,6 +123,10 @@ json_t *hf_query_migrate_source(const struct hf_source_snapshot *snapshot, const
 	json_t *info =
 	    info_object(snapshot->status, &snapshot->err, snapshot->total_time_ns, snapshot->downtime_ns);
 	json_t *ram = ram_object(blocks, snapshot->sent_bytes, source_remaining_bytes(snapshot, blocks));
+	if (snapshot->unseen) {
+		json_object_del(ram, "transferred");
+		json_object_del(ram, "normal-bytes");
+	}
 	set_precopy(info, ram, &snapshot->precopy);
 	json_object_set_new(info, "ram", ram);
 	set_report(info, report);

@@ -50,7 +50,8 @@ struct send {
 	struct hf_precopy_memory *tracked; /* NULL without --precopy */
 	struct hf_link_relay relay;
 	void *link;
-	uint32_t links_before; /* that the engine had heard of when this one was started */
+	_Atomic uint64_t registration_time_ns; /* of its memory; also read by the control thread */
+	uint32_t links_before;		       /* that the engine had heard of when this one was started */
 	uint8_t session[HF_SESSION_BYTES];
 	uint64_t epoch;
 	struct hf_reconnect reconnect;

@@ -48,7 +48,10 @@ def wait_until(condition, what, limit_s=LIMIT_S):
 
 
 class Host:
+    listen = "tcp:127.0.0.1:0"  # where a `receive` listens unless its test says otherwise
+
     def __init__(self, build):
+        self.build = build
         self.hugeferry = os.path.join(build, "deploy/hugeferry")
         self.vmm = os.path.join(build, "kvm/vmm/hugeferry-vmm")
         self.watch = os.path.join(build, "tests/e2e/libhfwatch.so")
@@ -366,9 +369,9 @@ def assert_runs(vmm):
     vmm.wait_runs(10)
 
 
-def receive(host, vmm, *extra, listen="tcp:127.0.0.1:0", before_exec=None):
+def receive(host, vmm, *extra, listen=None, before_exec=None):
     return host.start(host.hugeferry, "receive", "--vm", f"qmp:{vmm.qmp_path}", "--attach", vmm.attach,
-                      "--listen", listen, *host.state_options("receive"), *extra, before_exec=before_exec)
+                      "--listen", listen or host.listen, *host.state_options("receive"), *extra, before_exec=before_exec)
 
 
 def send(host, vmm, uri, *extra, before_exec=None):

@@ -4,8 +4,6 @@
 import os
 import signal
 import sys
-import time
-import traceback
 
 sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -34,7 +32,8 @@ import recovery_starts  # noqa: E402
 import refusals  # noqa: E402
 import release  # noqa: E402
 import stalls  # noqa: E402
-from host import Host, Skip  # noqa: E402
+from host import Host  # noqa: E402
+from one_case import run_case  # noqa: E402
 
 
 class Stopped(BaseException):
@@ -43,32 +42,6 @@ class Stopped(BaseException):
 
 def stop(*_):
     raise Stopped
-
-
-def explain(host, error):
-    for line in "".join(traceback.format_exception(error)).splitlines():
-        print(f"# {line}")
-    for process in host.running:
-        with open(process.err_path, encoding="utf-8") as file:
-            for line in file.read().splitlines()[-20:]:
-                print(f"# {os.path.basename(process.args[0])} {process.args[1]}: {line}")
-
-
-def run_case(host, number, case):
-    started = time.monotonic()
-    reason = ""
-    try:
-        case(host)
-        result = "ok"
-    except Skip as skip:
-        result, reason = "ok", f" # SKIP {skip}"
-    except Exception as error:  # any failure of a case is a failed case
-        result = "not ok"
-        explain(host, error)
-    finally:
-        host.end_processes()
-    print(f"{result} {number} - {case.__name__} ({time.monotonic() - started:.1f} s){reason}", flush=True)
-    return result == "ok"
 
 
 def main():

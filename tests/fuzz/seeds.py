@@ -307,7 +307,17 @@ def vm_record():
     yield "raw", b"\x08" + slot(1, "none") + b" " * 4096
 
 
-TARGETS = [wire, destination, source, tcp_open, tcp_link, attach_client, attach_agent, qmp_codec, qmp_server, qmp_vm,
+def rdma_wire():
+    hello = b"HFRD" + big(1, 2) + big(1, 2) + big(0x1f, 8) + bytes(range(16)) + big(1, 8)
+    yield "hello-control", b"\0" + hello + bytes([0, 0, 1, 2]) + 12 * ZERO
+    yield "hello-background", b"\0" + hello + bytes([2, 63, 0, 0])
+    yield "header", b"\1" + big(1, 2) + big(16, 2) + big(8, 4) + 8 * ZERO
+    key = big(0, 4) + big(77, 4) + big(1 << 40, 8) + big(0, 8) + big(1 << 30, 8)
+    yield "keys", b"\2" + big(2, 4) + big(1, 4) + key + key
+    yield "key-overflows", b"\2" + big(1, 4) + ZERO * 4 + key[:-8] + 8 * b"\xff"
+
+
+TARGETS = [wire, rdma_wire, destination, source, tcp_open, tcp_link, attach_client, attach_agent, qmp_codec, qmp_server, qmp_vm,
            vm_record, devstate, options]
 
 

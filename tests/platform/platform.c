@@ -70,6 +70,12 @@ void expect_answer(const char *what, int64_t result, int64_t expected)
 	       answer_name(result), result, answer_name(expected));
 }
 
+void expect_no_page(const char *what, int64_t result, uint64_t page_bytes)
+{
+	if (result != -EEXIST || page_bytes == SIZE_1G)
+		expect_answer(what, result, -ENOMEM);
+}
+
 static void check_features(const struct platform_fact *fact)
 {
 	uint64_t offered = 0;

@@ -60,6 +60,8 @@ __attribute__((noreturn)) void platform_broken(const char *file, int line, const
 /* A result that is 0 or -errno is what it always was; `what` names the call. */
 void expect_answer(const char *what, int64_t result, int64_t expected);
 #define expect_error(what, result, expected) expect_answer(what, result, -(expected))
+/* What COPY answers where no huge page can be had: ENOMEM, or, of 2 MiB and by newer kernels, EEXIST. */
+void expect_no_page(const char *what, int64_t result, uint64_t page_bytes);
 
 /* ---- memory ---- */
 
