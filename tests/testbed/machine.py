@@ -24,10 +24,6 @@ def said_by(*command):
     return done.stdout
 
 
-def set_link(state):
-    said_by("ip", "link", "set", "link0", state)
-
-
 def wait_listens(process, what):
     """Until somebody listens for RDMA connections."""
     def look():
