@@ -18,6 +18,7 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "e2e"), os.path.join(o
 
 import facts_hold  # noqa: E402
 import gigantic  # noqa: E402
+import rdma_moves  # noqa: E402
 import roce  # noqa: E402
 import rounds  # noqa: E402
 import two_hosts  # noqa: E402
@@ -30,10 +31,10 @@ from vm import VmError, run  # noqa: E402
 Group = namedtuple("Group", "name options cases")
 GROUPS = (
     Group("6.1", {"kernel": "default", "memory": "2G"},
-          roce.CASES + facts_hold.cases("default") + whole_moves.CASES),
+          roce.CASES + facts_hold.cases("default") + whole_moves.CASES + rdma_moves.CASES),
     Group("6.12", {"kernel": "backports", "memory": "2G"},
           facts_hold.cases("backports") + whole_moves.CASES + rounds.CASES),
-    Group("two-hosts", {"kernel": "default", "memory": "1G", "vms": 2}, two_hosts.CASES),
+    Group("two-hosts", {"kernel": "default", "memory": "1G", "vms": 2}, two_hosts.CASES + rdma_moves.OF_TWO_HOSTS),
     Group("gigantic", {"kernel": "default", "memory": "6500M",
                        "words": ["hugepagesz=1G", f"hugepages={gigantic.PAGES}"]}, gigantic.CASES),
 )
