@@ -225,6 +225,42 @@ static int look(const struct hf_outgoing_memory *memory, uint32_t block, uint8_t
 	return result;
 }
 
+static void count_mapped(void *opaque, uint64_t start, uint64_t end)
+{
+	*(uint64_t *)opaque += end - start;
+}
+
+/*
+ * A page that was given back to the host while an adapter had it lives on for the adapter alone, which would
+ * read what it was before. It has left this process's page tables, where registering had put every page.
+ */
+static int check_still_whole(const struct hf_outgoing_memory *memory, uint32_t block, struct hf_err *err)
+{
+	const struct hf_ramblock *ramblock = &memory->blocks.blocks[block];
+	uint64_t start = (uintptr_t)memory->block[block].lent, mapped_bytes = 0;
+	int pagemap_fd = -1;
+
+	int result = hf_vmm_pagemap_open(getpid(), &pagemap_fd, err);
+	if (result)
+		return result;
+	result = hf_vmm_pages_mapped(pagemap_fd, start, start + ramblock->length_bytes,
+				     ramblock->page_size_bytes, count_mapped, &mapped_bytes);
+	close(pagemap_fd);
+	if (result)
+		return hf_err_set(err, HF_ERR_LOCAL, -result,
+				  "block '%s': cannot read this program's pagemap: %s", ramblock->idstr,
+				  strerror(-result));
+	if (mapped_bytes == ramblock->length_bytes)
+		return 0;
+	return hf_err_set(err, HF_ERR_LOCAL, ESTALE,
+			  "block '%s': %" PRIu64
+			  " pages were given back to the host after the network adapter had got them, which "
+			  "would read what they were before; keep the balloon still (free page reporting, "
+			  "virtio-mem), or use another transport",
+			  ramblock->idstr,
+			  (ramblock->length_bytes - mapped_bytes) / ramblock->page_size_bytes);
+}
+
 /* Of lent memory: what existed before, and what the VMM has mapped. */
 static int look_since(const struct hf_outgoing_memory *memory, uint32_t block, uint8_t *bitmap,
 		      struct hf_err *err)
@@ -253,6 +289,12 @@ static int op_presence(void *self, uint32_t block, uint8_t *bitmap, size_t bitma
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
 				  "block '%s': a presence bitmap has %zu bytes, not %zu",
 				  memory->blocks.blocks[block].idstr, needed_bytes, bitmap_bytes);
+	if (memory->block[block].lent) {
+		result = check_still_whole(memory, block, err);
+		if (result)
+			return result;
+		result = -EAGAIN;
+	}
 	uint8_t *found = malloc(needed_bytes);
 	if (!found)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");

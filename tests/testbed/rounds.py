@@ -30,6 +30,6 @@ def a_guest_that_writes_moves_in_rounds_and_by_faults(scheme):
 
 
 CASES = [
-    *over(SCHEMES, a_guest_that_reads_moves_before_it_stops),
-    *over(SCHEMES, a_guest_that_writes_moves_in_rounds_and_by_faults),
+    *over(("tcp",), a_guest_that_reads_moves_before_it_stops),
+    *over(("tcp",), a_guest_that_writes_moves_in_rounds_and_by_faults),
 ]

@@ -394,6 +394,25 @@ static void lent_memory_that_others_map_too_is_all_present(void **state)
 	close_source(&source);
 }
 
+static void lent_pages_that_were_discarded_since_are_refused(void **state)
+{
+	(void)state;
+	struct source source;
+	uint8_t bitmap[2] = {0};
+
+	open_source(&source);
+	memset(source.vmm, 1, 3 * HUGE_BYTES);
+	lend_and_register(&source);
+	assert_int_equal(
+	    fallocate(source.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, HUGE_BYTES, HUGE_BYTES), 0);
+	source.vmm[HUGE_BYTES] = 2; /* another page is there now; the adapter has the old one */
+	assert_int_equal(pages_in_file(&source), PAGES);
+	struct hf_source_memory port = hf_outgoing_memory_port(source.memory);
+	assert_int_equal(port.ops->presence(port.self, 0, bitmap, sizeof(bitmap), &source.err), -ESTALE);
+	assert_non_null(strstr(source.err.text, "1 pages were given back"));
+	close_source(&source);
+}
+
 static int never_begun(void *opaque, struct hf_err *err)
 {
 	(void)opaque;
@@ -705,6 +724,7 @@ int main(void)
 	    cmocka_unit_test(pages_that_cannot_be_found_are_not_taken_for_holes),
 	    cmocka_unit_test(holes_of_lent_memory_are_holes_though_they_are_filled),
 	    cmocka_unit_test(lent_memory_that_others_map_too_is_all_present),
+	    cmocka_unit_test(lent_pages_that_were_discarded_since_are_refused),
 	    cmocka_unit_test(memory_that_is_given_back_is_not_lent),
 	    cmocka_unit_test(a_full_file_is_all_present),
 	    cmocka_unit_test(the_vmms_page_tables_are_enough_if_they_hold_all_the_file_holds),
