@@ -88,18 +88,19 @@ uint64_t hf_convergence_downtime_ns(uint64_t bytes, uint64_t rate_bytes_per_s, u
 	return __builtin_add_overflow(moving_ns, fixed_ns, &total_ns) ? UINT64_MAX : total_ns;
 }
 
-/* Returns the rate to reckon with. A round that moved nothing, and of which no rate is told, says nothing. */
-static uint64_t measure_link(struct hf_convergence *convergence, const struct hf_convergence_round *round)
+/* A round that moved nothing, and of which no rate is told, says nothing. */
+static void measure_link(struct hf_convergence *convergence, const struct hf_convergence_round *round)
 {
 	uint64_t measured = round->rate_bytes_per_s;
 
 	if (!measured && round->moved_bytes)
 		measured = per_second(round->moved_bytes, round->duration_ns);
 	if (!measured)
-		return convergence->rate_bytes_per_s;
+		return;
 	convergence->rate_bytes_per_s =
 	    smooth(convergence->rate_bytes_per_s, measured, convergence->rate_bytes_per_s == 0);
-	return measured < convergence->rate_bytes_per_s ? measured : convergence->rate_bytes_per_s;
+	convergence->safe_rate_bytes_per_s =
+	    measured < convergence->rate_bytes_per_s ? measured : convergence->rate_bytes_per_s;
 }
 
 static void measure(struct hf_convergence *convergence, const struct hf_convergence_round *round)
@@ -110,8 +111,9 @@ static void measure(struct hf_convergence *convergence, const struct hf_converge
 						per_second(round->dirtied_pages, round->duration_ns), first);
 	convergence->dirty_bytes_per_s = smooth(convergence->dirty_bytes_per_s,
 						per_second(round->dirtied_bytes, round->duration_ns), first);
+	measure_link(convergence, round);
 	convergence->expected_downtime_ns = hf_convergence_downtime_ns(
-	    round->remaining_bytes, measure_link(convergence, round), convergence->config.fixed_ns);
+	    round->remaining_bytes, convergence->safe_rate_bytes_per_s, convergence->config.fixed_ns);
 	convergence->rounds++;
 }
 
@@ -191,7 +193,8 @@ const char *hf_convergence_reason_text(enum hf_convergence_reason reason)
 	case HF_REASON_NOTHING_LEFT:
 		return "nothing is left to be moved";
 	case HF_REASON_STALLED:
-		return "the dirty set no longer shrinks: the guest writes faster than the link carries";
+		return "the dirty set no longer shrinks: the guest writes about as fast as the link carries, "
+		       "or faster";
 	case HF_REASON_ALL_HOT:
 		return "all pages that are left are written in every round";
 	case HF_REASON_DEADLINE:

@@ -76,8 +76,9 @@ struct hf_convergence {
 
 	/* For the report; 0 = not measured. */
 	uint32_t rounds;
-	uint64_t expected_downtime_ns; /* UINT64_MAX: the link's rate is not known */
-	uint64_t rate_bytes_per_s;     /* of the link; smoothed, as the dirty rates */
+	uint64_t expected_downtime_ns;	/* UINT64_MAX: the link's rate is not known */
+	uint64_t rate_bytes_per_s;	/* of the link; smoothed, as the dirty rates */
+	uint64_t safe_rate_bytes_per_s; /* the lower of it and the last: what the downtime is reckoned with */
 	uint64_t dirty_pages_per_s, dirty_bytes_per_s;
 	enum hf_convergence_reason reason; /* of the last decision */
 

@@ -439,7 +439,8 @@ static void take_back(struct hf_destination *d, struct fetch_slot *slot)
 	uint16_t index = slot->transfer;
 	struct transfer *transfer = &d->transfers[index];
 	uint64_t last = (uint64_t)(transfer->chunks_posted - 1) * slot->chunk.length_bytes;
-	if (transfer->failed || slot->offset_bytes != last) {
+	/* Of a round that was cut nothing is posted again. */
+	if (transfer->failed || slot->offset_bytes != last || d->precopy.state == ROUND_CUT) {
 		account_done(d, slot, &(struct hf_fetch_done){.status = HF_FETCH_CANCELLED});
 		return;
 	}
@@ -462,6 +463,16 @@ static void fetch_refused(struct hf_destination *d, const struct hf_fetch *fetch
 	}
 	take_back(d, slot);
 	d->refused[fetch->class] = true;
+}
+
+/*
+ * Locked. What came back is to be posted again, and may have to wait for its limit. The worker may have found
+ * nothing to post meanwhile.
+ */
+static unsigned come_again(struct hf_destination *d)
+{
+	hf_lock_assert_held(&d->lock);
+	return hf_destination_background_limited(d) ? ACTION_KICK_BACKGROUND : 0;
 }
 
 /* Locked. Nothing is on its way: no done will come that could pump again. */
@@ -498,7 +509,7 @@ void hf_destination_pump(struct hf_destination *d)
 			d->refused[HF_FETCH_URGENT] = d->refused[HF_FETCH_BACKGROUND] = false;
 			refused_when_idle++;
 		}
-		hf_destination_unlock_act(d, hf_destination_round_check(d));
+		hf_destination_unlock_act(d, hf_destination_round_check(d) | come_again(d));
 	}
 	struct hf_err err;
 	hf_err_set(&err, HF_ERR_LOCAL, EAGAIN, "VM '%s': the link takes no fetch although none is on its way",
@@ -525,6 +536,7 @@ void hf_destination_event_fetch_done(void *engine, const struct hf_fetch_done *d
 	}
 	uint16_t index = account_done(d, slot, done);
 	uint32_t page = HF_PAGE_NONE;
+	unsigned actions = done->status == HF_FETCH_OK ? 0 : come_again(d);
 	if (hf_destination_in_round(d)) {
 		if (index != HF_TRANSFER_NONE)
 			hf_destination_round_landed(d, index);
@@ -536,7 +548,7 @@ void hf_destination_event_fetch_done(void *engine, const struct hf_fetch_done *d
 		hf_destination_end_await(
 		    d, page); /* off the link: the background may go on while the page is placed */
 	}
-	hf_destination_unlock_act(d, ACTION_PUMP | hf_destination_round_check(d));
+	hf_destination_unlock_act(d, actions | ACTION_PUMP | hf_destination_round_check(d));
 
 	if (index != HF_TRANSFER_NONE)
 		hf_destination_place_transfer(d, page, index);

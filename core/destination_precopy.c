@@ -19,7 +19,9 @@
  *
  * A page that landed and does not exist at the end must read as zeros though its landing holds others: it is
  * cleared before anything can be asked for or served, since from LOADED on a restarted agent takes the
- * landing of a hole for zeros.
+ * landing of a hole for zeros. The VM stands still meanwhile. So a page that was punched out between rounds
+ * is named by the next one and comes as zeros, which are cleared then and there, and only what was punched
+ * out since the last harvest before the stop, or was left out of all sets since, is left for the end.
  *
  * A source that cuts a round (ROUND_END, CUT) wants the VM to move now: nothing more is posted, pages of
  * which only a part was fetched are missing again.
@@ -142,6 +144,14 @@ unsigned hf_destination_on_round(struct hf_destination *d, const uint8_t *payloa
 	return 0;
 }
 
+/* Locked. Pages that somebody waits for are in nobody else's hands. */
+static void leave_out(const struct hf_destination *d, const struct page_queue *waiting,
+		      struct hf_pagemap *map)
+{
+	for (uint32_t page = waiting->head; page != HF_PAGE_NONE; page = d->pages[page].next)
+		hf_pagemap_clear(map, page);
+}
+
 /* Locked. The set is whole: what it names and has landed is stale. */
 static void take_set(struct hf_destination *d)
 {
@@ -151,8 +161,7 @@ static void take_set(struct hf_destination *d)
 			&precopy->set); /* what was left of a round that was cut is not asked for */
 	hf_pagemap_empty(&precopy->set);
 	precopy->set_block = precopy->set_page = 0;
-	for (uint32_t page = d->urgent_wait.head; page != HF_PAGE_NONE; page = d->pages[page].next)
-		hf_pagemap_clear(&d->todo_fetch, page);
+	leave_out(d, &d->urgent_wait, &d->todo_fetch);
 }
 
 static unsigned begin_round(struct hf_destination *d, const struct hf_wire_round_end *end)
@@ -221,7 +230,7 @@ void hf_destination_round_landed(struct hf_destination *d, uint16_t index)
 	const struct transfer *transfer = &d->transfers[index];
 	uint32_t page = transfer->page;
 	struct page_entry *entry = &d->pages[page];
-	entry->landed |= transfer->chunks_zero != transfer->chunks;
+	entry->landed = transfer->chunks_zero != transfer->chunks; /* zeros have been cleared, each of them */
 	hf_destination_free_transfer(d, index);
 	entry->state = PAGE_MISSING;
 	hf_pagemap_set(&d->precopy.landed, page);
@@ -274,19 +283,20 @@ void hf_destination_send_round_done(struct hf_destination *d, uint64_t epoch)
 unsigned hf_destination_precopy_settle(struct hf_destination *d)
 {
 	hf_lock_assert_held(&d->lock);
-	const struct hf_pagemap *landed = &d->precopy.landed;
+	struct hf_pagemap *landed = &d->precopy.landed;
 	if (!landed->bits)
 		return 0;
+	/* The VM stands still and the lock is held: of each page only its entry is looked at. */
+	hf_pagemap_remove(landed, &d->todo_zero);
+	/* One that somebody waits for comes again; nobody knows how it came to be touched. */
+	leave_out(d, &d->urgent_wait, landed);
+	leave_out(d, &d->local_wait, landed);
+	hf_pagemap_remove(&d->todo_fetch, landed);
+	hf_pagemap_add(&d->received, landed);
 	for (uint32_t page = hf_pagemap_next_set(landed, 0); page != HF_PAGE_NONE;
 	     page = hf_pagemap_next_set(landed, page + 1)) {
-		struct page_entry *entry = &d->pages[page];
-		/* One that somebody waits for comes again; nobody knows how it came to be touched. */
-		if (entry->state != PAGE_MISSING || !hf_pagemap_test(&d->present, page))
-			continue;
-		hf_destination_claim(d, page);
-		hf_pagemap_set(&d->received, page);
-		entry->state = PAGE_RECEIVED;
-		entry->counted = true;
+		d->pages[page].state = PAGE_RECEIVED;
+		d->pages[page].counted = true;
 		d->pages_received++;
 		d->pages_fetched++;
 	}

@@ -2,14 +2,10 @@
 /*
  * Theory of operation
  *
- * A byte of history a page is a shift register: each round shifts in whether the page was dirtied. Two
- * questions are asked of it: how often (its number of bits), which gives the order, and was it each of the
- * last K times (its K lowest bits), which leaves it out. A page that was left out and then is not dirtied for
- * one round is no longer hot and moves in the next: nothing is left out for good unless it is dirtied in
- * every round for good.
- *
- * The walk goes over the round once for each of the nine possible counts; words of the bitmap without a page
- * are skipped, so what it costs is nine looks at each page of the round, no memory and no sorting.
+ * A byte of history a page is a shift register: each round shifts in whether the page was dirtied. A page
+ * whose K lowest bits are set was dirtied in each of the last K rounds, and is left out. One that was left
+ * out and then is not dirtied for one round is no longer hot and moves in the next: nothing is left out for
+ * good unless it is dirtied in every round for good.
  */
 #include "core/hotness.h"
 
@@ -43,11 +39,6 @@ void hf_hotness_round(struct hf_hotness *hotness, const struct hf_pagemap *dirti
 		    (uint8_t)(hotness->history[page] << 1 | (dirtied->bits[page / 8] >> page % 8 & 1));
 }
 
-uint32_t hf_hotness_count(const struct hf_hotness *hotness, uint32_t page)
-{
-	return (uint32_t)__builtin_popcount(hotness->history[page]);
-}
-
 bool hf_hotness_is_hot(const struct hf_hotness *hotness, uint32_t page, uint32_t rounds)
 {
 	assert(rounds > 0 && rounds <= HF_HOTNESS_ROUNDS);
@@ -69,21 +60,4 @@ uint32_t hf_hotness_plan(const struct hf_hotness *hotness, const struct hf_pagem
 		left_out++;
 	}
 	return left_out;
-}
-
-uint32_t hf_hotness_next(const struct hf_hotness *hotness, const struct hf_pagemap *round,
-			 struct hf_hotness_walk *walk)
-{
-	while (walk->count <= HF_HOTNESS_ROUNDS) {
-		uint32_t page = hf_pagemap_next_set(round, walk->from);
-		if (page == HF_PAGE_NONE) {
-			walk->count++;
-			walk->from = 0;
-			continue;
-		}
-		walk->from = page + 1;
-		if (hf_hotness_count(hotness, page) == walk->count)
-			return page;
-	}
-	return HF_PAGE_NONE;
 }

@@ -3,9 +3,8 @@
  * hotness.h - which pages a guest writes all the time, and are best moved last.
  *
  * Purpose: remembers for each page in which of the last eight rounds of pre-copy it was dirtied. A round
- * moves pages that are seldom dirtied first, so that the others have most time to be dirtied before they are
- * moved, not after; and leaves out pages that were dirtied in each of the last rounds: moving them again
- * would be in vain. They wait for the switchover or postcopy, and count in what remains (convergence.h).
+ * leaves out pages that were dirtied in each of the last rounds: moving them again would be in vain. They
+ * wait for the switchover or postcopy, and count in what remains (convergence.h).
  *
  * Ownership: create and destroy. One byte a page; nothing is allocated afterwards.
  * Threads: none inside; the caller holds its lock.
@@ -36,8 +35,6 @@ void hf_hotness_destroy(struct hf_hotness *hotness);
  * not told: it is of no round. O(pages).
  */
 void hf_hotness_round(struct hf_hotness *hotness, const struct hf_pagemap *dirtied);
-/* In how many of the last eight rounds was it dirtied? */
-uint32_t hf_hotness_count(const struct hf_hotness *hotness, uint32_t page);
 /* Was it dirtied in each of the last `rounds` (1 to 8) rounds? */
 bool hf_hotness_is_hot(const struct hf_hotness *hotness, uint32_t page, uint32_t rounds);
 
@@ -47,12 +44,4 @@ bool hf_hotness_is_hot(const struct hf_hotness *hotness, uint32_t page, uint32_t
  */
 uint32_t hf_hotness_plan(const struct hf_hotness *hotness, const struct hf_pagemap *remaining,
 			 uint32_t rounds, struct hf_pagemap *round);
-/* Their order: the next page of the round, those dirtied seldom first, then by number; HF_PAGE_NONE: no more.
- */
-struct hf_hotness_walk {
-	uint32_t count, from; /* zero-initialised: at the beginning */
-};
-uint32_t hf_hotness_next(const struct hf_hotness *hotness, const struct hf_pagemap *round,
-			 struct hf_hotness_walk *walk);
-
 #endif

@@ -277,7 +277,7 @@ static void send_finish(struct hf_source *s, uint64_t epoch)
 	struct hf_wire_finish finish = {
 	    .downtime_ns = snapshot.downtime_ns,
 	    .total_time_ns = snapshot.total_time_ns,
-	    .sent_bytes = snapshot.sent_bytes,
+	    .sent_bytes = snapshot.unseen ? 0 : snapshot.sent_bytes,
 	};
 	ssize_t bytes = hf_wire_encode_finish(&finish, buffer, sizeof(buffer));
 	if (bytes > 0)
@@ -397,6 +397,7 @@ static void event_link_up(void *engine, const struct hf_link_info *info)
 
 	hf_lock(&s->lock);
 	s->links_used++;
+	s->unseen |= info->one_sided;
 	if (s->status == HF_STATUS_NONE) {
 		s->epoch = s->epoch_last = info->epoch;
 		s->recoverable = (info->features & HF_WIRE_FEATURE_RECOVER) != 0;
@@ -556,6 +557,7 @@ void hf_source_snapshot(struct hf_source *s, struct hf_source_snapshot *out)
 	    .sent_bytes = atomic_load(&s->sent_bytes),
 	    .sent_chunks = atomic_load(&s->sent_chunks),
 	    .zero_chunks = atomic_load(&s->zero_chunks),
+	    .unseen = s->unseen,
 	    .released_pages = s->release.pages,
 	    .released_bytes = s->release.bytes,
 	    .release_err = s->release.err,

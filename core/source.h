@@ -59,7 +59,7 @@ struct hf_source_config {
 	 * comes by postcopy; with precopy_only, rounds go on until it fits into the pause.
 	 */
 	bool precopy, precopy_only;
-	uint64_t downtime_limit_ns;   /* of the moving of pages in the pause; 0 = HF_DOWNTIME_LIMIT_NS */
+	uint64_t downtime_limit_ns;   /* of the pause, as far as it can be told; 0 = HF_DOWNTIME_LIMIT_NS */
 	uint64_t max_bandwidth;	      /* bytes/s of rounds; 0 = no limit */
 	void (*notify)(void *opaque); /* as in destination.h */
 	void *opaque;
@@ -111,10 +111,10 @@ struct hf_source_precopy_figures {
 	bool wanted;
 	uint32_t rounds;	  /* that have ended */
 	uint64_t moved_bytes;	  /* in them */
-	uint64_t remaining_bytes; /* as of the last harvest, with all of the round under way */
+	uint64_t remaining_bytes; /* as of the last harvest, with all of the round under way, or cut off */
 	/* 0: not known. */
 	uint64_t dirty_pages_per_s, dirty_bytes_per_s, rate_bytes_per_s;
-	uint64_t expected_downtime_ns; /* of moving pages; UINT64_MAX: not known */
+	uint64_t expected_downtime_ns; /* UINT64_MAX: not known */
 	const char *ended_because;     /* static; NULL: rounds have not ended */
 	uint64_t downtime_limit_ns, limit_bytes_per_s;
 };
@@ -137,6 +137,7 @@ struct hf_source_snapshot {
 	uint32_t pages_present; /* after the VM has stopped */
 	uint64_t sent_bytes;	/* page payload */
 	uint64_t sent_chunks, zero_chunks;
+	bool unseen;				 /* a link was one-sided: those three are not all */
 	uint64_t released_pages, released_bytes; /* given back to this host */
 	struct hf_err release_err;		 /* why some could not be */
 	struct hf_link_figures link; /* measured by the destination before READY; zeros: not known */

@@ -72,7 +72,7 @@ struct source_precopy {
 	struct hf_hotness hotness;
 	struct hf_convergence_config convergence_config;
 	struct hf_convergence convergence;
-	uint64_t began_ns, remaining_bytes, round_bytes;
+	uint64_t began_ns, harvest_ns, remaining_bytes, round_bytes;
 	struct hf_wire_round_done done; /* the last */
 	uint32_t rounds_done;
 	uint64_t moved_bytes;
@@ -121,6 +121,7 @@ struct hf_source {
 	bool device_whole; /* DEVICE_END is on its way: LOADED may be heard */
 	bool resumed;	   /* RESUMED was heard on the link that is up */
 	bool hears_placed; /* the link that is up has the feature */
+	bool unseen;	   /* see the snapshot */
 	bool released;	   /* pages were given back, by this process or one before it */
 	struct hf_source_release release;
 	bool hold_background;

@@ -22,8 +22,10 @@
  * repeats ROUND_END, and only once it has left for the first time. ROUND_DONE that is heard while it does so
  * waits for it: what is about a round must not come after the next set, or the final one.
  *
- * Once the VM stands still what remains may be more than was expected. Without postcopy it is moved within
- * the pause whatever it is; with postcopy only if the pause stays within the limit, as far as can be told.
+ * What the pause takes beside the moving of pages is known in part beforehand: the way of its messages, by
+ * the link's round trip, and a harvest, by the last one. Once the VM stands still what stopping and saving it
+ * took is known too, and what remains may be more than was expected. Without postcopy it is moved within the
+ * pause whatever it is; with postcopy only if the pause stays within the limit, as far as can be told.
  *
  * The memory is tracked by the port; nothing here ends that. A VMM whose agent is gone runs on unhindered.
  */
@@ -33,6 +35,8 @@
 
 #include "core/ports_internal.h"
 #include "core/source_internal.h"
+
+#define PAUSE_ROUND_TRIPS 3u /* set and fetch, bytes and LOADED, RUN and RESUMED */
 
 /* ---- creation ---------------------------------------------------------------------------------- */
 
@@ -248,6 +252,19 @@ static unsigned fail_rounds(struct hf_source *s)
 	return hf_source_fail_locked(s, &err);
 }
 
+/*
+ * Locked. What a pause takes beside the moving of pages: so much, and messages that wait for each other. No
+ * round trip that a peer may tell is too long.
+ */
+static uint64_t fixed_part_ns(const struct hf_source *s, uint64_t so_far_ns)
+{
+	uint64_t messages_ns, sum_ns;
+	if (__builtin_mul_overflow(s->link_figures.round_trip_ns, PAUSE_ROUND_TRIPS, &messages_ns) ||
+	    __builtin_add_overflow(messages_ns, so_far_ns, &sum_ns))
+		return UINT64_MAX;
+	return sum_ns;
+}
+
 /* Locked. A round has ended and the harvest after it is here. */
 static unsigned decide(struct hf_source *s)
 {
@@ -266,6 +283,8 @@ static unsigned decide(struct hf_source *s)
 	hf_hotness_plan(&p->hotness, &p->remaining, HF_HOTNESS_HOT_DEFAULT, &p->round);
 	round.next_bytes = measure(s, &p->round, &pages);
 
+	p->convergence_config.fixed_ns = fixed_part_ns(s, p->harvest_ns);
+	hf_convergence_configure(&p->convergence, &p->convergence_config);
 	enum hf_convergence_next next = hf_convergence_round_done(&p->convergence, &round);
 	p->within_limit = next == HF_NEXT_SWITCH_OVER;
 	if (p->start_postcopy || next == HF_NEXT_SWITCH_OVER || next == HF_NEXT_POSTCOPY)
@@ -281,9 +300,11 @@ static unsigned decide(struct hf_source *s)
 void hf_source_harvest(struct hf_source *s)
 {
 	struct hf_err err = HF_ERR_INIT;
+	uint64_t began_ns = hf_clock_now_ns(&s->clock);
 	int result = harvest(s, &err);
 
 	hf_lock(&s->lock);
+	s->precopy.harvest_ns = hf_clock_now_ns(&s->clock) - began_ns;
 	unsigned actions = 0;
 	if (s->status != HF_STATUS_ACTIVE || s->precopy.stage != PRECOPY_HARVESTS) {
 		actions = 0; /* it has ended meanwhile */
@@ -384,8 +405,10 @@ void hf_source_send_round(struct hf_source *s, uint64_t epoch)
 	send_round_end(s, epoch, &end);
 
 	hf_lock(&s->lock);
-	p->told = true;
-	hf_source_unlock_act(s, has_changed(p) ? ACTION_CHANGE_ROUND : 0);
+	/* If this is not the thread that hears ROUND_DONE, another round may be being told by now. */
+	bool is_last = p->number == end.round;
+	p->told |= is_last;
+	hf_source_unlock_act(s, is_last && has_changed(p) ? ACTION_CHANGE_ROUND : 0);
 }
 
 /* Locked. ROUND_DONE was heard, and nothing about that round is on its way any more. */
@@ -464,6 +487,8 @@ int hf_source_precopy_finish(struct hf_source *s, struct hf_err *err)
 	hf_lock(&s->lock);
 	hf_pagemap_add(&p->remaining, &p->dirtied);
 	p->remaining_bytes = measure(s, &p->remaining, &pages);
+	if (p->cut_told && p->round_bytes > p->done.moved_bytes)
+		p->remaining_bytes += p->round_bytes - p->done.moved_bytes;
 	hf_unlock(&s->lock);
 	return 0;
 }
@@ -474,10 +499,10 @@ static bool moves_in_pause(const struct hf_source *s)
 	const struct source_precopy *p = &s->precopy;
 	if (p->only)
 		return true;
+	uint64_t fixed_ns = fixed_part_ns(s, hf_clock_now_ns(&s->clock) - s->stop_ns);
 	return p->within_limit && !p->start_postcopy &&
-	       hf_convergence_downtime_ns(p->remaining_bytes, p->convergence.rate_bytes_per_s,
-					  p->convergence_config.fixed_ns) <=
-		   p->convergence_config.downtime_limit_ns;
+	       hf_convergence_downtime_ns(p->remaining_bytes, p->convergence.safe_rate_bytes_per_s,
+					  fixed_ns) <= p->convergence_config.downtime_limit_ns;
 }
 
 int hf_source_send_final(struct hf_source *s, uint64_t epoch)

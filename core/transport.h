@@ -56,6 +56,15 @@ struct hf_fetch_done {
 	bool zero; /* all bytes are zero; the landing was not written */
 };
 
+/*
+ * Memory that a transport with one-sided reads is lent for the time of a link: on the source what chunks are
+ * read from, on the destination what landings lie in.
+ */
+struct hf_lent_range {
+	void *address;
+	uint64_t length_bytes;
+};
+
 struct hf_transport_ops {
 	/* Destination: posts one fetch. -EAGAIN: class is at its capacity. -ENOTCONN: the link is down. */
 	int (*fetch)(void *self, const struct hf_fetch *fetch);
@@ -75,6 +84,7 @@ struct hf_link_info {
 	uint64_t features;			    /* features both sides speak */
 	uint32_t channels[HF_FETCH_CLASSES];	    /* page channels per class */
 	uint32_t capacity_chunks[HF_FETCH_CLASSES]; /* fetches the transport holds at once, per class */
+	bool one_sided;				    /* the source is not asked for chunks (serve) */
 	const char *name;			    /* "tcp", "unix", ...; static */
 };
 

@@ -53,9 +53,10 @@ static const struct spec specs[] = {
     {"vm", "qmp:PATH", SEND | RECEIVE, SEND | RECEIVE, KIND_TEXT, AT(vm), 0, 0, NULL,
      "QMP socket of the VM; to send it must be running, to receive it must be in inmigrate"},
     {"to", "URI", SEND | CHECK, SEND, KIND_TEXT, AT(to), 0, 0, NULL,
-     "where `hugeferry receive` listens: tcp:HOST:PORT or unix:PATH"},
+     "where `hugeferry receive` listens: tcp:HOST:PORT, rdma:HOST:PORT or unix:PATH"},
     {"listen", "URI", RECEIVE, RECEIVE, KIND_TEXT, AT(listen), 0, 0, NULL,
-     "tcp:HOST:PORT (port 0: any free one) or unix:PATH; `listening on URI` is printed when ready"},
+     "tcp:HOST:PORT, rdma:HOST:PORT (port 0: any free one) or unix:PATH; `listening on URI` is printed "
+     "when ready"},
     {"attach", "PATH", SEND | RECEIVE | EXEC, RECEIVE | EXEC, KIND_TEXT, AT(attach), 0, 0, NULL,
      "attach socket of the VMM, which exec has it make: to receive, over which its memory is handed out; to "
      "send with --precopy, over which its writes are tracked"},
@@ -67,7 +68,7 @@ static const struct spec specs[] = {
     {"postcopy-after", "S", SEND, 0, KIND_COUNT, AT(postcopy_after_s), 1, 86400, NULL,
      "with --precopy: no more rounds after S seconds (default: until they no longer help)"},
     {"downtime-limit", "MS", SEND, 0, KIND_COUNT, AT(downtime_limit_ms), 1, 2000000, NULL,
-     "with --precopy: the longest time to move pages while the VM stands still (default 300)"},
+     "with --precopy: the longest pause, as far as it can be told (default 300)"},
     {"max-bandwidth", "SIZE", SEND, 0, KIND_SIZE, AT(max_bandwidth_bytes), 0, UINT64_MAX, NULL,
      "with --precopy: bytes a second of rounds; 0: no limit (default 0)"},
     {"mem", "SIZE", DEMO, 0, KIND_SIZE, AT(mem_bytes), 1, UINT64_MAX, NULL, "guest memory (default 2G)"},
@@ -333,10 +334,6 @@ static int check_precopy(struct hf_options *options, struct hf_err *err)
 			   "--precopy or --precopy-only too");
 	if (options->precopy && !options->attach)
 		return bad(err, "--precopy wants --attach PATH, the attach socket of the source's VMM");
-	if (options->precopy && options->release_ram)
-		return bad(
-		    err, "--precopy and --release-ram exclude each other: memory whose writes are tracked is "
-			 "not given back");
 	if (options->precopy && options->placement == 1)
 		return bad(err, "--precopy cannot place by copy; leave --placement out");
 	return 0;

@@ -2,11 +2,13 @@
 # The Debian packages this project needs; sourced by deploy/quickstart and tests/run.
 # shellcheck shell=bash
 
-build_packages=(gcc libc6-dev ninja-build meson pkg-config python3 libjansson-dev libhugetlbfs-dev)
+build_packages=(gcc libc6-dev ninja-build meson pkg-config python3 libjansson-dev libhugetlbfs-dev
+	libibverbs-dev librdmacm-dev ibverbs-providers)
 
 test_packages=("${build_packages[@]}" libcmocka-dev iproute2 git clang clang-tidy clang-format cppcheck
-	libclang-rt-14-dev libbenchmark-dev g++ afl++ spin qemu-system-x86 busybox-static zstd ibverbs-providers
-	ibverbs-utils perftest rdmacm-utils)
+	libclang-rt-14-dev libbenchmark-dev g++ afl++ spin strace)
+
+testbed_packages=(qemu-system-x86 busybox-static zstd ibverbs-utils perftest rdmacm-utils)
 
 # Installs those that are missing. Needs neither root nor a network when none is.
 install_missing() {

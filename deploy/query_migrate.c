@@ -85,12 +85,15 @@ static uint64_t source_remaining_bytes(const struct hf_source_snapshot *snapshot
 {
 	uint64_t page_max_bytes = blocks->page_size_max_bytes;
 	uint64_t left_bytes = total_bytes(blocks);
+	const struct hf_source_precopy_figures *precopy = &snapshot->precopy;
 	bool given_up = snapshot->owner == HF_VM_OWNER_DESTINATION;
 	if (snapshot->status == HF_STATUS_COMPLETED)
 		return 0;
-	/* Of postcopy after rounds the source does not know what is missing: an upper bound. */
-	if (snapshot->precopy.wanted && snapshot->precopy.rounds)
-		return given_up ? left_bytes : snapshot->precopy.remaining_bytes;
+	/* What was sent since the rounds ended is of what they have left. */
+	if (precopy->wanted && precopy->rounds)
+		return precopy->ended_because
+			   ? less(precopy->remaining_bytes, less(snapshot->sent_bytes, precopy->moved_bytes))
+			   : precopy->remaining_bytes;
 	if (given_up || snapshot->pages_present)
 		left_bytes = smaller(left_bytes, snapshot->pages_present * page_max_bytes);
 	left_bytes = less(left_bytes, snapshot->sent_bytes);
@@ -120,6 +123,10 @@ json_t *hf_query_migrate_source(const struct hf_source_snapshot *snapshot, const
 	json_t *info =
 	    info_object(snapshot->status, &snapshot->err, snapshot->total_time_ns, snapshot->downtime_ns);
 	json_t *ram = ram_object(blocks, snapshot->sent_bytes, source_remaining_bytes(snapshot, blocks));
+	if (snapshot->unseen) {
+		json_object_del(ram, "transferred");
+		json_object_del(ram, "normal-bytes");
+	}
 	set_precopy(info, ram, &snapshot->precopy);
 	json_object_set_new(info, "ram", ram);
 	set_report(info, report);

@@ -31,6 +31,13 @@
 static void memory_ready(void *opaque, int result, const struct hf_err *err)
 {
 	struct receive *receive = opaque;
+	struct hf_err why = HF_ERR_INIT;
+	/* READY must not be said before the adapters of both sides have the memory. */
+	if (!result && !receive->restarted) {
+		result = hf_receive_lend(receive, true, &why);
+		err = result ? &why : err;
+	}
+	receive->landings_ready = !result;
 	hf_destination_memory_ready(receive->engine, result, err);
 }
 
@@ -427,6 +434,9 @@ static void stop_ports(struct receive *receive)
 {
 	if (receive->link)
 		receive->scheme->flush(receive->link, FLUSH_TIMEOUT_MS);
+	/* A thread of the memory may wait there for the source. */
+	if (receive->link && receive->scheme->shutdown)
+		receive->scheme->shutdown(receive->link);
 	if (receive->memory_started)
 		hf_incoming_memory_stop(receive->memory);
 	receive->memory_started = false;

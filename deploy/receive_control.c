@@ -14,6 +14,7 @@ struct hf_report_context hf_receive_report_context(const struct receive *receive
 	    .transport = receive->scheme ? receive->scheme->name : NULL,
 	    .placement_reason = receive->memory ? hf_incoming_memory_reason(receive->memory) : NULL,
 	    .blocks = &receive->blocks,
+	    .registration_time_ns = receive->registration_time_ns,
 	};
 }
 

@@ -53,6 +53,9 @@ struct receive {
 	void *listener;
 	struct hf_link_relay relay;
 	void *link;
+	_Atomic uint64_t registration_time_ns; /* of its landings; also read by the control thread */
+	_Atomic bool landings_ready;
+	bool link_lent;	       /* the main thread's: of a link that is not the first */
 	uint32_t links_before; /* that the engine had heard of when this one was started */
 	uint8_t session[HF_SESSION_BYTES];
 	uint64_t epoch; /* of the last link; 0 after a new start: any may come */
@@ -84,6 +87,8 @@ int hf_receive_listen(struct receive *receive, struct hf_err *err);
 int hf_receive_take_uri(struct receive *receive, const char *uri, struct hf_err *err);
 /* The first link: whoever has come as a whole. */
 int hf_receive_start_link(struct receive *receive, struct hf_err *err);
+/* Lends the landings to the link, where it wants that. `wait`: until the source has done the same. */
+int hf_receive_lend(struct receive *receive, bool wait, struct hf_err *err);
 /* There is a link, and the engine has not heard of it yet. */
 bool hf_receive_link_comes_up(const struct receive *receive);
 bool hf_receive_wants_link(const struct receive *receive);

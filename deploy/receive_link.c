@@ -45,11 +45,41 @@ void hf_receive_close_listener(struct receive *receive)
 	receive->listener = NULL;
 }
 
+int hf_receive_lend(struct receive *receive, bool wait, struct hf_err *err)
+{
+	if (!receive->scheme->lend)
+		return 0;
+	struct hf_lent_range *ranges = calloc(HF_RAMBLOCKS_MAX, sizeof(*ranges));
+	if (!ranges)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
+	uint32_t count = hf_incoming_memory_landings(receive->memory, ranges);
+	int result = receive->scheme->lend(receive->link, ranges, count, wait, err);
+	if (!result)
+		receive->registration_time_ns = receive->scheme->lent_ns(receive->link);
+	free(ranges);
+	return result;
+}
+
+/* A link that is not the first; or the first of a program started again, whose memory may come later. */
+static void lend_to_later_link(struct receive *receive)
+{
+	struct hf_err err = HF_ERR_INIT;
+	if (!receive->link || receive->link_lent || !receive->landings_ready)
+		return;
+	receive->link_lent = true;
+	if (hf_receive_lend(receive, false, &err) == 0)
+		return;
+	if (err.class != HF_ERR_LINK) /* that one is told by the engine */
+		hf_complain(COMMAND, "%s", err.text);
+	hf_receive_close_link(receive);
+}
+
 int hf_receive_start_link(struct receive *receive, struct hf_err *err)
 {
 	hf_destination_snapshot(receive->engine, &receive->snapshot);
 	receive->links_before = receive->snapshot.links_used;
 	receive->epoch = receive->scheme->info(receive->link)->epoch;
+	receive->link_lent = !receive->restarted && receive->links_before == 0; /* memory_ready() does that */
 	hf_link_relay_put(&receive->relay, receive->scheme->transport(receive->link));
 	return receive->scheme->start(receive->link, &hf_destination_events, receive->engine, err);
 }
@@ -117,6 +147,7 @@ void hf_receive_tend_link(struct receive *receive)
 	bool agreeing = receive->snapshot.status == HF_STATUS_POSTCOPY_RECOVER;
 	if (hf_reconnect_silent(&receive->reconnect, agreeing, now_ns))
 		hf_receive_close_link(receive);
+	lend_to_later_link(receive);
 	if (!hf_receive_wants_link(receive))
 		return;
 	if (hf_receive_link_comes_up(receive))

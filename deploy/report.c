@@ -170,6 +170,7 @@ json_t *hf_report_destination(struct hf_destination *engine, const struct hf_des
 	set_number(report, "precopy_bytes", snapshot->precopy_bytes);
 	set_number(report, "transferred_bytes", snapshot->transferred_bytes);
 	set_time(report, "setup_time_ns", snapshot->setup_time_ns);
+	set_time(report, "registration_time_ns", context->registration_time_ns);
 	set_time(report, "load_time_ns", snapshot->load_time_ns);
 	set_time(report, "record_time_ns", snapshot->record_time_ns);
 	set_number(report, "links", snapshot->links_used);
@@ -220,6 +221,20 @@ static json_t *precopy_object(const struct hf_source_precopy_figures *figures)
 	return object;
 }
 
+/* What a one-sided link reads is not seen here: no figures rather than wrong ones. */
+static void set_served(json_t *report, const struct hf_source_snapshot *snapshot)
+{
+	if (snapshot->unseen) {
+		json_object_set_new(report, "sent_bytes", json_null());
+		json_object_set_new(report, "sent_chunks", json_null());
+		json_object_set_new(report, "zero_chunks", json_null());
+		return;
+	}
+	set_number(report, "sent_bytes", snapshot->sent_bytes);
+	set_number(report, "sent_chunks", snapshot->sent_chunks);
+	set_number(report, "zero_chunks", snapshot->zero_chunks);
+}
+
 json_t *hf_report_source(const struct hf_source_snapshot *snapshot, const struct hf_report_context *context)
 {
 	json_t *report = json_object();
@@ -234,14 +249,13 @@ json_t *hf_report_source(const struct hf_source_snapshot *snapshot, const struct
 	set_link(report, &snapshot->link, context->blocks);
 	json_object_set_new(report, "precopy", precopy_object(&snapshot->precopy));
 	set_number(report, "pages_present", snapshot->pages_present);
-	set_number(report, "sent_bytes", snapshot->sent_bytes);
-	set_number(report, "sent_chunks", snapshot->sent_chunks);
-	set_number(report, "zero_chunks", snapshot->zero_chunks);
+	set_served(report, snapshot);
 	set_number(report, "released_pages", snapshot->released_pages);
 	set_number(report, "released_bytes", snapshot->released_bytes);
 	set_number(report, "device_state_bytes", snapshot->device_state_bytes);
 	set_time(report, "stop_time_ns", snapshot->stop_time_ns);
 	set_time(report, "save_time_ns", snapshot->save_time_ns);
+	set_time(report, "registration_time_ns", context->registration_time_ns);
 	set_time(report, "fence_time_ns", snapshot->fence_time_ns);
 	set_time(report, "record_time_ns", snapshot->record_time_ns);
 	set_number(report, "links", snapshot->links_used);

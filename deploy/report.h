@@ -22,6 +22,7 @@ struct hf_report_context {
 	const char *transport;
 	const char *placement_reason; /* destination; may be NULL */
 	const struct hf_ramblocks *blocks;
+	uint64_t registration_time_ns; /* with the network adapter; 0: not done */
 };
 
 /* engine may be NULL when it was never made (the error says why); vcpus counts those of the engine. */

@@ -268,7 +268,16 @@ static void take_signal(struct send *send, int signal)
 		 (hf_status_is_paused(send->snapshot.status) || hf_status_is_final(send->snapshot.status)))
 		send->stopped = true;
 	else if (signal)
-		cancel(send);
+		send->cancel_signalled = true;
+}
+
+/* The destination is told over the link: by an engine that has heard of it. */
+static void cancel_if_signalled(struct send *send)
+{
+	if (!send->cancel_signalled || hf_send_link_comes_up(send))
+		return;
+	send->cancel_signalled = false;
+	cancel(send);
 }
 
 /* Once, when the destination has measured the link. */
@@ -290,6 +299,7 @@ static void wait_for_end(struct send *send)
 		hf_control_run(send->control);
 		hf_send_tend_precopy(send);
 		hf_source_snapshot(send->engine, &send->snapshot);
+		cancel_if_signalled(send);
 		hf_send_tend_link(send);
 		hf_source_snapshot(send->engine, &send->snapshot);
 		hf_control_status(send->control, send->snapshot.status);

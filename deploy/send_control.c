@@ -11,7 +11,8 @@
 struct hf_report_context hf_send_report_context(const struct send *send)
 {
 	return (struct hf_report_context){.transport = send->scheme ? send->scheme->name : NULL,
-					  .blocks = &send->blocks};
+					  .blocks = &send->blocks,
+					  .registration_time_ns = send->registration_time_ns};
 }
 
 static int control_cancel(void *opaque, struct hf_err *err)

@@ -50,7 +50,8 @@ struct send {
 	struct hf_precopy_memory *tracked; /* NULL without --precopy */
 	struct hf_link_relay relay;
 	void *link;
-	uint32_t links_before; /* that the engine had heard of when this one was started */
+	_Atomic uint64_t registration_time_ns; /* of its memory; also read by the control thread */
+	uint32_t links_before;		       /* that the engine had heard of when this one was started */
 	uint8_t session[HF_SESSION_BYTES];
 	uint64_t epoch;
 	struct hf_reconnect reconnect;
@@ -67,10 +68,11 @@ struct send {
 	bool pause_told;
 	bool release_told;
 	bool vmm_ended;
-	bool stopped;	  /* by a signal while paused: the state is kept for the next start */
-	bool made_record; /* by this program: it may go when nothing has begun */
-	bool restarted;	  /* a record was found */
-	bool aborted;	  /* and it says that the VM was never given up */
+	bool cancel_signalled; /* and not yet done */
+	bool stopped;	       /* by a signal while paused: the state is kept for the next start */
+	bool made_record;      /* by this program: it may go when nothing has begun */
+	bool restarted;	       /* a record was found */
+	bool aborted;	       /* and it says that the VM was never given up */
 	pthread_t reviver;
 	bool reviving;
 };
@@ -82,6 +84,8 @@ int hf_send_connect(struct send *send, struct hf_err *err);
 /* Starts the link that was connected. */
 int hf_send_start_link(struct send *send, struct hf_err *err);
 /* Does the engine want a link that it has not got? */
+/* There is a link, and the engine has not heard of it yet. */
+bool hf_send_link_comes_up(const struct send *send);
 bool hf_send_wants_link(const struct send *send);
 /* Closes what was lost, connects again when it is time. */
 void hf_send_tend_link(struct send *send);

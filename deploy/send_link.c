@@ -7,6 +7,7 @@
  * on.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "deploy/monotonic.h"
@@ -17,11 +18,18 @@
 #define DOUBT_LIMIT_S	 30u   /* for telling a destination that the VM stayed here */
 #define ANSWER_NS	 1000000000ull
 
+/* A process before this one has begun to: what is gone must not come back as pages of zeros. */
+static bool already_released(const struct send *send)
+{
+	return send->record && hf_vm_record_state(send->record).released;
+}
+
 static int connect_link(struct send *send, const uint8_t *session, uint64_t epoch, struct hf_err *err)
 {
 	struct hf_link_options options = {.channels = send->options.channels,
 					  .precopy = send->options.precopy,
-					  .release = send->options.release_ram,
+					  .release = send->options.release_ram ||
+						     (send->scheme->lend && already_released(send)),
 					  .session = session,
 					  .epoch = epoch};
 	if (session)
@@ -41,17 +49,46 @@ int hf_send_connect(struct send *send, struct hf_err *err)
 	return hf_send_check_release(send, err);
 }
 
+static int lend_memory(struct send *send, struct hf_err *err)
+{
+	if (!send->scheme->lend)
+		return 0;
+	struct hf_lent_range *ranges = calloc(HF_RAMBLOCKS_MAX, sizeof(*ranges));
+	if (!ranges)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
+	int result = hf_outgoing_memory_lend(send->memory, ranges, err);
+	if (!result)
+		result = send->scheme->lend(send->link, ranges, send->blocks.count, false, err);
+	free(ranges);
+	return result;
+}
+
+static void note_lent(struct send *send)
+{
+	if (send->link && send->scheme->lent_ns && send->scheme->lent_ns(send->link))
+		send->registration_time_ns = send->scheme->lent_ns(send->link);
+}
+
 int hf_send_start_link(struct send *send, struct hf_err *err)
 {
+	int result = lend_memory(send, err);
+	if (result)
+		return result;
 	hf_source_snapshot(send->engine, &send->snapshot);
 	send->links_before = send->snapshot.links_used;
 	hf_link_relay_put(&send->relay, send->scheme->transport(send->link));
 	return send->scheme->start(send->link, &hf_source_events, send->engine, err);
 }
 
+bool hf_send_link_comes_up(const struct send *send)
+{
+	return send->link && send->snapshot.links_used == send->links_before;
+}
+
 void hf_send_close_link(struct send *send)
 {
 	hf_link_relay_take(&send->relay);
+	note_lent(send);
 	if (send->link)
 		send->scheme->close(send->link);
 	send->link = NULL;
@@ -117,6 +154,7 @@ static void tell_pause(struct send *send)
 void hf_send_tend_link(struct send *send)
 {
 	uint64_t now_ns = hf_monotonic_ns(NULL);
+	note_lent(send);
 	if (send->snapshot.status == HF_STATUS_POSTCOPY_ACTIVE) {
 		if (send->pause_told)
 			hf_complain(COMMAND, "the migration goes on");
@@ -128,8 +166,7 @@ void hf_send_tend_link(struct send *send)
 		hf_send_close_link(send);
 	if (!hf_send_wants_link(send))
 		return;
-	/* The engine has not heard of it yet. */
-	if (send->link && send->snapshot.links_used == send->links_before)
+	if (hf_send_link_comes_up(send))
 		return;
 	bool doubt = send->snapshot.destination_in_doubt;
 	if (doubt && send->link && !send->reconnect.deadline_ns) {

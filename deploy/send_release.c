@@ -25,7 +25,10 @@ int hf_send_allow_release(struct send *send, struct hf_err *err)
 {
 	if (!send->options.release_ram)
 		return 0;
-	return hf_outgoing_memory_allow_release(send->memory, begin, send, err);
+	/* Memory has one userfaultfd. Pre-copy needs its own no more once the VM has stopped, and what a
+	 * program before this one has left on the VMM that it froze is needed by nobody. */
+	bool own_tracking = send->options.precopy || send->restarted;
+	return hf_outgoing_memory_allow_release(send->memory, own_tracking, begin, send, err);
 }
 
 int hf_send_start_release(struct send *send, struct hf_err *err)

@@ -12,6 +12,9 @@
 #include <sys/random.h>
 
 #include "transport-tcp/tcp.h"
+#ifdef HF_RDMA
+#include "transport-rdma/rdma.h"
+#endif
 
 _Static_assert(HF_SESSION_BYTES == HF_TCP_SESSION_BYTES, "one session identifier");
 
@@ -24,16 +27,16 @@ static struct hf_tcp_options tcp_options(const struct hf_link_options *options)
 				       .release = options->release};
 }
 
-static int choose_session(struct hf_tcp_options *wanted, const char *uri,
+static int choose_session(uint8_t session[static HF_SESSION_BYTES], uint64_t *epoch, const char *uri,
 			  const struct hf_link_options *options, struct hf_err *err)
 {
 	if (options->session) {
-		memcpy(wanted->session, options->session, sizeof(wanted->session));
-		wanted->epoch = options->epoch;
+		memcpy(session, options->session, HF_SESSION_BYTES);
+		*epoch = options->epoch;
 		return 0;
 	}
-	wanted->epoch = 1;
-	if (getrandom(wanted->session, sizeof(wanted->session), 0) != (ssize_t)sizeof(wanted->session))
+	*epoch = 1;
+	if (getrandom(session, HF_SESSION_BYTES, 0) != HF_SESSION_BYTES)
 		return hf_err_set(err, HF_ERR_LOCAL, EIO, "%s: no random bytes for the session id", uri);
 	return 0;
 }
@@ -42,7 +45,7 @@ static int tcp_connect(void **link, const char *uri, const struct hf_link_option
 		       struct hf_err *err)
 {
 	struct hf_tcp_options wanted = tcp_options(options);
-	int result = choose_session(&wanted, uri, options, err);
+	int result = choose_session(wanted.session, &wanted.epoch, uri, options, err);
 	if (result)
 		return result;
 	struct hf_tcp *tcp = NULL;
@@ -130,9 +133,146 @@ static void tcp_close(void *link)
 	.session = tcp_session, .transport = tcp_transport, .start = tcp_start, .flush = tcp_flush,          \
 	.close = tcp_close
 
+#ifdef HF_RDMA
+
+static struct hf_rdma_options rdma_options(const struct hf_link_options *options)
+{
+	return (struct hf_rdma_options){.channels = {options->channels, options->channels},
+					.timeout_ms = options->timeout_ms,
+					.check = options->check};
+}
+
+static int rdma_connect(void **link, const char *uri, const struct hf_link_options *options,
+			struct hf_err *err)
+{
+	struct hf_rdma_options wanted = rdma_options(options);
+	struct hf_rdma *rdma = NULL;
+	/* Rounds are over when a session is continued. */
+	if (options->release || (options->precopy && !options->session))
+		return hf_err_set(
+		    err, HF_ERR_LOCAL, EOPNOTSUPP,
+		    "%s: %s cannot be had over rdma:, which reads memory that the adapter holds; "
+		    "leave it out or use tcp:",
+		    uri, options->release ? "--release-ram" : "--precopy");
+	int result = choose_session(wanted.session, &wanted.epoch, uri, options, err);
+	if (!result)
+		result = hf_rdma_connect(&rdma, uri, &wanted, err);
+	if (!result)
+		*link = rdma;
+	return result;
+}
+
+static int rdma_listen(void **listener, const char *uri, const struct hf_link_options *options,
+		       struct hf_err *err)
+{
+	struct hf_rdma_options wanted = rdma_options(options);
+	struct hf_rdma_listener *rdma = NULL;
+	int result = hf_rdma_listen(&rdma, uri, &wanted, err);
+	if (!result)
+		*listener = rdma;
+	return result;
+}
+
+static const char *rdma_listener_uri(const void *listener)
+{
+	return hf_rdma_listener_uri(listener);
+}
+
+static int rdma_listener_fd(const void *listener)
+{
+	return hf_rdma_listener_fd(listener);
+}
+
+static int rdma_accept(void *listener, void **link, struct hf_err *err)
+{
+	struct hf_rdma *rdma = NULL;
+	int result = hf_rdma_accept(listener, &rdma, err);
+	if (!result)
+		*link = rdma;
+	return result;
+}
+
+static void rdma_expect(void *listener, const uint8_t *session, uint64_t epoch_min)
+{
+	hf_rdma_listener_expect(listener, session, epoch_min);
+}
+
+static void rdma_listener_close(void *listener)
+{
+	hf_rdma_listener_close(listener);
+}
+
+static const struct hf_link_info *rdma_info(const void *link)
+{
+	return hf_rdma_info(link);
+}
+
+static const uint8_t *rdma_session(const void *link)
+{
+	return hf_rdma_session(link);
+}
+
+static struct hf_transport rdma_transport(void *link)
+{
+	return hf_rdma_transport(link);
+}
+
+static int rdma_start(void *link, const struct hf_transport_events *events, void *engine, struct hf_err *err)
+{
+	return hf_rdma_start(link, events, engine, err);
+}
+
+static int rdma_flush(void *link, uint32_t timeout_ms)
+{
+	return hf_rdma_flush(link, timeout_ms);
+}
+
+static void rdma_close(void *link)
+{
+	hf_rdma_close(link);
+}
+
+static int rdma_lend(void *link, const struct hf_lent_range *ranges, uint32_t count, bool wait,
+		     struct hf_err *err)
+{
+	return hf_rdma_lend(link, ranges, count, wait, err);
+}
+
+static void rdma_shutdown(void *link)
+{
+	hf_rdma_shutdown(link, NULL);
+}
+
+static uint64_t rdma_lent_ns(const void *link)
+{
+	return hf_rdma_registration_ns(link);
+}
+
+#endif
+
 static const struct hf_scheme schemes[] = {
     {.name = "tcp", STREAM_SOCKETS},
     {.name = "unix", STREAM_SOCKETS},
+#ifdef HF_RDMA
+    {.name = "rdma",
+     .check_uri = hf_rdma_check_uri,
+     .connect = rdma_connect,
+     .listen = rdma_listen,
+     .listener_uri = rdma_listener_uri,
+     .listener_fd = rdma_listener_fd,
+     .accept = rdma_accept,
+     .expect = rdma_expect,
+     .listener_close = rdma_listener_close,
+     .info = rdma_info,
+     .session = rdma_session,
+     .transport = rdma_transport,
+     .start = rdma_start,
+     .flush = rdma_flush,
+     .close = rdma_close,
+     .lend = rdma_lend,
+     .lent_ns = rdma_lent_ns,
+     .shutdown = rdma_shutdown},
+#endif
 };
 
 #define SCHEMES (sizeof(schemes) / sizeof(schemes[0]))

@@ -51,6 +51,15 @@ struct hf_scheme {
 	int (*start)(void *link, const struct hf_transport_events *events, void *engine, struct hf_err *err);
 	int (*flush)(void *link, uint32_t timeout_ms);
 	void (*close)(void *link); /* joins its threads; NULL is fine */
+	/*
+	 * NULL: the transport needs no memory lent. Else, once a link: on the source before start, block i is
+	 * ranges[i]; on the destination when the landings are there, in any thread. `wait`: until both sides
+	 * have made it ready.
+	 */
+	int (*lend)(void *link, const struct hf_lent_range *ranges, uint32_t count, bool wait,
+		    struct hf_err *err);
+	uint64_t (*lent_ns)(const void *link); /* how long that took on this side; NULL as lend */
+	void (*shutdown)(void *link); /* makes it go down, which ends a lend() that waits; NULL as lend */
 };
 
 /* The transport of a URI whose form has been checked. -EINVAL with the schemes there are. */

@@ -22,6 +22,7 @@
 #include "core/err.h"
 #include "core/memory.h"
 #include "core/ramblock.h"
+#include "core/transport.h"
 #include "hugemem/attach_client.h"
 #include "hugemem/vmm_identity.h"
 
@@ -114,6 +115,12 @@ const char *hf_incoming_memory_reason(const struct hf_incoming_memory *memory);
  * thread.
  */
 bool hf_incoming_memory_touched(const struct hf_incoming_memory *memory);
+/*
+ * The memory that landings lie in, for a link that must know it: one range a block (continue), or the staging
+ * slots. Valid from ready() on, until destroy. Returns how many; at most HF_RAMBLOCKS_MAX.
+ */
+uint32_t hf_incoming_memory_landings(const struct hf_incoming_memory *memory,
+				     struct hf_lent_range ranges[static HF_RAMBLOCKS_MAX]);
 /* Starts the worker threads; engine is passed to the callbacks. */
 int hf_incoming_memory_start(struct hf_incoming_memory *memory, void *engine, struct hf_err *err);
 /* Stops and joins all threads. Does not unregister: missing pages stay missing. */
@@ -140,17 +147,27 @@ int hf_outgoing_memory_create(struct hf_outgoing_memory **out, pid_t vmm_pid,
 			      struct hf_ramblocks *blocks, struct hf_err *err);
 struct hf_source_memory hf_outgoing_memory_port(struct hf_outgoing_memory *memory);
 /*
- * Makes the port able to give pages back, or says why that would be unsound here. begin() is called before
+ * Makes the port able to give pages back, or says why that would be unsound here. own_tracking: whoever
+ * tracks the VM's writes is the caller, and asks for none once a page is given back. begin() is called before
  * the first page goes, by the thread that gives it back; if it fails the page stays, and the next try calls
  * again.
  */
-int hf_outgoing_memory_allow_release(struct hf_outgoing_memory *memory, int (*begin)(void *, struct hf_err *),
-				     void *opaque, struct hf_err *err);
+int hf_outgoing_memory_allow_release(struct hf_outgoing_memory *memory, bool own_tracking,
+				     int (*begin)(void *, struct hf_err *), void *opaque, struct hf_err *err);
 /* Starts the thread that gives pages back; work() is hf_source_release_work() of the engine. */
 int hf_outgoing_memory_start_release(struct hf_outgoing_memory *memory, bool (*work)(void *engine),
 				     void *engine, struct hf_err *err);
 /* Joins it. Nothing is given back any more. Harmless where none was started. */
 void hf_outgoing_memory_stop_release(struct hf_outgoing_memory *memory);
+/*
+ * For a link whose adapter reads the memory by itself: range i is block i, mapped so that it can be
+ * registered. Registering allocates every page that is not there. So which pages exist is looked up before,
+ * and from then on presence is that and what the VMM has mapped since; unless another process maps the memory
+ * too, whose pages could not be told from those that were allocated: then all are present. The ranges are
+ * valid until destroy; asking again gives the same. Not for memory of which pages are given back.
+ */
+int hf_outgoing_memory_lend(struct hf_outgoing_memory *memory,
+			    struct hf_lent_range ranges[static HF_RAMBLOCKS_MAX], struct hf_err *err);
 /*
  * The VM is elsewhere and its VMM has ended: gives every page of the RAM files back to the host. A VMM that
  * was killed leaves its files.

@@ -477,6 +477,20 @@ const char *hf_incoming_memory_reason(const struct hf_incoming_memory *memory)
 	return memory->reason;
 }
 
+uint32_t hf_incoming_memory_landings(const struct hf_incoming_memory *memory,
+				     struct hf_lent_range ranges[static HF_RAMBLOCKS_MAX])
+{
+	uint32_t count = 0;
+
+	if (memory->staging)
+		ranges[count++] = (struct hf_lent_range){memory->staging, memory->staging_bytes};
+	for (uint32_t block = 0; memory->alias && block < memory->blocks.count; block++)
+		if (memory->alias[block])
+			ranges[count++] = (struct hf_lent_range){memory->alias[block],
+								 memory->blocks.blocks[block].length_bytes};
+	return count;
+}
+
 bool hf_incoming_memory_touched(const struct hf_incoming_memory *memory)
 {
 	return atomic_load(&memory->touched);

@@ -13,6 +13,11 @@
  * hole and reach the destination as zeros, so presence() then looks again (the VMM may have discarded pages
  * meanwhile) and fails in the end.
  *
+ * Memory that is lent to a network adapter is all there: registering allocates holes. Which pages existed was
+ * looked up before (`existed`), and a page the VMM has touched since is in its page tables: of such a page it
+ * must not let go until it stands still, other than by giving it back to the host, which is how VMMs discard
+ * huge pages.
+ *
  * The RAM file must be the one the VMM has mapped shared: device and inode are compared with /proc/PID/smaps.
  * It may be mapped in pieces, at several offsets.
  */
@@ -49,11 +54,14 @@ struct outgoing_block {
 	struct piece *pieces;
 	size_t piece_count;
 	bool tracks_writes; /* the VMM's mapping is registered for it */
+	uint8_t *lent;	    /* the mapping for an adapter; NULL: never asked for */
+	uint8_t *existed;   /* the pages of then; NULL: cannot be told from those allocated since */
 };
 
 struct hf_outgoing_memory {
 	/* Set at creation, constant. */
 	int pagemap_fd; /* of the VMM */
+	pid_t vmm_pid;
 	struct hf_ramblocks blocks;
 	struct outgoing_block *block; /* one a block */
 	uint32_t count;
@@ -217,6 +225,59 @@ static int look(const struct hf_outgoing_memory *memory, uint32_t block, uint8_t
 	return result;
 }
 
+static void count_mapped(void *opaque, uint64_t start, uint64_t end)
+{
+	*(uint64_t *)opaque += end - start;
+}
+
+/*
+ * A page that was given back to the host while an adapter had it lives on for the adapter alone, which would
+ * read what it was before. It has left this process's page tables, where registering had put every page.
+ */
+static int check_still_whole(const struct hf_outgoing_memory *memory, uint32_t block, struct hf_err *err)
+{
+	const struct hf_ramblock *ramblock = &memory->blocks.blocks[block];
+	uint64_t start = (uintptr_t)memory->block[block].lent, mapped_bytes = 0;
+	int pagemap_fd = -1;
+
+	int result = hf_vmm_pagemap_open(getpid(), &pagemap_fd, err);
+	if (result)
+		return result;
+	result = hf_vmm_pages_mapped(pagemap_fd, start, start + ramblock->length_bytes,
+				     ramblock->page_size_bytes, count_mapped, &mapped_bytes);
+	close(pagemap_fd);
+	if (result)
+		return hf_err_set(err, HF_ERR_LOCAL, -result,
+				  "block '%s': cannot read this program's pagemap: %s", ramblock->idstr,
+				  strerror(-result));
+	if (mapped_bytes == ramblock->length_bytes)
+		return 0;
+	return hf_err_set(err, HF_ERR_LOCAL, ESTALE,
+			  "block '%s': %" PRIu64
+			  " pages were given back to the host after the network adapter had got them, which "
+			  "would read what they were before; keep the balloon still (free page reporting, "
+			  "virtio-mem), or use another transport",
+			  ramblock->idstr,
+			  (ramblock->length_bytes - mapped_bytes) / ramblock->page_size_bytes);
+}
+
+/* Of lent memory: what existed before, and what the VMM has mapped. */
+static int look_since(const struct hf_outgoing_memory *memory, uint32_t block, uint8_t *bitmap,
+		      struct hf_err *err)
+{
+	const struct hf_ramblock *ramblock = &memory->blocks.blocks[block];
+	uint64_t mapped = 0;
+
+	int result = find_mapped(memory, block, bitmap, &mapped);
+	if (result)
+		return hf_err_set(err, HF_ERR_LOCAL, -result,
+				  "block '%s': cannot read which pages the VMM has: %s", ramblock->idstr,
+				  strerror(-result));
+	for (size_t i = 0; i < ((size_t)ramblock->pages + 7) / 8; i++)
+		bitmap[i] |= memory->block[block].existed[i];
+	return 0;
+}
+
 static int op_presence(void *self, uint32_t block, uint8_t *bitmap, size_t bitmap_bytes, struct hf_err *err)
 {
 	const struct hf_outgoing_memory *memory = self;
@@ -228,12 +289,19 @@ static int op_presence(void *self, uint32_t block, uint8_t *bitmap, size_t bitma
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
 				  "block '%s': a presence bitmap has %zu bytes, not %zu",
 				  memory->blocks.blocks[block].idstr, needed_bytes, bitmap_bytes);
+	if (memory->block[block].lent) {
+		result = check_still_whole(memory, block, err);
+		if (result)
+			return result;
+		result = -EAGAIN;
+	}
 	uint8_t *found = malloc(needed_bytes);
 	if (!found)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
 	for (int looks = 0; looks < PRESENCE_LOOKS_MAX && result == -EAGAIN; looks++) {
 		memset(found, 0, needed_bytes);
-		result = look(memory, block, found, &why);
+		result = memory->block[block].existed ? look_since(memory, block, found, &why)
+						      : look(memory, block, found, &why);
 	}
 	if (result == 0)
 		memcpy(bitmap, found, needed_bytes);
@@ -433,6 +501,7 @@ int hf_outgoing_memory_create(struct hf_outgoing_memory **out, pid_t vmm_pid,
 	if (!memory)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
 	memory->pagemap_fd = -1;
+	memory->vmm_pid = vmm_pid;
 	hf_ramblocks_init(&memory->blocks);
 	int result = add_blocks(memory, vmm_pid, regions, count, err);
 	if (result == 0)
@@ -453,13 +522,14 @@ struct hf_source_memory hf_outgoing_memory_port(struct hf_outgoing_memory *memor
 /* ---- giving pages back ---- */
 
 /*
- * The place for every registration under which a punched hole is unsound. Write tracking never shows a hole
- * as written; a device that has the memory registered goes on with the page that was there.
+ * The place for every registration under which a punched hole is unsound. Write tracking
+ * that somebody else lives on never shows a hole as written; a device that has the memory registered goes on
+ * with the page that was there.
  */
-static int check_releasable(const struct hf_outgoing_memory *memory, struct hf_err *err)
+static int check_releasable(const struct hf_outgoing_memory *memory, bool own_tracking, struct hf_err *err)
 {
 	for (uint32_t block = 0; block < memory->count; block++)
-		if (memory->block[block].tracks_writes)
+		if (memory->block[block].tracks_writes && !own_tracking)
 			return hf_err_set(
 			    err, HF_ERR_LOCAL, EBUSY,
 			    "block '%s': the VMM's memory is registered for write tracking, which does not "
@@ -469,10 +539,10 @@ static int check_releasable(const struct hf_outgoing_memory *memory, struct hf_e
 	return 0;
 }
 
-int hf_outgoing_memory_allow_release(struct hf_outgoing_memory *memory, int (*begin)(void *, struct hf_err *),
-				     void *opaque, struct hf_err *err)
+int hf_outgoing_memory_allow_release(struct hf_outgoing_memory *memory, bool own_tracking,
+				     int (*begin)(void *, struct hf_err *), void *opaque, struct hf_err *err)
 {
-	int result = check_releasable(memory, err);
+	int result = check_releasable(memory, own_tracking, err);
 	if (result == 0)
 		result = hf_release_worker_create(&memory->releaser, begin, opaque, err);
 	for (uint32_t block = 0; block < memory->count && result == 0; block++) {
@@ -495,8 +565,91 @@ void hf_outgoing_memory_stop_release(struct hf_outgoing_memory *memory)
 		hf_release_worker_stop(memory->releaser);
 }
 
+/* ---- lending to an adapter ---- */
+
+static int map_to_lend(const struct hf_outgoing_memory *memory, uint32_t block, uint8_t **mapping,
+		       struct hf_err *err)
+{
+	uint64_t length_bytes = memory->block[block].length_bytes;
+	int fd = hf_ram_file_reopen(memory->block[block].fd, err);
+	if (fd < 0)
+		return fd;
+	/* Writable: older kernels register no other mapping. Nothing is reserved that the VMM has not. */
+	void *address = mmap(NULL, length_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	int errnum = errno;
+	close(fd);
+	if (address == MAP_FAILED)
+		return hf_err_set(err, HF_ERR_LOCAL, errnum, "cannot map its RAM file to lend it: %s",
+				  strerror(errnum));
+	madvise(address, length_bytes, MADV_DONTFORK);
+	*mapping = address;
+	return 0;
+}
+
+static int note_existing(struct hf_outgoing_memory *memory, uint32_t block, struct hf_err *err)
+{
+	const struct outgoing_block *of = &memory->block[block];
+	size_t bytes = ((size_t)memory->blocks.blocks[block].pages + 7) / 8;
+	struct stat file;
+
+	if (fstat(of->fd, &file))
+		return hf_err_set(err, HF_ERR_LOCAL, errno, "its RAM file: %s", strerror(errno));
+	int shared = hf_file_mapped_by_others(&file, memory->vmm_pid);
+	if (shared < 0)
+		return hf_err_set(err, HF_ERR_LOCAL, -shared, "cannot see who else maps its RAM file: %s",
+				  strerror(-shared));
+	if (shared)
+		return 0;
+	uint8_t *existed = calloc(1, bytes);
+	if (!existed)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
+	int result = op_presence(memory, block, existed, bytes, err);
+	if (result)
+		free(existed);
+	else
+		memory->block[block].existed = existed;
+	return result;
+}
+
+static int lend_block(struct hf_outgoing_memory *memory, uint32_t block, struct hf_err *err)
+{
+	struct outgoing_block *lent = &memory->block[block];
+	uint8_t *mapping = NULL;
+
+	if (lent->lent)
+		return 0;
+	int result = note_existing(memory, block, err);
+	if (result == 0)
+		result = map_to_lend(memory, block, &mapping, err);
+	if (result)
+		hf_err_prefix(err, "block '%s'", memory->blocks.blocks[block].idstr);
+	else
+		lent->lent = mapping;
+	return result;
+}
+
+int hf_outgoing_memory_lend(struct hf_outgoing_memory *memory,
+			    struct hf_lent_range ranges[static HF_RAMBLOCKS_MAX], struct hf_err *err)
+{
+	if (memory->releaser)
+		return hf_err_set(err, HF_ERR_LOCAL, EBUSY,
+				  "memory of which pages are given back cannot be lent to a network adapter, "
+				  "which would go on with pages that are gone");
+	for (uint32_t block = 0; block < memory->count; block++) {
+		int result = lend_block(memory, block, err);
+		if (result)
+			return result;
+		ranges[block] =
+		    (struct hf_lent_range){memory->block[block].lent, memory->block[block].length_bytes};
+	}
+	return 0;
+}
+
 static void free_block(struct outgoing_block *block)
 {
+	if (block->lent)
+		munmap(block->lent, block->length_bytes);
+	free(block->existed);
 	if (block->address)
 		munmap(block->address, block->length_bytes);
 	if (block->fd >= 0)

@@ -94,9 +94,26 @@ static int op_harvest(void *self, uint32_t block, uint8_t *dirtied, uint8_t *hol
 	return find_holes(memory, block, dirtied, holes, err);
 }
 
+/* Pages go when the VM is surely elsewhere: no harvest follows that would have to see the holes. */
+static int op_release(void *self, uint32_t block, uint64_t first_page, uint32_t pages, struct hf_err *err)
+{
+	const struct hf_source_memory *below = &((struct hf_precopy_memory *)self)->below;
+
+	return below->ops->release(below->self, block, first_page, pages, err);
+}
+
+static void op_kick_release(void *self)
+{
+	const struct hf_source_memory *below = &((struct hf_precopy_memory *)self)->below;
+
+	below->ops->kick_release(below->self);
+}
+
 static const struct hf_source_memory_ops precopy_ops = {
     .chunk = op_chunk,
     .presence = op_presence,
+    .release = op_release,
+    .kick_release = op_kick_release,
     .harvest = op_harvest,
 };
 
@@ -113,7 +130,7 @@ static int find_regions(struct hf_precopy_memory *memory, const struct hf_ramblo
 	uint32_t count;
 	const struct hf_attached_region *regions = hf_attach_client_regions(memory->client, &count);
 
-	memory->regions = calloc(blocks->count + 1, sizeof(*memory->regions));
+	memory->regions = calloc(blocks->count + 1, sizeof(const struct hf_attached_region *));
 	if (!memory->regions)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
 	memory->count = blocks->count;

@@ -16,6 +16,8 @@
  */
 #include "hugemem/residency.h"
 
+#include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -154,6 +156,41 @@ void hf_vmm_mappings_free(struct hf_vmm_mappings *mappings)
 bool hf_vmm_mapping_is_of(const struct hf_vmm_mapping *mapping, const struct stat *file)
 {
 	return mapping->device == file->st_dev && mapping->inode == file->st_ino;
+}
+
+/* 1, 0; a process that has ended meanwhile has nothing mapped, one that may not be looked into may have. */
+static int process_maps(pid_t pid, const struct stat *file)
+{
+	char path[64];
+	struct hf_vmm_mappings mappings = {0};
+
+	snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
+	FILE *maps = fopen(path, "re");
+	if (!maps)
+		return errno == EACCES || errno == EPERM ? 1 : errno == ENOENT || errno == ESRCH ? 0 : -errno;
+	int result = read_mappings(maps, &mappings);
+	fclose(maps);
+	for (size_t i = 0; i < mappings.count && result == 0; i++)
+		result = hf_vmm_mapping_is_of(&mappings.list[i], file);
+	hf_vmm_mappings_free(&mappings);
+	return result == -EIO ? 0 : result;
+}
+
+int hf_file_mapped_by_others(const struct stat *file, pid_t vmm_pid)
+{
+	DIR *processes = opendir("/proc");
+	const struct dirent *entry;
+	int result = 0;
+
+	if (!processes)
+		return -errno;
+	while (result == 0 && (entry = readdir(processes))) {
+		pid_t pid = isdigit((unsigned char)entry->d_name[0]) ? (pid_t)atoi(entry->d_name) : 0;
+		if (pid && pid != vmm_pid && pid != getpid())
+			result = process_maps(pid, file);
+	}
+	closedir(processes);
+	return result;
 }
 
 int hf_vmm_pagemap_open(pid_t pid, int *pagemap_fd, struct hf_err *err)

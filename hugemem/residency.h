@@ -44,6 +44,12 @@ void hf_vmm_mappings_free(struct hf_vmm_mappings *mappings);
 /* Is this a mapping of that file? */
 bool hf_vmm_mapping_is_of(const struct hf_vmm_mapping *mapping, const struct stat *file);
 
+/*
+ * Has any process but this one and the VMM the file mapped, or may it have? 1 or 0; one look at every process
+ * there is.
+ */
+int hf_file_mapped_by_others(const struct stat *file, pid_t vmm_pid);
+
 /* A descriptor that stays bound to the process as it is now, also when its pid is taken by another. */
 int hf_vmm_pagemap_open(pid_t pid, int *pagemap_fd, struct hf_err *err);
 /*

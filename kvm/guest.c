@@ -66,6 +66,10 @@ static int check_config(const struct hf_guest_config *config, struct hf_err *err
 				  config->vcpus, HF_GUEST_VCPUS_MAX);
 	if (config->write_percent > 100 || config->fill_percent > 100)
 		return refuse(err, "shares are 0 to 100 percent");
+	if (config->pace_steps_per_s > HF_GUEST_PACE_MAX)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
+				  "guest: a pace of %" PRIu32 " steps a second; at most %u are possible",
+				  config->pace_steps_per_s, HF_GUEST_PACE_MAX);
 	if (page_size < PAGE_SIZE_MIN || (page_size & (page_size - 1)) || page_size > HF_PAGE_SIZE_MAX_BYTES)
 		return refuse(err, "the page size must be a power of two of at least 2 MiB");
 	if (!config->memory_bytes || config->memory_bytes % page_size ||
@@ -90,6 +94,7 @@ int hf_guest_header_make(struct hf_guest_header *out, const struct hf_guest_conf
 	    .write_percent = config->write_percent,
 	    .fill_percent = config->fill_percent,
 	    .seed = config->seed,
+	    .pace_steps_per_s = config->pace_steps_per_s,
 	    .pages = config->memory_bytes / config->page_size_bytes,
 	};
 	uint64_t parts = 1;
@@ -133,6 +138,8 @@ int hf_guest_header_read(struct hf_guest_header *out, const void *memory, uint64
 	    .memory_bytes = found.memory_bytes,
 	    .page_size_bytes = found.page_size_bytes,
 	    .seed = found.seed,
+	    .pace_steps_per_s =
+		found.pace_steps_per_s <= HF_GUEST_PACE_MAX ? (uint32_t)found.pace_steps_per_s : UINT32_MAX,
 	};
 	if (found.memory_bytes != memory_bytes || hf_guest_header_make(&made, &config, NULL) ||
 	    memcmp(&found, &made, sizeof(found)))

@@ -20,13 +20,16 @@
 
 #include "core/err.h"
 
+#define HF_GUEST_PACE_MAX 10000u
+
 enum hf_guest_pattern { HF_GUEST_SEQUENTIAL = 0, HF_GUEST_RANDOM, HF_GUEST_HOT };
 
 struct hf_guest_config {
 	enum hf_guest_pattern pattern;
 	uint32_t vcpus;
-	uint32_t write_percent; /* 0..100: share of visits that write */
-	uint32_t fill_percent;	/* 0..100: share of memory that exists at start; the rest stays holes */
+	uint32_t write_percent;	   /* 0..100: share of visits that write */
+	uint32_t fill_percent;	   /* 0..100: share of memory that exists at start; the rest stays holes */
+	uint32_t pace_steps_per_s; /* of each vCPU, at most; 0: as fast as it can */
 	uint64_t memory_bytes;
 	uint64_t page_size_bytes;
 	uint64_t seed;

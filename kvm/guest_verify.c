@@ -10,7 +10,7 @@
  *     sum of a ledger    = writes of its vCPU
  *     visits + skips     = step
  *     memory errors     <= skips
- *     port reads         = one in HF_GUEST_PORT_STEPS steps
+ *     port reads         = one in HF_GUEST_PORT_STEPS steps, or in each
  *     every count        carries its seal
  *
  * A vCPU may have been stopped between two stores of step number `step`. Stores come in a fixed order, so
@@ -124,8 +124,9 @@ static void check_counts(struct verifier *verifier, uint64_t vcpu, uint64_t base
 	uint64_t port_reads = STATUS_COUNT(port_reads);
 	uint64_t ended = visits + STATUS_COUNT(skips) - step;
 	uint64_t unwritten = ledger_sum(verifier, vcpu) - writes;
-	uint64_t reads = (step + HF_GUEST_PORT_STEPS - 1) / HF_GUEST_PORT_STEPS;
-	bool may_read = step % HF_GUEST_PORT_STEPS == 0;
+	uint64_t port_steps = verifier->header->pace_steps_per_s ? 1 : HF_GUEST_PORT_STEPS;
+	uint64_t reads = (step + port_steps - 1) / port_steps;
+	bool may_read = hf_guest_step_reads_port(verifier->header, step);
 	uint64_t writing = page_being_written(verifier->header, vcpu, step);
 	bool lags = unwritten == 1 && !ended && writing != UINT64_MAX;
 

@@ -223,7 +223,7 @@ static void urgent_page(struct hf_benchmark *benchmark, const void *shape)
 struct share {
 	struct hf_moving_fault waits[WAITING_THREADS];
 	struct hf_moving_counts start;
-	double behind_max_chunks;
+	struct samples behind_chunks; /* after each batch; below zero: ahead */
 };
 
 /* A thread has its page, and faults on the next at once: the others wait meanwhile. */
@@ -257,9 +257,7 @@ static void note_share(struct run *run, struct share *share)
 	double urgent = (double)posted_since(&share->start, &now, HF_FETCH_URGENT);
 	double background = (double)posted_since(&share->start, &now, HF_FETCH_BACKGROUND);
 	double due = (urgent + background) * HF_SCHEDULE_SHARE_DEFAULT_PERCENT / 100;
-	double behind_chunks = (due - background) / CHUNK_BYTES;
-	if (behind_chunks > share->behind_max_chunks)
-		share->behind_max_chunks = behind_chunks;
+	add_sample(&share->behind_chunks, (due - background) / CHUNK_BYTES);
 	hf_benchmark_counter(run->benchmark, "share_percent", 100 * background / (urgent + background));
 	hf_benchmark_counter(run->benchmark, "posted_chunks", (urgent + background) / CHUNK_BYTES);
 }
@@ -288,8 +286,10 @@ static void background_share(struct hf_benchmark *benchmark, const void *shape)
 	while (good && hf_benchmark_next(benchmark))
 		good = batch(&run, &share);
 	hf_benchmark_counter(benchmark, "share_stated_percent", HF_SCHEDULE_SHARE_DEFAULT_PERCENT);
-	hf_benchmark_counter(benchmark, "behind_max_chunks", share.behind_max_chunks);
+	hf_benchmark_counter(benchmark, "behind_p50_chunks", percentile(&share.behind_chunks, 50));
+	hf_benchmark_counter(benchmark, "behind_max_chunks", percentile(&share.behind_chunks, 100));
 	stop(&run);
+	free(share.behind_chunks.values);
 }
 
 int main(int argc, char **argv)

@@ -19,7 +19,6 @@
 #include "transport-tcp/listener.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
@@ -113,68 +112,6 @@ static void lose_session(struct acceptance *acceptance, int error_number, const 
 	acceptance->tcp = NULL;
 }
 
-static uint32_t smaller(uint32_t a, uint32_t b)
-{
-	return a < b ? a : b;
-}
-
-/* Is somebody awaited, and is it not him who says this hello? */
-static int check_expected(const struct hf_tcp_listener *listener, const struct hf_wire_hello *hello,
-			  uint64_t features, struct hf_err *err)
-{
-	bool expected = memcmp(hello->session, listener->session, sizeof(listener->session)) == 0;
-	if (listener->expects && (!expected || (features & HF_WIRE_FEATURE_CHECK)))
-		return hf_err_set(err, HF_ERR_PEER, EBUSY,
-				  "this host is in the middle of another migration, whose link was lost; ask "
-				  "again when that one has ended");
-	return 0;
-}
-
-/* May this hello continue a session here, if it means to? */
-static int check_epoch(const struct hf_tcp_listener *listener, const struct hf_wire_hello *hello,
-		       uint64_t features, struct hf_err *err)
-{
-	if (listener->expects && hello->epoch <= listener->epoch_min)
-		return hf_err_set(err, HF_ERR_PEER, ESTALE,
-				  "connection %" PRIu64 " of this migration comes too late: number %" PRIu64
-				  " has been here before it",
-				  hello->epoch, listener->epoch_min);
-	if (hello->epoch > 1 && !listener->expects)
-		return hf_err_set(err, HF_ERR_PEER, ESTALE,
-				  "nobody here waits for connection %" PRIu64
-				  " of that migration: it has ended here, or it never came as far",
-				  hello->epoch);
-	if (hello->epoch > 1 && !(features & HF_WIRE_FEATURE_RECOVER))
-		return hf_err_set(err, HF_ERR_PEER, EPROTO,
-				  "connection %" PRIu64
-				  " of a migration, from a source that cannot continue one",
-				  hello->epoch);
-	return 0;
-}
-
-/* What the two sides agree on; or the refusal. */
-static int settle_terms(const struct hf_tcp_listener *listener, const struct hf_wire_hello *hello,
-			struct hf_link_info *info, enum hf_wire_hello_status *refusal, struct hf_err *err)
-{
-	const uint32_t *ours = listener->options.channels;
-	*info = (struct hf_link_info){.epoch = hello->epoch};
-	*refusal = HF_WIRE_HELLO_VERSION;
-	int result = hf_wire_negotiate(hello, &info->version, &info->features, err);
-	if (!result) {
-		*refusal = HF_WIRE_HELLO_BUSY;
-		result = check_expected(listener, hello, info->features, err);
-	}
-	if (!result) {
-		*refusal = HF_WIRE_HELLO_SESSION;
-		result = check_epoch(listener, hello, info->features, err);
-	}
-	if (result)
-		return result;
-	for (int i = 0; i < HF_FETCH_CLASSES; i++)
-		info->channels[i] = smaller(ours[i], hello->channels_wanted[i]);
-	return 0;
-}
-
 static void open_session(struct acceptance *acceptance, struct guest *guest,
 			 const struct hf_wire_hello *hello)
 {
@@ -182,7 +119,7 @@ static void open_session(struct acceptance *acceptance, struct guest *guest,
 	struct hf_link_info info;
 	struct hf_tcp *tcp;
 	enum hf_wire_hello_status refusal;
-	int result = settle_terms(acceptance->listener, hello, &info, &refusal, &err);
+	int result = hf_opening_settle(&acceptance->listener->guard, hello, &info, &refusal, &err);
 	if (result) {
 		refuse(acceptance, guest, refusal, &err);
 		return;
@@ -207,13 +144,6 @@ static void open_session(struct acceptance *acceptance, struct guest *guest,
 		lose_session(acceptance, -result, "went away");
 }
 
-static bool same_session(const struct hf_wire_hello *control, const struct hf_wire_hello *page)
-{
-	return memcmp(page->session, control->session, sizeof(page->session)) == 0 &&
-	       page->epoch == control->epoch && page->version_min == control->version_min &&
-	       page->version_max == control->version_max && page->features == control->features;
-}
-
 /* The channel this hello is for, if it is awaited. */
 static struct page_channel *awaited_channel(const struct acceptance *acceptance,
 					    const struct hf_wire_hello *hello)
@@ -221,7 +151,7 @@ static struct page_channel *awaited_channel(const struct acceptance *acceptance,
 	struct hf_tcp *tcp = acceptance->tcp;
 	enum hf_fetch_class class =
 	    hello->channel == HF_WIRE_CHANNEL_URGENT ? HF_FETCH_URGENT : HF_FETCH_BACKGROUND;
-	if (!tcp || !same_session(&acceptance->hello, hello))
+	if (!tcp || !hf_opening_same_session(&acceptance->hello, hello))
 		return NULL;
 	for (uint32_t i = 0; i < tcp->channel_count; i++) {
 		struct page_channel *channel = &tcp->channels[i];

@@ -8,10 +8,6 @@
  * Every step ends at its own deadline (resolving a name is bounded by the resolver's). Nothing the listener
  * says is believed unchecked: it may be another program, another version, or broken. When any step fails the
  * whole connection is given up.
- *
- * Who continues a session (epoch above 1) tries until he succeeds or hears that it is in vain, so the class
- * of an error counts: see tcp.h. A listener that speaks no RECOVER would take him for somebody new, and is
- * left at once.
  */
 #include "transport-tcp/internal.h"
 
@@ -25,13 +21,14 @@
 #include <sys/time.h>
 #include <unistd.h>
 
-#include "core/text.h"
+#include "core/opening.h"
 
 struct opening {
 	const char *uri;
 	struct tcp_uri parsed;
 	struct tcp_address address; /* the one that answered */
 	struct hf_tcp_options options;
+	struct hf_opening_offer offer;
 	struct hf_link_info info;
 };
 
@@ -120,7 +117,7 @@ static int connect_first_tcp(struct opening *opening, int *fd, struct hf_err *er
 {
 	const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
 	struct addrinfo *found;
-	int failed = getaddrinfo(opening->parsed.host, opening->parsed.port, &hints, &found);
+	int failed = getaddrinfo(opening->parsed.address.host, opening->parsed.address.port, &hints, &found);
 	if (failed)
 		return hf_err_set(err, HF_ERR_LINK, EHOSTUNREACH, "%s: cannot resolve the host: %s",
 				  opening->uri, gai_strerror(failed));
@@ -171,36 +168,6 @@ static int explain_greeting(const struct opening *opening, int result, struct hf
 			  opening->uri, strerror(-result));
 }
 
-/*
- * Being busy passes. To a session that the destination knows, having accepted its control channel or at least
- * not having disowned it, every other trouble can pass too: it was out of memory, or gave this connection up
- * while its page channels were on their way.
- */
-static enum hf_err_class refusal_class(const struct opening *opening, enum hf_wire_channel channel,
-				       uint32_t status)
-{
-	if (status == HF_WIRE_HELLO_BUSY)
-		return HF_ERR_LINK;
-	bool in_vain = status == HF_WIRE_HELLO_VERSION ||
-		       (status == HF_WIRE_HELLO_SESSION && channel == HF_WIRE_CHANNEL_CONTROL);
-	return in_vain || opening->options.epoch == 1 ? HF_ERR_PEER : HF_ERR_LINK;
-}
-
-static int refused(const struct opening *opening, enum hf_wire_channel channel, uint32_t status,
-		   const uint8_t *text, size_t text_bytes, struct hf_err *err)
-{
-	char printable[HF_WIRE_TEXT_MAX_BYTES + 1];
-	int error_number = ECONNREFUSED;
-	if (status == HF_WIRE_HELLO_VERSION)
-		error_number = EPROTONOSUPPORT;
-	else if (status == HF_WIRE_HELLO_BUSY)
-		error_number = EBUSY;
-	hf_text_make_printable(text, text_bytes, printable, sizeof(printable));
-	return hf_err_set(err, refusal_class(opening, channel, status), error_number,
-			  "%s: the destination refused: %s", opening->uri,
-			  printable[0] ? printable : "(it gave no reason)");
-}
-
 /* The fixed part. A program that is not Hugeferry is told by its first bytes, however few it sends. */
 static int read_reply(const struct opening *opening, int fd, uint64_t deadline_ms,
 		      struct hf_wire_hello_reply *reply, struct hf_err *err)
@@ -249,7 +216,7 @@ static int read_accepted(const struct opening *opening, int fd, enum hf_wire_cha
 	// A refusal counts even when the connection breaks before its text has come.
 	size_t text_bytes = read_text(fd, text, reply->text_bytes, deadline_ms);
 	if (reply->status != HF_WIRE_HELLO_ACCEPTED)
-		return refused(opening, channel, reply->status, text, text_bytes, err);
+		return hf_opening_refused(&opening->offer, channel, reply->status, text, text_bytes, err);
 	if (text_bytes < reply->text_bytes)
 		return explain_greeting(opening, -ECONNRESET, err);
 	return 0;
@@ -270,107 +237,31 @@ static int greet(const struct opening *opening, int fd, const struct hf_wire_hel
 	return read_accepted(opening, fd, hello->channel, reply, err);
 }
 
-static uint64_t features_offered(const struct opening *opening)
-{
-	uint64_t features = HF_WIRE_FEATURES;
-	features &= ~(opening->options.check ? HF_WIRE_FEATURE_RECOVER : HF_WIRE_FEATURE_CHECK);
-	if (!opening->options.precopy || opening->options.check)
-		features &= ~HF_WIRE_FEATURE_PRECOPY;
-	if (!opening->options.release || opening->options.check)
-		features &= ~HF_WIRE_FEATURE_RELEASE;
-	return features;
-}
-
-static struct hf_wire_hello make_hello(const struct opening *opening, enum hf_wire_channel channel,
-				       uint32_t index)
-{
-	struct hf_wire_hello hello = {.version_min = HF_WIRE_VERSION_MIN,
-				      .version_max = HF_WIRE_VERSION_MAX,
-				      .features = features_offered(opening),
-				      .epoch = opening->options.epoch,
-				      .channel = channel,
-				      .index = index};
-	memcpy(hello.session, opening->options.session, sizeof(hello.session));
-	return hello;
-}
-
-static int check_terms(const struct opening *opening, const struct hf_wire_hello_reply *reply,
-		       struct hf_err *err)
-{
-	if (reply->features & ~features_offered(opening))
-		return hf_err_set(err, HF_ERR_PEER, EPROTO,
-				  "%s: the destination takes features %#llx; %#llx were offered",
-				  opening->uri, (unsigned long long)reply->features,
-				  (unsigned long long)features_offered(opening));
-	if (opening->options.epoch > 1 && !(reply->features & HF_WIRE_FEATURE_RECOVER))
-		return hf_err_set(err, HF_ERR_PEER, EOPNOTSUPP,
-				  "%s: what listens there cannot continue a migration; is the right "
-				  "destination running, and of the same release?",
-				  opening->uri);
-	for (int i = 0; i < HF_FETCH_CLASSES; i++)
-		if (!reply->channels[i] || reply->channels[i] > opening->options.channels[i])
-			return hf_err_set(err, HF_ERR_PEER, EPROTO,
-					  "%s: the destination wants %u %s channels; 1 to %u were offered",
-					  opening->uri, reply->channels[i],
-					  i == HF_FETCH_URGENT ? "urgent" : "background",
-					  opening->options.channels[i]);
-	return 0;
-}
-
-/* What the control channel settled holds for all channels; a page channel's answer only repeats it. */
-static int check_repeated(const struct opening *opening, const struct hf_wire_hello_reply *reply,
-			  struct hf_err *err)
-{
-	const struct hf_link_info *settled = &opening->info;
-	if (reply->version != settled->version || reply->features != settled->features)
-		return hf_err_set(
-		    err, HF_ERR_PEER, EPROTO,
-		    "%s: the destination answers a page channel with version %u, features %#llx; "
-		    "version %u, features %#llx were settled; one of the two programs is broken",
-		    opening->uri, reply->version, (unsigned long long)reply->features, settled->version,
-		    (unsigned long long)settled->features);
-	for (int i = 0; i < HF_FETCH_CLASSES; i++)
-		if (reply->channels[i])
-			return hf_err_set(err, HF_ERR_PEER, EPROTO,
-					  "%s: the destination answers a page channel with a number of "
-					  "channels; one of the two programs is broken",
-					  opening->uri);
-	return 0;
-}
-
 /* ---- opening ---------------------------------------------------------------------------------- */
 
 static int open_control(struct opening *opening, int *fd, struct hf_err *err)
 {
-	struct hf_wire_hello hello = make_hello(opening, HF_WIRE_CHANNEL_CONTROL, 0);
+	struct hf_wire_hello hello = hf_opening_hello(&opening->offer, HF_WIRE_CHANNEL_CONTROL, 0);
 	struct hf_wire_hello_reply reply = {0};
-	memcpy(hello.channels_wanted, opening->options.channels, sizeof(hello.channels_wanted));
 
 	int result = connect_first(opening, fd, err);
 	if (!result)
 		result = greet(opening, *fd, &hello, &reply, err);
-	if (!result)
-		result = check_terms(opening, &reply, err);
-	if (result)
-		return result;
-	opening->info = (struct hf_link_info){
-	    .epoch = opening->options.epoch, .version = reply.version, .features = reply.features};
-	memcpy(opening->info.channels, reply.channels, sizeof(opening->info.channels));
-	return 0;
+	return result ? result : hf_opening_take_terms(&opening->offer, &reply, &opening->info, err);
 }
 
 static int open_page_channel(const struct opening *opening, struct page_channel *channel, struct hf_err *err)
 {
 	enum hf_wire_channel kind =
 	    channel->class == HF_FETCH_URGENT ? HF_WIRE_CHANNEL_URGENT : HF_WIRE_CHANNEL_BACKGROUND;
-	struct hf_wire_hello hello = make_hello(opening, kind, channel->index);
+	struct hf_wire_hello hello = hf_opening_hello(&opening->offer, kind, channel->index);
 	struct hf_wire_hello_reply reply = {0};
 	int result = connect_address(&opening->address, opening->options.timeout_ms);
 	if (result < 0)
 		return explain_connect(opening, result, err);
 	channel->fd = result;
 	result = greet(opening, channel->fd, &hello, &reply, err);
-	return result ? result : check_repeated(opening, &reply, err);
+	return result ? result : hf_opening_check_repeated(&opening->offer, &opening->info, &reply, err);
 }
 
 static int check_connect(const char *uri, const struct hf_tcp_options *options, struct opening *opening,
@@ -383,14 +274,18 @@ static int check_connect(const char *uri, const struct hf_tcp_options *options, 
 		result = tcp_options_check(options, &opening->options, err);
 	if (result)
 		return result;
-	if (!opening->parsed.is_unix && (!opening->parsed.host[0] || !atoi(opening->parsed.port)))
+	if (!opening->parsed.is_unix &&
+	    (!opening->parsed.address.host[0] || !atoi(opening->parsed.address.port)))
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
 				  "'%s': to connect, host and port must be named; write tcp:HOST:PORT", uri);
-	if (!opening->options.epoch)
-		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "%s: the first connection's epoch is 1", uri);
-	if (opening->options.check && opening->options.epoch > 1)
-		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "%s: a check cannot be continued", uri);
-	return 0;
+	opening->offer = (struct hf_opening_offer){.uri = uri,
+						   .epoch = opening->options.epoch,
+						   .check = opening->options.check,
+						   .release = opening->options.release,
+						   .precopy = opening->options.precopy};
+	memcpy(opening->offer.session, opening->options.session, sizeof(opening->offer.session));
+	memcpy(opening->offer.channels, opening->options.channels, sizeof(opening->offer.channels));
+	return hf_opening_check_offer(&opening->offer, err);
 }
 
 int hf_tcp_connect(struct hf_tcp **out, const char *uri, const struct hf_tcp_options *options,

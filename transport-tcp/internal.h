@@ -22,6 +22,7 @@
 #include <sys/un.h>
 
 #include "core/err.h"
+#include "core/host_port.h"
 #include "core/lock.h"
 #include "core/transport.h"
 #include "core/wire.h"
@@ -40,8 +41,7 @@ _Static_assert(HF_TCP_SESSION_BYTES == HF_WIRE_SESSION_BYTES, "one session ident
 
 struct tcp_uri {
 	bool is_unix;
-	char host[256]; /* "" = any address, for listening only */
-	char port[6];
+	struct hf_host_port address; /* "" = any host, for listening only */
 	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
 };
 

@@ -78,9 +78,9 @@ static void take_bound_name(struct hf_tcp_listener *listener)
 static int listen_tcp(struct hf_tcp_listener *listener, struct hf_err *err)
 {
 	const struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV | AI_PASSIVE};
-	const char *host = listener->parsed.host[0] ? listener->parsed.host : NULL;
+	const char *host = listener->parsed.address.host[0] ? listener->parsed.address.host : NULL;
 	struct addrinfo *found;
-	int failed = getaddrinfo(host, listener->parsed.port, &hints, &found);
+	int failed = getaddrinfo(host, listener->parsed.address.port, &hints, &found);
 	if (failed)
 		return hf_err_set(err, HF_ERR_LOCAL, EADDRNOTAVAIL, "%s: cannot resolve the host: %s",
 				  listener->uri, gai_strerror(failed));
@@ -168,6 +168,8 @@ int hf_tcp_listen(struct hf_tcp_listener **out, const char *uri, const struct hf
 	if (!result)
 		result = tcp_options_check(options, &listener->options, err);
 	if (!result) {
+		memcpy(listener->guard.channels, listener->options.channels,
+		       sizeof(listener->guard.channels));
 		snprintf(listener->uri, sizeof(listener->uri), "%s", uri);
 		result = listener->parsed.is_unix ? listen_unix(listener, err) : listen_tcp(listener, err);
 	}
@@ -191,10 +193,7 @@ int hf_tcp_listener_fd(const struct hf_tcp_listener *listener)
 
 void hf_tcp_listener_expect(struct hf_tcp_listener *listener, const uint8_t *session, uint64_t epoch_min)
 {
-	listener->expects = session != NULL;
-	listener->epoch_min = epoch_min;
-	if (session)
-		memcpy(listener->session, session, sizeof(listener->session));
+	hf_opening_expect(&listener->guard, session, epoch_min);
 }
 
 void hf_tcp_listener_close(struct hf_tcp_listener *listener)

@@ -13,6 +13,7 @@
 
 #include <sys/types.h>
 
+#include "core/opening.h"
 #include "transport-tcp/internal.h"
 
 struct hf_tcp_listener {
@@ -20,9 +21,7 @@ struct hf_tcp_listener {
 	char uri[TCP_NAME_BYTES];
 	struct tcp_uri parsed;
 	struct hf_tcp_options options;
-	bool expects; /* only who continues this session */
-	uint8_t session[HF_TCP_SESSION_BYTES];
-	uint64_t epoch_min;
+	struct hf_opening_guard guard;
 	bool owns_file;
 	dev_t file_device; /* of the socket file; another one at that path is not ours to remove */
 	ino_t file_inode;

@@ -1,14 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Theory of operation: a URI comes from an operator or a QMP client and is checked for form before anything
- * touches the network. `tcp:HOST:PORT` splits at the last colon, so a bare IPv6 address would be
- * ambiguous: it must stand in brackets. An empty host means every address and makes sense for listening only.
- * Text that is not printable is never echoed into an error.
+ * touches the network; core/host_port.c knows how tcp: goes on.
  */
 #include "transport-tcp/internal.h"
 
 #include <arpa/inet.h>
-#include <ctype.h>
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -24,55 +21,14 @@ static bool starts_with(const char *text, const char *prefix)
 	return strncmp(text, prefix, strlen(prefix)) == 0;
 }
 
-static bool is_printable(const char *text)
-{
-	for (; *text; text++)
-		if ((unsigned char)*text < ' ' || *text == 0x7f)
-			return false;
-	return true;
-}
-
-static int bad_uri(const char *uri, const char *why, struct hf_err *err)
-{
-	if (!is_printable(uri))
-		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "the URI holds control characters");
-	return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "'%.200s': %s", uri, why);
-}
-
-static bool port_is_valid(const char *port)
-{
-	size_t digits = strspn(port, "0123456789");
-	return digits >= 1 && digits <= 5 && port[digits] == '\0' && atoi(port) <= 65535;
-}
-
 static int parse_tcp(const char *uri, struct tcp_uri *parsed, struct hf_err *err)
 {
-	const char *host = uri + strlen(tcp_prefix);
-	const char *colon = strrchr(host, ':');
-	if (!colon)
-		return bad_uri(uri, "no port; write tcp:HOST:PORT", err);
-	if (!port_is_valid(colon + 1))
-		return bad_uri(uri, "the port is not a number from 0 to 65535; write tcp:HOST:PORT", err);
-
-	size_t host_bytes = (size_t)(colon - host);
-	if (host[0] == '[') {
-		if (host_bytes < 3 || host[host_bytes - 1] != ']')
-			return bad_uri(uri, "an IPv6 address is written tcp:[ADDRESS]:PORT", err);
-		host++;
-		host_bytes -= 2;
-	} else if (memchr(host, ':', host_bytes)) {
-		return bad_uri(uri, "an IPv6 address needs brackets: tcp:[ADDRESS]:PORT", err);
-	}
-	if (host_bytes >= sizeof(parsed->host))
-		return bad_uri(uri, "the host name is too long", err);
-	for (size_t i = 0; i < host_bytes; i++)
-		if (!isgraph((unsigned char)host[i]) || strchr("/[]", host[i]))
-			return bad_uri(
-			    uri, "the host holds a character no host name has; write tcp:HOST:PORT", err);
-
+	struct hf_host_port address;
+	int result = hf_host_port_parse(uri, tcp_prefix, &address, err);
+	if (result)
+		return result;
 	memset(parsed, 0, sizeof(*parsed));
-	memcpy(parsed->host, host, host_bytes);
-	snprintf(parsed->port, sizeof(parsed->port), "%s", colon + 1);
+	parsed->address = address;
 	return 0;
 }
 
@@ -80,9 +36,10 @@ static int parse_unix(const char *uri, struct tcp_uri *parsed, struct hf_err *er
 {
 	const char *path = uri + strlen(unix_prefix);
 	if (!*path)
-		return bad_uri(uri, "no path; write unix:PATH", err);
+		return hf_uri_malformed(uri, "no path; write unix:PATH", err);
 	if (strlen(path) >= sizeof(parsed->path))
-		return bad_uri(uri, "the path is too long for a unix socket (107 bytes at most)", err);
+		return hf_uri_malformed(uri, "the path is too long for a unix socket (107 bytes at most)",
+					err);
 
 	memset(parsed, 0, sizeof(*parsed));
 	parsed->is_unix = true;
@@ -92,13 +49,13 @@ static int parse_unix(const char *uri, struct tcp_uri *parsed, struct hf_err *er
 
 int tcp_uri_parse(const char *uri, struct tcp_uri *parsed, struct hf_err *err)
 {
-	if (!is_printable(uri))
-		return bad_uri(uri, "", err);
+	if (!hf_uri_is_printable(uri))
+		return hf_uri_malformed(uri, "", err);
 	if (starts_with(uri, tcp_prefix))
 		return parse_tcp(uri, parsed, err);
 	if (starts_with(uri, unix_prefix))
 		return parse_unix(uri, parsed, err);
-	return bad_uri(uri, "neither tcp:HOST:PORT nor unix:PATH", err);
+	return hf_uri_malformed(uri, "neither tcp:HOST:PORT nor unix:PATH", err);
 }
 
 bool hf_tcp_handles(const char *uri)

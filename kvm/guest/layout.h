@@ -39,7 +39,7 @@
 #define HF_GUEST_MEMORY_MAX    (256ull << 30)
 #define HF_GUEST_VCPUS_MAX     64u
 #define HF_GUEST_PORT	       0x510 /* reading a u32 gives the number of reads of this vCPU so far */
-#define HF_GUEST_PORT_STEPS    256u  /* the guest reads the port once in so many steps */
+#define HF_GUEST_PORT_STEPS    256u  /* the guest reads the port once in so many steps, a paced one in each */
 #define HF_GUEST_HOLE_VISITS   64u   /* one in so many visits that would hit a hole does */
 
 struct hf_guest_header {
@@ -59,7 +59,8 @@ struct hf_guest_header {
 	uint64_t ledger_offset;
 	uint64_t system_bytes; /* end of the ledgers */
 	uint64_t part_bytes;   /* of a page, for each vCPU's slot */
-	uint64_t check;	       /* over the words before */
+	uint64_t pace_steps_per_s;
+	uint64_t check; /* over the words before */
 };
 
 /*
@@ -148,6 +149,15 @@ static inline uint64_t hf_guest_slot_word(const struct hf_guest_header *header, 
 					  uint64_t count)
 {
 	return hole && !count ? 0 : hf_guest_word(header->seed, address, count);
+}
+
+/*
+ * Does the step read the port? A paced guest does in each: the machine answers no sooner than the next step
+ * is due.
+ */
+static inline bool hf_guest_step_reads_port(const struct hf_guest_header *header, uint64_t step)
+{
+	return header->pace_steps_per_s || step % HF_GUEST_PORT_STEPS == 0;
 }
 
 /* The random number of a step. */

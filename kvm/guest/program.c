@@ -118,7 +118,7 @@ static inline void do_step(volatile struct hf_guest_status *status, const struct
 {
 	check_progress(status);
 	note_stall(status);
-	if (steps_done % HF_GUEST_PORT_STEPS == 0)
+	if (hf_guest_step_reads_port(header, steps_done))
 		read_port(status);
 	forget_registers();
 

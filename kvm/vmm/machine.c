@@ -29,6 +29,7 @@
 
 #include "core/devstate.h"
 #include "core/ramblock.h"
+#include "kvm/guest.h"
 #include "kvm/guest/layout.h"
 #include "kvm/vmm/vcpu.h"
 
@@ -151,6 +152,7 @@ static int make_vcpus(struct vmm_machine *machine, struct hf_err *err)
 		if (result)
 			return result;
 		machine->vcpus++;
+		vcpu->pace_steps_per_s = machine->config.pace_steps_per_s;
 		result = set_cpuid(machine, vcpu, err);
 		if (result)
 			return result;
@@ -291,6 +293,7 @@ static uint32_t kick_and_wait_locked(struct vmm_machine *machine, uint32_t timeo
 	control->run = false;
 	for (uint32_t i = 0; i < machine->vcpus; i++)
 		vmm_vcpu_kick(&machine->vcpu[i]);
+	hf_cond_broadcast(&control->changed); /* to those that wait for their pace */
 	while (first_running(machine) < machine->vcpus && !waited)
 		waited = hf_cond_wait_until(&control->changed, &control->lock, deadline_ns);
 	return first_running(machine);
@@ -392,15 +395,30 @@ static const struct hf_devstate_desc machine_desc = {
 
 struct port_object {
 	uint64_t reads;
+	uint64_t pace_steps_per_s;
 };
+
+static int check_port(void *object, uint32_t version, struct hf_err *err)
+{
+	const struct port_object *port = object;
+	(void)version;
+	if (port->pace_steps_per_s > HF_GUEST_PACE_MAX)
+		return hf_err_set(err, HF_ERR_PEER, EINVAL,
+				  "a pace of %" PRIu64 " steps a second; at most %u are possible",
+				  port->pace_steps_per_s, HF_GUEST_PACE_MAX);
+	return 0;
+}
 
 static const struct hf_devstate_desc port_desc = {
     .name = "port",
-    .version = 1,
+    .version = 2,
     .minimum_version = 1,
     .object_bytes = sizeof(struct port_object),
-    .fields = (const struct hf_devstate_field[]){HF_DEVSTATE_FIELD(struct port_object, reads),
-						 HF_DEVSTATE_FIELDS_END},
+    .fields =
+	(const struct hf_devstate_field[]){HF_DEVSTATE_FIELD(struct port_object, reads),
+					   HF_DEVSTATE_FIELD_SINCE(struct port_object, pace_steps_per_s, 2),
+					   HF_DEVSTATE_FIELDS_END},
+    .post_load = check_port,
 };
 
 /* All objects of a machine's device state and the sections that name them. */
@@ -458,7 +476,7 @@ int vmm_machine_save(struct vmm_machine *machine, void **data, size_t *length_by
 	for (uint32_t i = 0; !result && i < machine->vcpus; i++) {
 		struct vmm_vcpu *vcpu = &machine->vcpu[i];
 		objects.vcpus[i].tsc = vcpu->tsc;
-		objects.ports[i].reads = vcpu->port_reads;
+		objects.ports[i] = (struct port_object){vcpu->port_reads, vcpu->pace_steps_per_s};
 		result = vmm_vcpu_state_get(&objects.vcpus[i], vcpu->fd, &machine->msrs, machine->xsave_bytes,
 					    err);
 		if (result)
@@ -482,6 +500,7 @@ int vmm_machine_load(struct vmm_machine *machine, const void *data, size_t lengt
 		struct vmm_vcpu *vcpu = &machine->vcpu[i];
 		vcpu->tsc = objects.vcpus[i].tsc;
 		vcpu->port_reads = objects.ports[i].reads;
+		vcpu->pace_steps_per_s = objects.ports[i].pace_steps_per_s;
 		result = vmm_vcpu_state_set(&objects.vcpus[i], vcpu->fd, machine->xsave_bytes, err);
 		if (result)
 			hf_err_prefix(err, "vCPU %" PRIu32, i);

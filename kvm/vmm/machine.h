@@ -3,11 +3,10 @@
  * machine.h - a virtual machine on /dev/kvm: memory, vCPUs, run, stop, save, load.
  *
  * Purpose: the smallest machine that runs the guest of kvm/guest.h: no devices but one port per vCPU that
- * counts its reads, no interrupts. It can be stopped at any instruction, saved and loaded exactly.
- * Ownership: memory is the caller's and outlives the machine. Nothing here touches it but the vCPUs.
- * Threads: one per vCPU, named "vcpu N". run, stop, save, load: one caller at a time. `failed` is called in
- * a vCPU's thread, without locks, at most once.
- * Units: bytes, milliseconds in _ms.
+ * counts its reads and, for a paced guest, delays them; no interrupts. It can be stopped at any instruction,
+ * saved and loaded exactly. Ownership: memory is the caller's and outlives the machine. Nothing here touches
+ * it but the vCPUs. Threads: one per vCPU, named "vcpu N". run, stop, save, load: one caller at a time.
+ * `failed` is called in a vCPU's thread, without locks, at most once. Units: bytes, milliseconds in _ms.
  * Errors: 0 or -errno with text.
  */
 #ifndef HF_KVM_VMM_MACHINE_H
@@ -31,6 +30,7 @@ struct vmm_machine_config {
 	uint64_t memory_bytes;
 	uint64_t page_size_bytes;
 	uint32_t vcpus;
+	uint32_t pace_steps_per_s; /* of a guest that reads the port in each step; 0: none. Device state */
 	void (*failed)(void *opaque, const struct hf_err *err);
 	void *opaque;
 };

@@ -81,6 +81,7 @@ static int make_machine(struct vmm *vmm, struct hf_err *err)
 	    .memory_bytes = vmm->ram.length_bytes,
 	    .page_size_bytes = vmm->ram.page_size_bytes,
 	    .vcpus = vmm->options.guest.vcpus,
+	    .pace_steps_per_s = vmm->options.incoming ? 0 : vmm->options.guest.pace_steps_per_s,
 	    .failed = vmm_monitor_machine_failed,
 	    .opaque = vmm->monitor,
 	};

@@ -43,7 +43,10 @@ const char vmm_options_help[] =
     "                        (default random)\n"
     "  --write-share PERCENT share of visits that write (default 50)\n"
     "  --fill PERCENT        share of pages that exist at the start, the rest are holes (default 100)\n"
-    "  --seed N              of all randomness (default 1)\n";
+    "  --seed N              of all randomness (default 1)\n"
+    "  --pace STEPS          steps a second of each vCPU, at most; a step visits one page (default: as fast "
+    "as it\n"
+    "                        can). The pace goes with the VM\n";
 
 static int bad_value(const char *option, const char *value, const char *wanted, struct hf_err *err)
 {
@@ -121,6 +124,11 @@ static int set_write_share(struct vmm_options *options, const char *value, struc
 static int set_fill(struct vmm_options *options, const char *value, struct hf_err *err)
 {
 	return parse_u32("fill", value, 0, 100, &options->guest.fill_percent, err);
+}
+
+static int set_pace(struct vmm_options *options, const char *value, struct hf_err *err)
+{
+	return parse_u32("pace", value, 1, HF_GUEST_PACE_MAX, &options->guest.pace_steps_per_s, err);
 }
 
 static int set_seed(struct vmm_options *options, const char *value, struct hf_err *err)
@@ -223,6 +231,7 @@ static const struct {
     {"write-share", set_write_share},
     {"fill", set_fill},
     {"seed", set_seed},
+    {"pace", set_pace},
 };
 
 enum { VALUED = sizeof(valued) / sizeof(valued[0]), HELP = 1000, DIE_WITH_PARENT };

@@ -30,12 +30,16 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "kvm/guest/layout.h"
 #include "kvm/vmm/machine.h"
 #include "kvm/vmm/memory_error.h"
 #include "kvm/vmm/vcpu_state.h"
+
+#define NS_PER_S	 1000000000ull
+#define PACE_LATE_MAX_NS 50000000ull
 
 int vmm_vcpu_create(struct vmm_vcpu *vcpu, uint32_t index, int vm_fd, size_t run_bytes,
 		    struct vmm_run_control *control, struct hf_err *err)
@@ -77,6 +81,35 @@ static int unexpected_io(const struct vmm_vcpu *vcpu, struct hf_err *err)
 			  vcpu->index, vcpu->run->io.port);
 }
 
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
+}
+
+/*
+ * A paced guest has its answer when it is due, or when the machine is to stand still. One that is late, as
+ * after a wait for a page, catches up with a little of it only.
+ */
+static void wait_until_due(struct vmm_vcpu *vcpu)
+{
+	struct vmm_run_control *control = vcpu->control;
+	uint64_t now = now_ns();
+
+	if (!vcpu->pace_steps_per_s)
+		return;
+	vcpu->port_due_ns += NS_PER_S / vcpu->pace_steps_per_s;
+	if (vcpu->port_due_ns + PACE_LATE_MAX_NS < now)
+		vcpu->port_due_ns = now - PACE_LATE_MAX_NS;
+	hf_lock(&control->lock);
+	while (control->run && hf_cond_wait_until(&control->changed, &control->lock, vcpu->port_due_ns) == 0)
+		continue;
+	if (!control->run)
+		vcpu->port_due_ns = now_ns();
+	hf_unlock(&control->lock);
+}
+
 static int handle_io(struct vmm_vcpu *vcpu, struct hf_err *err)
 {
 	struct kvm_run *run = vcpu->run;
@@ -84,6 +117,7 @@ static int handle_io(struct vmm_vcpu *vcpu, struct hf_err *err)
 	if (run->io.port != HF_GUEST_PORT || run->io.direction != KVM_EXIT_IO_IN || run->io.size != 4 ||
 	    run->io.count != 1)
 		return unexpected_io(vcpu, err);
+	wait_until_due(vcpu);
 	uint32_t value = (uint32_t)++vcpu->port_reads;
 	memcpy((uint8_t *)run + run->io.data_offset, &value, sizeof(value));
 	return 0;

@@ -48,8 +48,10 @@ struct vmm_vcpu {
 	/* The vCPU thread's own while it runs, the machine's while it is stopped. */
 	uint64_t tsc;
 	uint64_t port_reads;
-	bool met_error;	     /* a memory error was delivered */
-	uint64_t error_step; /* then: at which of the guest's steps */
+	uint64_t pace_steps_per_s; /* how many reads of the port are answered a second, at most; 0: all */
+	uint64_t port_due_ns;	   /* then: when the next one is */
+	bool met_error;		   /* a memory error was delivered */
+	uint64_t error_step;	   /* then: at which of the guest's steps */
 };
 
 int vmm_vcpu_create(struct vmm_vcpu *vcpu, uint32_t index, int vm_fd, size_t run_bytes,

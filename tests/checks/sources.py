@@ -5,7 +5,7 @@ import os
 import re
 import sys
 
-FOLDERS = ["core", "deploy", "hugemem", "kvm", "perf", "tests", "transport-tcp"]
+FOLDERS = ["core", "deploy", "hugemem", "kvm", "perf", "tests", "transport-rdma", "transport-tcp"]
 LINES_MAX = 800
 MARKERS = re.compile(r"\b(TO" r"DO|FIX" r"ME|XX" r"X)\b")
 

@@ -9,6 +9,8 @@ import threading
 
 from host import (G, M, Qmp, Vmm, assert_runs, assert_whole, err_of, finish, listening_uri, one_line, receive, send,
                   wait_until)
+from messages import RUN
+from relay import Relay
 
 WAY = ["setup", "active", "device", "postcopy-active", "completed"]
 
@@ -77,11 +79,13 @@ class Watched:
         self.source, self.destination = Vmm(host, mem=mem), Vmm(host, incoming=True, mem=mem)
         self.paths = host.name("send-qmp"), host.name("receive-qmp")
         self.taker = receive(host, self.destination, "--qmp", f"unix:{self.paths[1]}", *options)
-        uri = listening_uri(self.taker)
+        self.relay = Relay("tcp:127.0.0.1:0", listening_uri(self.taker))
+        host.closing.append(self.relay.close)
+        self.relay.stop_before = RUN if "--no-background" in options else None
         self.into = Control(self.paths[1])
         # Until the receiver goes on, the sender waits for its first answer.
         self.taker.send_signal(signal.SIGSTOP)
-        self.giver = send(host, self.source, uri, "--keep", "--qmp", f"unix:{self.paths[0]}")
+        self.giver = send(host, self.source, self.relay.uri, "--keep", "--qmp", f"unix:{self.paths[0]}")
         wait_until(lambda: os.path.exists(self.paths[0]), "send has its socket")
         self.out = Control(self.paths[0])
 
@@ -90,12 +94,14 @@ class Watched:
 
     def stop_destination(self):
         """The VM has run there and waited for a page; from now on no thread asks for one."""
+        self.relay.give_up_within(256 * M)  # not all of it, however late this stops it
         self.into.wait_for("postcopy-active")
         wait_until(lambda: self.destination.status() == "running", "the VM runs at the destination")
         wait_until(lambda: sum(self.into.execute("query-migrate")["postcopy-latency-dist"]), "a page was waited for")
         client = Qmp(self.destination.qmp_path)
         client.execute("stop")
         client.close()
+        self.relay.pages_open.set()
 
 
 def continue_vm(vmm):
@@ -137,9 +143,10 @@ def both_sides_answer_while_it_runs_and_refuse_to_cancel_after_the_hand_over(hos
                            (move.into, "too late to cancel")):
         error, why = refusal(control, "migrate_cancel")
         assert error == "GenericError" and whose in why, (error, why)
-        assert refusal(control, "migrate-start-postcopy")[0] == "CommandNotFound"
         assert refusal(control, "query-status")[0] == "CommandNotFound"
         assert control.execute("query-migrate")["status"] == "postcopy-active"
+    assert refusal(move.into, "migrate-start-postcopy")[0] == "CommandNotFound"
+    assert move.out.execute("migrate-start-postcopy") == {}  # it has started: nothing happens
     move.taker.send_signal(signal.SIGUSR1)
     for control in (move.out, move.into):
         control.wait_end()

@@ -254,7 +254,7 @@ class Vmm:
         self.page_size = page_size
         wait_until(self.answers, "the VMM answers")
         if not incoming:
-            self.wait_runs()
+            self.wait_runs(4 if "--pace" in extra else 1000)
 
     def answers(self):
         if self.process.poll() is not None:

@@ -8,7 +8,7 @@ import subprocess
 
 import messages as m
 from host import M, Vmm, assert_runs, finish, wait_until
-from peers import ram_of, taking
+from peers import compare_with_file, ram_of, taking
 from wrong import BROKEN_FAILS, CLOSINGS, RUDE, UNREADABLE, check_said
 
 MEM = 16 * M
@@ -35,8 +35,12 @@ def attack(stage, name, act, *words, fail=None, features=0, options=()):
                     options=options)
 
 
+def options_for(vmm, features, *options):
+    return [*options, *(["--precopy", "--attach", vmm.attach] if features & m.FEATURE_PRECOPY else [])]
+
+
 def carry_out(host, vmm, row):
-    with taking(host, vmm, *row.options, features=row.features) as (giver, taker):
+    with taking(host, vmm, *options_for(vmm, row.features, *row.options), features=row.features) as (giver, taker):
         taker.up_to(row.stage)
         if isinstance(row.act, bytes):
             taker.link.send(row.act)
@@ -88,7 +92,7 @@ WRONG_DIRECTION = {
     "advise": m.make_advise([BLOCK]), "presence": m.make_presence(0, 0, [1] * 8),
     "device": m.make_frame(m.DEVICE, b"state"), "device_end": m.make_device_end(5), "run": m.make_frame(m.RUN),
     "finish": m.make_finish(), "wish": m.make_wish(), "check": m.make_frame(m.CHECK),
-    "link_without_the_feature": m.make_link(),
+    "link_without_the_feature": m.make_link(), "round": m.make_round(0, 0, [1]), "round_end": m.make_round_end(1),
 }
 
 
@@ -161,7 +165,7 @@ def ask(raw):
     return act
 
 
-def requests(stage):
+def requests(stage, **options):
     rows = {
         "of_an_unknown_block": (1, 0, 4096), "of_block_2_32_less_2": (0xfffffffe, 0, 4096),
         "of_the_probe_block": (m.PROBE_BLOCK, 0, 4096),
@@ -174,7 +178,7 @@ def requests(stage):
     frames = {name: m.make_request(block, 1, offset, length) for name, (block, offset, length) in rows.items()}
     frames["with_the_marker_of_a_reply"] = m.make_request(0, 1, 0, 4096, marker=m.REPLY)
     frames["of_garbage"] = bytes(range(64))
-    return [attack(stage, f"request_{name}", ask(frame), "channel") for name, frame in frames.items()]
+    return [attack(stage, f"request_{name}", ask(frame), "channel", **options) for name, frame in frames.items()]
 
 
 GOOD_REQUEST = m.make_request(0, 1, 0, 4096)
@@ -202,15 +206,60 @@ def asks_much_and_reads_nothing(then):
     return act
 
 
+# ---- rounds ----
+
+PRECOPY = {"features": m.FEATURE_PRECOPY}
+HUGE = 2**64 - 1
+
+
+def rounds():
+    """ROUND_DONE where it is not due, and what else is not due in a round."""
+    frames = {**WRONG_DIRECTION, **UNREADABLE, **BROKEN_FAILS, "ready": m.make_ready(), "loaded": LOADED,
+              "resumed": RESUMED, "complete": COMPLETE, "round_0": m.make_round_done(0),
+              "round_2": m.make_round_done(2),
+              "round_2_32": m.make_round_done(0xffffffff), "one_round_twice": m.make_round_done(1) * 2}
+    return [
+        *(attack("in_round", f"rounds_sends_{name}", frame, **PRECOPY) for name, frame in frames.items()),
+        *(attack("in_round", f"rounds_closes_{name}", act, **PRECOPY) for name, act in CLOSINGS.items()),
+        *requests("in_round", **PRECOPY),
+        attack("advised", "rounds_request_before_ready", ask(GOOD_REQUEST), "channel", **PRECOPY),
+        attack("in_round", "rounds_half_a_request", half_a_request, **PRECOPY),
+        attack("in_round", "rounds_closes_while_replies_wait",
+               asks_much_and_reads_nothing(lambda taker: taker.link.shut()), **PRECOPY),
+        attack("in_round", "rounds_fails_rudely", m.make_fail(RUDE), fail=False, **PRECOPY),
+        attack("advised", "rounds_ready_by_copy", m.make_ready(0), "places pages by copy", **PRECOPY),
+        *(attack(stage, "rounds_done_unasked", m.make_round_done(1), **PRECOPY)
+          for stage in ("advised", "ready", "loaded", "running")),
+        *(attack(stage, "rounds_done_without_the_feature", m.make_round_done(1))
+          for stage in ("advised", "ready", "loaded", "running")),
+    ]
+
+
+def figures(name, **lies):
+    """Whatever a destination says of its rounds, they end, and no byte is lost."""
+    def case(host):
+        host.need(2 * M, 16)
+        vmm = Vmm(host, mem=MEM, vcpus=1)
+        with taking(host, vmm, *options_for(vmm, m.FEATURE_PRECOPY), **PRECOPY) as (giver, taker):
+            taker.lies = lies
+            taker.up_to("fetched")
+            compare_with_file(taker.image, vmm)
+            taker.up_to("finished")
+            assert finish(giver)[0] == 0
+        assert taker.rounds_done
+    case.__name__ = f"send_in_round_hears_{name}_and_completes"
+    return case
+
+
 # ---- silence ----
 
 
-def silent(stage, trickle=b""):
+def silent(stage, trickle=b"", features=0):
     """Nothing comes, or too little: `send` cancels in time and its VM runs on."""
     def case(host):
         host.need(2 * M, 16)
         vmm = Vmm(host, mem=MEM, vcpus=1)
-        with taking(host, vmm, "--timeout", 1) as (giver, taker):
+        with taking(host, vmm, "--timeout", 1, *options_for(vmm, features), features=features) as (giver, taker):
             taker.up_to(stage)
             for byte in trickle:
                 taker.link.send(bytes([byte]))
@@ -272,7 +321,12 @@ CASES = cases_of([
       for stage in ("ready", "running")),
     attack("ready", "fails_while_replies_wait",
            asks_much_and_reads_nothing(lambda taker: taker.link.send(m.make_fail()))),
+    *rounds(),
 ]) + [
-    silent("linked"), silent("ready"), silent("advised", m.make_ready() + m.make_frame(m.LOADED)),
+    figures("no_rate", rate_bytes_per_s=0), figures("the_highest_rate", rate_bytes_per_s=HUGE),
+    figures("a_rate_of_1", rate_bytes_per_s=1), figures("all_zero", moved_bytes=0, duration_ns=0, rate_bytes_per_s=0),
+    figures("all_ones", moved_bytes=HUGE, duration_ns=HUGE, rate_bytes_per_s=HUGE),
+    silent("in_round", **PRECOPY), silent("linked"), silent("ready"),
+    silent("advised", m.make_ready() + m.make_frame(m.LOADED)),
     silence_after_the_hand_over_is_waited_out, a_page_written_before_the_attack_is_still_the_vms,
 ]

@@ -64,6 +64,8 @@ def check_outcome(stage, vmm, code, said):
 
 
 def bring_to(giver, vmm, stage):
+    # In a round, if there is one, the second page is withheld, so that the round does not end.
+    giver.first_set = [(0, page) for page in range(2 if stage == "in_round" else 1)]
     if stage == "served":
         giver.up_to("device")
         vmm.process.send_signal(signal.SIGSTOP)  # so that it is not loaded before the attack
@@ -177,7 +179,9 @@ def advises():
 
 WRONG_DIRECTION = {"link": m.make_link(), "ready": m.make_ready(), "loaded": m.make_frame(m.LOADED),
                    "resumed": m.make_frame(m.RESUMED), "complete": m.make_frame(m.COMPLETE),
-                   "check_without_the_feature": m.make_frame(m.CHECK)}
+                   "check_without_the_feature": m.make_frame(m.CHECK), "round_done": m.make_round_done(1),
+                   "round_without_the_feature": m.make_round(0, 0, [1]),
+                   "round_end_without_the_feature": m.make_round_end(1)}
 
 
 def unasked_reply(kind):
@@ -272,7 +276,8 @@ def replies(stage):
         "with_zero_and_an_unknown_flag": on_pages(flags=m.ZERO | 1 << 31),
         "with_the_marker_of_a_request": on_pages(marker=m.REQUEST),
         "with_bytes_after_zero": on_pages(flags=m.ZERO),
-        "cut_short": after_page_0(cut_short), "with_garbage": after_page_0(lambda request, reply: bytes(range(256)) * 4),
+        "cut_short": after_page_0(cut_short),
+        "with_garbage": after_page_0(lambda request, reply: bytes(range(256)) * 4),
     }
     if stage == "loaded":
         rows["twice"] = after_page_0(lambda request, reply: reply + reply[:head])
@@ -305,8 +310,86 @@ def probes():
             for name, answer in rows.items()]
 
 
+# ---- rounds ----
+
+PRECOPY = m.FEATURE_PRECOPY
+FINAL = m.ROUND_FINAL
+
+
+def sets():
+    return {
+        "of_an_unknown_block": m.make_round(1, 0, [1] * PAGES),
+        "of_a_page_too_many": m.make_round(0, 0, [1] * (PAGES + 1)),
+        "that_begins_behind_the_end": m.make_round(0, PAGES, [1]),
+        "that_begins_at_2_32": m.make_round(0, 0xffffffff, [1]),
+        "with_a_page_twice": m.make_round(0, 0, [1] * 5) + m.make_round(0, 4, [1]),
+        "that_goes_backwards": m.make_round(0, 4, [1]) + m.make_round(0, 0, [1]),
+        "of_no_page": m.make_round(0, 0, [1] * 8, pages=0),
+        "of_more_than_2_22_pages": m.make_round(0, 0, [1] * 8, pages=(1 << 22) + 1),
+        "of_2_32_pages": m.make_round(0, 0, [1] * 8, pages=0xffffffff),
+        "with_a_byte_too_many": m.make_round(0, 0, [1] * 9, pages=8),
+        "with_a_byte_too_few": m.make_round(0, 0, [1] * 8, pages=9),
+        "with_bits_behind_the_last_page": m.make_round(0, 0, [1] * 8, pages=7),
+    }
+
+
+def ends():
+    return {
+        "0": m.make_round_end(0), "2_first": m.make_round_end(2), "2_32_first": m.make_round_end(0xffffffff),
+        "2_first_and_final": m.make_round_end(2, FINAL), "with_an_unknown_flag": m.make_round_end(1, 8),
+        "cut_before_it_began": m.make_round_end(1, m.ROUND_CUT),
+        "final_and_cut": m.make_round_end(1, FINAL | m.ROUND_CUT),
+        "whole_and_not_final": m.make_round_end(1, m.ROUND_WHOLE),
+    }
+
+
+def rounds_out_of_order():
+    piece, whole = m.make_round(0, 0, [1]), FINAL | m.ROUND_WHOLE
+    return [
+        *(("linked", name, frame) for name, frame in {
+            "set_first": piece, "round_end_first": m.make_round_end(1),
+            "final_set_first": m.make_round_end(1, FINAL)}.items()),
+        ("advised", "presence_before_the_final_set", FULL), ("advised", "device_before_the_final_set", DEVICE),
+        ("advised", "set_after_the_final_one", m.make_round_end(1, FINAL) + piece),
+        ("advised", "set_after_the_whole_one", m.make_round_end(1, whole) + piece),
+        ("advised", "final_set_twice", m.make_round_end(1, FINAL) + m.make_round_end(2, FINAL)),
+        ("advised", "round_after_the_final_set", m.make_round_end(1, FINAL) + m.make_round_end(2)),
+        ("in_round", "set_in_a_round", piece), ("in_round", "round_in_a_round", m.make_round_end(2)),
+        ("in_round", "final_set_in_a_round", m.make_round_end(2, FINAL)),
+        ("in_round", "round_becomes_final", m.make_round_end(1, FINAL)),
+        ("in_round", "round_becomes_whole", m.make_round_end(1, whole)),
+        ("in_round", "round_of_before", m.make_round_end(0)), ("in_round", "presence", FULL),
+        ("in_round", "device", DEVICE), ("in_round", "run", RUN), ("in_round", "advise", m.make_advise([BLOCK])),
+        ("moved", "round_left_out", m.make_round_end(3)), ("moved", "round_becomes_final", m.make_round_end(1, FINAL)),
+        ("moved", "presence_before_the_final_set", FULL), ("moved", "set_twice", piece + piece),
+        ("final", "set", piece), ("final", "final_set_again", m.make_round_end(2, FINAL)),
+        ("final", "round_of_its_number", m.make_round_end(2)), ("final", "device", DEVICE),
+        *((stage, name, frame) for stage in ("presence", "device", "served", "loaded", "running") for name, frame in {
+            "set": piece, "round": m.make_round_end(3), "final_set": m.make_round_end(3, FINAL)}.items()),
+    ]
+
+
+def nothing(giver, vmm):
+    """The answers are the attack."""
+
+
+def rounds():
+    rows = [*(("advised", f"set_{name}", frame) for name, frame in sets().items()),
+            *(("advised", f"round_end_{name}", frame) for name, frame in ends().items()),
+            *rounds_out_of_order(),
+            *(("in_round", f"sends_{name}", frame) for name, frame in {**UNREADABLE, **BROKEN_FAILS}.items()),
+            *(("in_round", f"closes_{name}", act) for name, act in CLOSINGS.items()),
+            ("in_round", "fails_rudely", m.make_fail(RUDE))]
+    answers = {"to_another_block": on_pages(block=1), "to_another_id": on_pages(number=99),
+               "of_another_length": on_pages(length=4096), "with_an_unknown_flag": on_pages(flags=2),
+               "cut_short": after_page_0(cut_short)}
+    return [attack(stage, f"rounds_{name}", act, features=PRECOPY) for stage, name, act in rows] + [
+        attack("in_round", f"rounds_replies_{name}", nothing, answer=answer, features=PRECOPY)
+        for name, answer in answers.items()]
+
+
 CASES = [
-    *advises(), *everywhere("linked"), *everywhere("served"), *everywhere("loaded"), *everywhere("running"),
+    *rounds(), *advises(), *everywhere("linked"), *everywhere("served"), *everywhere("loaded"), *everywhere("running"),
     *closings("advised"), *closings("presence"), *closings("device"), *presences(), *out_of_order(),
     attack("device", "too_much_device_state", too_much_device_state),
     *(attack(stage, "fails_rudely", m.make_fail(RUDE), fail=False)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 
 from host import G, M, Vmm, assert_runs, err_of, finish, listening_uri, receive, send, wait_until
+from relay import hand_over_within
 
 
 def two_vmms(host, mem=512 * M):
@@ -17,14 +18,13 @@ def start_held(host):
     """A move that has been handed over and lives on faults alone."""
     source, destination = two_vmms(host)
     taker = receive(host, destination, "--no-background")
-    giver = send(host, source, listening_uri(taker))
-    wait_until(lambda: destination.status() == "running", "the VM runs at the destination")
+    giver, relay = hand_over_within(host, source, destination, taker, 64 * M)
     assert source.is_frozen()
-    return source, destination, taker, giver
+    return source, destination, taker, giver, relay
 
 
 def a_receiver_that_dies_after_the_hand_over_never_revives_the_source(host):
-    source, destination, taker, giver = start_held(host)
+    source, destination, taker, giver, _ = start_held(host)
     taker.kill()
     code, said = finish(giver)
     assert code == 4, (code, said)
@@ -34,7 +34,7 @@ def a_receiver_that_dies_after_the_hand_over_never_revives_the_source(host):
 
 
 def a_sender_that_dies_after_the_hand_over_leaves_the_vm_at_the_destination(host):
-    source, destination, taker, giver = start_held(host)
+    source, destination, taker, giver, _ = start_held(host)
     giver.kill()
     code, said = finish(taker)
     assert code == 4, (code, said)
@@ -55,12 +55,13 @@ def a_receiver_that_dies_before_the_hand_over_leaves_the_source_running(host):
 
 
 def signals_after_the_hand_over_are_refused_and_the_move_ends_well(host):
-    source, destination, taker, giver = start_held(host)
+    source, destination, taker, giver, relay = start_held(host)
     giver.send_signal(signal.SIGTERM)
     taker.send_signal(signal.SIGINT)
     wait_until(lambda: err_of(giver) and err_of(taker), "both refuse")
     giver.send_signal(signal.SIGTERM)
     taker.send_signal(signal.SIGUSR1)
+    relay.pages_open.set()
     assert finish(taker)[0] == 0 and finish(giver)[0] == 0
     assert destination.status() == "running"
     assert finish(source.process)[0] == -signal.SIGKILL
@@ -159,9 +160,10 @@ def no_socket_of_a_link_is_left(host):
 
 
 def a_source_file_cut_short_is_told_and_kills_no_agent(host):
-    source, destination, taker, giver = start_held(host)
+    source, destination, taker, giver, relay = start_held(host)
     os.truncate(source.ram, 256 * M)
     taker.send_signal(signal.SIGUSR1)
+    relay.pages_open.set()
     code, said = finish(giver)
     assert code == 4, (code, said)
     # A page that goes while its bytes are being sent is told by the channel, which knows no pages.

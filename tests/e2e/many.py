@@ -3,6 +3,7 @@
 import signal
 
 from host import M, Vmm, assert_runs, assert_whole, err_of, finish, listening_uri, one_line, receive, send, wait_until
+from relay import hand_over_within
 
 MEM = 128 * M
 PAGES = MEM // (2 * M)
@@ -19,10 +20,18 @@ class Move:
         self.source = Vmm(host, mem=MEM, vcpus=1)
         self.destination = Vmm(host, mem=destination_mem, vcpus=1, incoming=True)
 
-    def start(self):
+    def take(self):
         self.taker = receive(self.host, self.destination, "--no-background", "--placement", self.placement,
                              listen=self.listen)
+
+    def start(self):
+        self.take()
         self.giver = send(self.host, self.source, listening_uri(self.taker))
+
+    def start_without_end(self):
+        """A quarter of the pages comes, and no more."""
+        self.take()
+        self.giver, _ = hand_over_within(self.host, self.source, self.destination, self.taker, MEM // 4)
 
     def wait_runs(self):
         wait_until(lambda: self.destination.status() == "running", "the VM runs at the destination")
@@ -49,9 +58,10 @@ def eight_moves_at_once_have_eight_fates(host):
     host.need(2 * M, 8 * (2 * PAGES + STAGING) + PAGES)
     moves = [Move(host, number) for number in range(7)] + [Move(host, 7, destination_mem=2 * MEM)]
     *whole, killed, refused = moves
-    for move in moves:
+    for move in (*whole, refused):
         move.start()
-    for move in (*whole, killed):
+    killed.start_without_end()
+    for move in whole:
         move.wait_runs()
     killed.taker.kill()
     for move in whole:

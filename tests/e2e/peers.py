@@ -30,6 +30,7 @@ def taking(host, source, *options, scheme="tcp", channels=None, features=0, **pe
     with contextlib.closing(Listener(listen_uri(host, scheme))) as listener:
         giver = send(host, source, listener.uri, *options)
         with contextlib.closing(Destination(accept_link(listener, channels, features=features), **peer)) as taker:
+            taker.listener = listener
             yield giver, taker
 
 

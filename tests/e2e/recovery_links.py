@@ -2,13 +2,12 @@
 """Links that are cut, or silent: both programs find a new one by themselves."""
 import os
 import random
-import subprocess
 
-from host import LIBC, M, err_of, wait_until
+from host import M, err_of, wait_until
+from networks import ADDRESSES, Networks
 from recovering import Move, rest
 
 CUTS = 25
-CLONE_NEWNET = 0x40000000
 NOTICED_WITHIN_S = 40  # TCP_SILENCE_MAX_MS of the transport is 30 s
 
 
@@ -32,48 +31,13 @@ def cut_again_and_again(scheme):
     return case
 
 
-class Networks:
-    """Two hosts of their own: network namespaces joined by a veth, which end with the processes that hold them."""
-
-    def __init__(self, host, rate):
-        self.holders = [host.start("unshare", "--net", "sleep", "infinity") for _ in range(2)]
-        for holder in self.holders:
-            wait_until(lambda holder=holder: self.net(holder.pid) != self.net(os.getpid()), "there is a network")
-        self.run(0, "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns",
-                 str(self.holders[1].pid))
-        for number in range(2):
-            self.run(number, "ip", "addr", "add", f"10.77.77.{number + 1}/24", "dev", "eth0")
-            self.run(number, "ip", "link", "set", "eth0", "up")
-            self.run(number, "tc", "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", rate, "burst", "256kb",
-                     "latency", "200ms")
-
-    @staticmethod
-    def net(pid):
-        return os.readlink(f"/proc/{pid}/ns/net")
-
-    def run(self, number, *command):
-        subprocess.run(["nsenter", f"--net=/proc/{self.holders[number].pid}/ns/net", *command], check=True,
-                       capture_output=True)
-
-    def set_link(self, state):
-        self.run(1, "ip", "link", "set", "eth0", state)
-
-    def enter(self, number):
-        """For a process between fork and exec."""
-        def set_namespace():
-            fd = os.open(f"/proc/{self.holders[number].pid}/ns/net", os.O_RDONLY)
-            assert LIBC.setns(fd, CLONE_NEWNET) == 0
-            os.close(fd)
-        return set_namespace
-
-
 def told_of_loss(move):
     return all("the link was lost" in err_of(process) for process in move.programs.values())
 
 
 def a_silent_link_is_noticed_by_both_and_taken_up_again(host):
     networks = Networks(host, "200mbit")
-    move = Move(host, listen="tcp:10.77.77.2:20000").hand_over([networks.enter(0), networks.enter(1)])
+    move = Move(host, listen=f"tcp:{ADDRESSES[1]}:20000").hand_over([networks.enter(0), networks.enter(1)])
     networks.set_link("down")
     rest(3)  # nobody gives up so soon
     assert not told_of_loss(move)

@@ -77,7 +77,8 @@ def two_sends_at_once_move_a_vm_once(host):
     givers = [send(host, source, listening_uri(taker)) for taker in takers]
     codes = sorted(finish(giver)[0] for giver in givers)
     assert codes == [0, 1], (codes, [err_of(giver) for giver in givers])
-    one_line("".join(err_of(giver) for giver in givers), "ram0", "another program is moving this VM")
+    # Which of its locks stops the second is a matter of the moment.
+    one_line("".join(err_of(giver) for giver in givers), "another program")
     wait_until(lambda: "running" in (one.status(), other.status()), "one of them runs")
     assert sorted((one.status(), other.status())) == ["inmigrate", "running"]
 

@@ -6,7 +6,8 @@ import socket
 import threading
 import time
 
-from messages import FRAME, FRAMES
+from host import LIMIT_S, listening_uri, send, wait_until
+from messages import FRAME, FRAMES, RUN
 
 HELLO_BYTES = 72
 REPLY_BYTES = 40  # of an acceptance
@@ -57,6 +58,7 @@ class Relay:
         self.lock = threading.Lock()
         self.stop_before = None  # a type of frame
         self.held, self.open = threading.Event(), threading.Event()
+        self.page_bytes_left, self.pages_open = None, threading.Event()
         self.free_at, self.pairs, self.left_bytes, self.cuts, self.passed = 0.0, [], None, 0, 0
         family, address = address_of(uri)
         self.path = address if family == socket.AF_UNIX else None
@@ -113,12 +115,34 @@ class Relay:
         self.open.wait()
         return data[before:]
 
+    def limit_pages(self, length):
+        """No more bytes than these go over page channels until `pages_open` is set."""
+        with self.lock:
+            self.page_bytes_left = length
+
+    def wait_for_pages(self, length):
+        with self.lock:
+            if self.page_bytes_left is None:
+                return
+            self.page_bytes_left -= length
+            used_up = self.page_bytes_left < 0
+        if used_up:
+            self.pages_open.wait()
+
+    def give_up_within(self, length):
+        """The VM is given up, which `stop_before` has waited for: what has gone before measured the link."""
+        assert self.held.wait(LIMIT_S), "the VM is not given up"
+        self.limit_pages(length)
+        self.open.set()
+
     def pump(self, one, other, frames):
         with contextlib.suppress(OSError):
             while data := one.recv(32 << 10):
                 self.take_turn(len(data))
                 if self.stop_before and frames:
                     data = self.hold(one, other, data, frames)
+                if not frames:
+                    self.wait_for_pages(len(data))
                 if self.count(len(data)):
                     break
                 other.sendall(data)
@@ -170,5 +194,20 @@ class Relay:
         self.listener.close()
         self.cut()
         self.open.set()
+        self.pages_open.set()
         if self.path:
             os.unlink(self.path)
+
+
+def hand_over_within(host, source, destination, taker, length, *options):
+    """
+    A move that is handed over and of which only so many bytes of pages come, so that it cannot end before a test
+    has looked. Returns `send` and the relay, whose `pages_open` lets the rest come.
+    """
+    relay = Relay("tcp:127.0.0.1:0", listening_uri(taker))
+    host.closing.append(relay.close)
+    relay.stop_before = RUN
+    giver = send(host, source, relay.uri, *options)
+    relay.give_up_within(length)
+    wait_until(lambda: destination.status() == "running", "the VM runs at the destination")
+    return giver, relay

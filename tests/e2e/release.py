@@ -8,6 +8,7 @@ import messages as m
 from host import M, Vmm, assert_runs, assert_whole, err_of, finish, listening_uri, receive, send, wait_until
 from link import Closed
 from peers import GUEST, MEM, giving, quiet, ram_of, taking
+from relay import hand_over_within
 
 BOTH = m.FEATURE_RECOVER | m.FEATURE_RELEASE
 RELEASE = "--release-ram"
@@ -29,21 +30,25 @@ def report_of(path):
 
 
 def start_held(host, source, destination, *extra):
-    """A move that has been handed over and lives on faults alone."""
+    """
+    A move that has been handed over and lives on faults alone. Of its 128 pages so many come, until the relay lets
+    more pass, that the destination says of some that they are placed: it gathers up to 64.
+    """
     taker = receive(host, destination, "--no-background", *host.state_options("receive", 60))
-    giver = send(host, source, listening_uri(taker), *host.state_options("send", 60), *extra)
-    wait_until(lambda: destination.status() == "running", "the VM runs at the destination")
-    return taker, giver
+    giver, relay = hand_over_within(host, source, destination, taker, 96 * 2 * M,
+                                    *host.state_options("send", 60), *extra)
+    return taker, giver, relay
 
 
 def pages_come_back_while_the_migration_runs(host):
     source, destination = two_vmms(host)
     before, free, path = held(source), host.available(2 * M), host.name("json")
-    taker, giver = start_held(host, source, destination, RELEASE, "--json", path)
+    taker, giver, relay = start_held(host, source, destination, RELEASE, "--json", path)
     wait_until(lambda: held(source) < before, "pages that faults have fetched are given back")
     assert giver.poll() is None and taker.poll() is None, "the migration is over"
     wait_until(lambda: host.available(2 * M) > free - 128, "the host has them")
     taker.send_signal(signal.SIGUSR1)
+    relay.pages_open.set()
     quiet(giver)
     quiet(taker)
     report = report_of(path)
@@ -56,10 +61,10 @@ def pages_come_back_while_the_migration_runs(host):
 def without_the_option_no_page_goes_before_the_end(host):
     source, destination = two_vmms(host)
     before, path = held(source), host.name("json")
-    taker, giver = start_held(host, source, destination, "--json", path, "--keep")
-    destination.wait_runs()
+    taker, giver, relay = start_held(host, source, destination, "--json", path, "--keep")
     assert held(source) >= before
     taker.send_signal(signal.SIGUSR1)
+    relay.pages_open.set()
     quiet(giver)
     quiet(taker)
     assert held(source) >= before
@@ -71,7 +76,7 @@ def with_killed_agents(host, placement):
     """Either side is killed in the middle and started again with the same arguments."""
     source, destination = two_vmms(host)
     before = held(source)
-    taker, giver = start_held(host, source, destination, RELEASE, "--placement", placement)
+    taker, giver, relay = start_held(host, source, destination, RELEASE, "--placement", placement)
     uri = listening_uri(taker)
     wait_until(lambda: held(source) < before, "pages are given back")
     taker.kill()
@@ -79,9 +84,10 @@ def with_killed_agents(host, placement):
     taker.wait()
     giver.wait()
     left = held(source)
+    relay.pages_open.set()
     taker = receive(host, destination, *host.state_options("receive", 60), listen=uri)
     wait_until(lambda: listening_uri(taker), "receive listens again")
-    giver = send(host, source, uri, *host.state_options("send", 60), RELEASE, "--placement", placement)
+    giver = send(host, source, relay.uri, *host.state_options("send", 60), RELEASE, "--placement", placement)
     assert finish(giver)[0] == 0, err_of(giver)
     assert finish(taker)[0] == 0, err_of(taker)
     assert left < before
@@ -100,13 +106,13 @@ def killed_agents_of_both_sides_go_on_copy(host):
 def a_sender_started_again_without_the_option_gives_no_more_back(host):
     source, destination = two_vmms(host)
     before = held(source)
-    taker, giver = start_held(host, source, destination, RELEASE)
-    uri = listening_uri(taker)
+    taker, giver, relay = start_held(host, source, destination, RELEASE)
     wait_until(lambda: held(source) < before, "pages are given back")
     giver.kill()
     giver.wait()
     left = held(source)
-    giver = send(host, source, uri, *host.state_options("send", 60), "--keep")
+    relay.pages_open.set()
+    giver = send(host, source, relay.uri, *host.state_options("send", 60), "--keep")
     taker.send_signal(signal.SIGUSR1)
     assert finish(giver)[0] == 0, err_of(giver)
     assert finish(taker)[0] == 0, err_of(taker)

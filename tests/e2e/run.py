@@ -11,6 +11,7 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "peer")]
 
 import blocks  # noqa: E402
 import control  # noqa: E402
+import convergence  # noqa: E402
 import cost  # noqa: E402
 import hostile_destinations  # noqa: E402
 import hostile_sources  # noqa: E402
@@ -18,6 +19,7 @@ import losses  # noqa: E402
 import many  # noqa: E402
 import moves  # noqa: E402
 import openings  # noqa: E402
+import peer_rounds  # noqa: E402
 import peers  # noqa: E402
 import poison  # noqa: E402
 import precopy  # noqa: E402
@@ -46,10 +48,9 @@ def stop(*_):
 
 def main():
     build, wanted = sys.argv[1], sys.argv[2:]
-    modules = (moves, precopy, recovery, recovery_links, recovery_commit, recovery_by_hand, recovery_starts, poison,
-               release, refusals, blocks, preflight, stalls, losses, peers, hostile_sources, hostile_destinations,
-               openings, control, cost, many, qemu,
-               qemu_recovery)
+    modules = (moves, precopy, convergence, recovery, recovery_links, recovery_commit, recovery_by_hand,
+               recovery_starts, poison, release, refusals, blocks, preflight, stalls, losses, peers, peer_rounds,
+               hostile_sources, hostile_destinations, openings, control, cost, many, qemu, qemu_recovery)
     cases = [case for module in modules for case in module.CASES
              if not wanted or any(part in case.__name__ for part in wanted)]
     signal.signal(signal.SIGTERM, stop)

@@ -5,7 +5,7 @@
  * the middle of the engine's calls of its ports. destination_world.c holds the rules.
  *
  * A bit of the input's shape says that the session goes on over later links; then records end when the input
- * says so, and may fail, and the VMM may end.
+ * says so, and may fail, and the VMM may end. Another bit lets the source name rounds of pre-copy.
  *
  * At the end everything that can go on goes on: then no thread may be waiting for a page, and a VM that runs
  * must have all its pages.
@@ -67,6 +67,35 @@ static void note_device_end(struct world *world, const uint8_t *payload, size_t 
 		world->device_ended = true;
 }
 
+/* What is wrong with it ends the migration, so that nothing of it matters any more. */
+static void note_round(struct world *world, const uint8_t *payload, size_t bytes)
+{
+	struct hf_wire_presence piece;
+	if (hf_wire_decode_round(payload, bytes, &piece, NULL) || piece.block >= BLOCKS || world->round_open)
+		return;
+	uint32_t block = world->source_of_block[0] == piece.block ? 0 : 1;
+	uint32_t pages = block ? ROM_PAGES : RAM_PAGES;
+	if (piece.first_page >= pages || piece.pages > pages - piece.first_page)
+		return;
+	world->named |= (uint8_t)(piece.bits[0] << ((block ? RAM_PAGES : 0) + piece.first_page));
+}
+
+static void note_round_end(struct world *world, const uint8_t *payload, size_t bytes)
+{
+	struct hf_wire_round_end end;
+	if (hf_wire_decode_round_end(payload, bytes, &end, NULL) || world->round_open || world->final ||
+	    end.round != world->round + 1 || end.flags & HF_WIRE_ROUND_CUT)
+		return;
+	for (uint32_t page = 0; page < PAGES; page++)
+		world->pages[page].version += world->named >> page & 1;
+	world->round = end.round;
+	world->in_round = world->named;
+	world->named = 0;
+	world->final = end.flags & HF_WIRE_ROUND_FINAL;
+	world->whole = end.flags & HF_WIRE_ROUND_WHOLE;
+	world->round_open = !world->final;
+}
+
 /* After RUN it is a lie, and takes nothing back. */
 static void note_fail(struct world *world)
 {
@@ -84,13 +113,18 @@ static void note_message(struct world *world, uint32_t type, const uint8_t *payl
 		return;
 	if (type == HF_WIRE_ADVISE && now.status == HF_STATUS_SETUP && !world->advised)
 		note_advise(world, payload, bytes);
-	else if (type == HF_WIRE_PRESENCE && active && !world->presence_whole)
+	else if (type == HF_WIRE_PRESENCE && active && !world->presence_whole &&
+		 (!world->rounds || world->final))
 		note_presence(world, payload, bytes);
 	else if (type == HF_WIRE_DEVICE && active && world->presence_whole) {
 		memcpy(world->state + world->state_bytes, payload, bytes);
 		world->state_bytes += bytes;
 	} else if (type == HF_WIRE_DEVICE_END && active && world->presence_whole)
 		note_device_end(world, payload, bytes);
+	else if (type == HF_WIRE_ROUND && active && world->rounds)
+		note_round(world, payload, bytes);
+	else if (type == HF_WIRE_ROUND_END && active && world->rounds)
+		note_round_end(world, payload, bytes);
 	else if (type == HF_WIRE_RUN && world->sent[HF_WIRE_LOADED])
 		world->run_heard = world->run_heard_once = true;
 	else if (type == HF_WIRE_FAIL && hf_wire_decode_fail(payload, bytes, &why, NULL) == 0)
@@ -159,6 +193,26 @@ static ssize_t make_message(const struct world *world, uint32_t type, uint8_t de
 	}
 }
 
+/* A set of one block's pages, or the end of one. */
+static ssize_t make_round(const struct world *world, uint32_t type, uint8_t detail, uint8_t *payload)
+{
+	uint32_t block = detail >> 7;
+	uint8_t map = detail & (world->source_of_block[0] == block ? 0xf : 7);
+	struct hf_wire_presence piece = {.block = block,
+					 .pages = world->source_of_block[0] == block ? RAM_PAGES : ROM_PAGES,
+					 .bits = &map,
+					 .bits_bytes = 1};
+	struct hf_wire_round_end end = {.round = world->round + !world->round_open};
+	if (type == HF_WIRE_ROUND)
+		return hf_wire_encode_round(&piece, payload, PAYLOAD_MAX);
+	if (world->round_open)
+		end.flags = detail & 1 ? HF_WIRE_ROUND_CUT : 0;
+	else if (detail & 2)
+		end.flags = HF_WIRE_ROUND_FINAL | (detail & 4 ? HF_WIRE_ROUND_WHOLE : 0);
+	end.limit_bytes_per_s = detail & 8 ? (uint64_t)detail << 12 : 0;
+	return hf_wire_encode_round_end(&end, payload, PAYLOAD_MAX);
+}
+
 /* ---- events ------------------------------------------------------------------------------------ */
 
 static void on_message(struct world *world)
@@ -166,6 +220,15 @@ static void on_message(struct world *world)
 	uint32_t type = 1 + fuzz_below(world->input, HF_WIRE_WISH);
 	uint8_t payload[PAYLOAD_MAX];
 	ssize_t bytes = make_message(world, type, fuzz_u8(world->input), payload);
+	if (bytes >= 0)
+		hear(world, type, payload, (size_t)bytes);
+}
+
+static void on_round(struct world *world)
+{
+	uint8_t payload[PAYLOAD_MAX], choice = fuzz_u8(world->input);
+	uint32_t type = choice & 1 ? HF_WIRE_ROUND_END : HF_WIRE_ROUND;
+	ssize_t bytes = make_round(world, type, fuzz_u8(world->input), payload);
 	if (bytes >= 0)
 		hear(world, type, payload, (size_t)bytes);
 }
@@ -196,12 +259,13 @@ static void on_link_up(struct world *world)
 	static const uint32_t each[] = {HF_WIRE_RESUMED, HF_WIRE_COMPLETE, HF_WIRE_FAIL};
 	struct hf_link_info info = {.epoch = 1 + (world_snapshot(world).status != HF_STATUS_NONE),
 				    .version = 1,
+				    .features = world->rounds ? HF_WIRE_FEATURE_PRECOPY : 0,
 				    .channels = {1, 1},
 				    .capacity_chunks = {CAPACITY, CAPACITY},
 				    .name = "fuzz"};
 	if (world->recovers) {
 		info.epoch = ++world->epoch_last;
-		info.features = HF_WIRE_FEATURE_RECOVER;
+		info.features |= HF_WIRE_FEATURE_RECOVER;
 		world->run_heard = false;
 		for (size_t i = 0; i < sizeof(each) / sizeof(each[0]); i++)
 			world->sent[each[i]] = 0;
@@ -366,21 +430,30 @@ static const struct {
     {on_pause, MAIN},
 };
 #define EVENTS_OF_ONE_LINK 16
+#define ROUND_EVENTS	   3 /* on_round, of the control thread */
 
 static void event(struct world *world)
 {
 	uint32_t count = world->recovers ? sizeof(events) / sizeof(events[0]) : EVENTS_OF_ONE_LINK;
-	uint32_t choice = fuzz_below(world->input, count);
-	unsigned bit = 1u << events[choice].thread;
-	if (events[choice].thread != CHANNELS && world->running & bit)
+	uint32_t choice = fuzz_below(world->input, count + (world->rounds ? ROUND_EVENTS : 0));
+	enum thread thread = choice < count ? events[choice].thread : CONTROL;
+	unsigned bit = 1u << thread;
+	if (thread != CHANNELS && world->running & bit)
 		return;
 	unsigned before = world->running;
 	world->running |= bit;
-	events[choice].happens(world);
+	(choice < count ? events[choice].happens : on_round)(world);
 	world->running = before;
 }
 
 /* ---- the end of a run -------------------------------------------------------------------------- */
+
+/* What waits for a limit waits for time to pass. */
+static bool work_moves(struct world *world, enum hf_work_class class)
+{
+	enum hf_work_next next = hf_destination_work(world->destination, class);
+	return next != HF_WORK_IDLE && next != HF_WORK_SOON;
+}
 
 /* Nobody says anything new; what has begun goes on until nothing moves. */
 static void settle(struct world *world)
@@ -397,9 +470,7 @@ static void settle(struct world *world)
 		if (moved)
 			world_end_fetch(world, 0, HF_FETCH_OK);
 		for (int class = 0; class < HF_WORK_CLASSES; class ++)
-			moved |= world->prepared &&
-				 hf_destination_work(world->destination, (enum hf_work_class) class) !=
-				     HF_WORK_IDLE;
+			moved |= world->prepared && work_moves(world, (enum hf_work_class) class);
 		if (!moved)
 			return;
 	}
@@ -419,7 +490,7 @@ static void check_settled(struct world *world)
 		return;
 	for (uint32_t page = 0; page < PAGES; page++) {
 		fuzz_check(!world->pages[page].waited_for);
-		fuzz_check(!world->run_done || world->pages[page].visible);
+		fuzz_check(!world->run_done || world_has(world, page));
 	}
 	fuzz_check(!world->run_done || world->sent[HF_WIRE_COMPLETE]);
 }

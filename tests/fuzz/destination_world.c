@@ -60,7 +60,9 @@ static bool is_copy(const struct world *world)
 
 static uint8_t source_byte(const struct world *world, uint32_t page, uint32_t chunk)
 {
-	return world->pages[page].zero_mask >> chunk & 1 ? 0 : (uint8_t)(0x40 + page * 8 + chunk);
+	const struct world_page *at = &world->pages[page];
+	bool zero = (at->zero_mask >> chunk & 1) ^ (at->version & 1);
+	return zero ? 0 : (uint8_t)(1 + (page * 8 + chunk + at->version * 61) % 255);
 }
 
 static bool holds(const uint8_t *bytes, uint8_t value, size_t count)
@@ -74,11 +76,20 @@ static uint8_t *landing_of(struct world *world, uint32_t page, uint32_t slot)
 	return is_copy(world) ? world->staging[slot] : world->alias[page];
 }
 
-static void check_whole(const struct world *world, uint32_t page, const uint8_t *landing)
+static bool is_whole(const struct world *world, uint32_t page, const uint8_t *landing)
 {
+	bool whole = true;
 	for (uint32_t chunk = 0; chunk < chunks_of(page); chunk++)
-		fuzz_check(holds(landing + (size_t)chunk * CHUNK_BYTES, source_byte(world, page, chunk),
-				 CHUNK_BYTES));
+		whole &= holds(landing + (size_t)chunk * CHUNK_BYTES, source_byte(world, page, chunk),
+			       CHUNK_BYTES);
+	return whole;
+}
+
+bool world_has(struct world *world, uint32_t page)
+{
+	const struct world_page *at = &world->pages[page];
+	return at->visible || (world->final && world->presence_whole && at->present &&
+			       is_whole(world, page, world->alias[page]));
 }
 
 /* ---- the link ---------------------------------------------------------------------------------- */
@@ -97,9 +108,11 @@ static void check_fetch(struct world *world, const struct hf_fetch *fetch, uint3
 {
 	size_t page_bytes = chunks_of(page) * CHUNK_BYTES;
 	size_t in_page = fetch->offset_bytes % page_bytes;
-	fuzz_check(world->device_ended && !world->sent[HF_WIRE_COMPLETE]);
+	bool in_round = world->round_open && world->in_round >> page & 1;
+	fuzz_check((world->device_ended || in_round) && !world->sent[HF_WIRE_COMPLETE]);
 	fuzz_check(fetch->length_bytes == CHUNK_BYTES && in_page % CHUNK_BYTES == 0);
-	fuzz_check(world->pages[page].present && !world->pages[page].visible && !world->pages[page].placing);
+	fuzz_check(world->pages[page].present || in_round);
+	fuzz_check(!world->pages[page].visible && !world->pages[page].placing);
 	if (!is_copy(world))
 		fuzz_check((uint8_t *)fetch->landing == world->alias[page] + in_page);
 	for (uint32_t i = 0; i < world->fetch_count; i++) {
@@ -134,14 +147,28 @@ static int transport_fetch(void *self, const struct hf_fetch *fetch)
 	return 0;
 }
 
-static void check_message(const struct world *world, uint32_t type, const void *payload, size_t bytes)
+static void check_round_done(struct world *world, const void *payload, size_t bytes)
+{
+	struct hf_wire_round_done done;
+	fuzz_check(world->round_open && world->fetch_count == 0);
+	fuzz_check(hf_wire_decode_round_done(payload, bytes, &done, NULL) == 0 && done.round == world->round);
+	world->round_open = false;
+}
+
+static void check_message(struct world *world, uint32_t type, const void *payload, size_t bytes)
 {
 	struct hf_err why;
 	switch (type) {
 	case HF_WIRE_READY:
 		fuzz_check(world->prepared && world->sent[type] == 1);
+		fuzz_check(!world->rounds || !is_copy(world)); // pages could not land unseen
+		break;
+	case HF_WIRE_ROUND_DONE:
+		check_round_done(world, payload, bytes);
 		break;
 	case HF_WIRE_LOADED:
+		for (uint32_t page = 0; world->whole && page < PAGES; page++)
+			fuzz_check(world_has(world, page));
 		fuzz_check(world->load_done && world->sent[type] == 1);
 		fuzz_check(!world->recovers || world->on_record == HF_RECORD_LOADED);
 		break;
@@ -260,7 +287,7 @@ static int memory_place(void *self, uint32_t block, uint64_t page_in_block, uint
 	uint32_t page = world_page(block, page_in_block);
 	check_place(world, page);
 	others_run(world);
-	check_whole(world, page, landing_of(world, page, slot));
+	fuzz_check(is_whole(world, page, landing_of(world, page, slot)));
 	return place_result(world, page, err);
 }
 
@@ -269,7 +296,8 @@ static int memory_place_zero(void *self, uint32_t block, uint64_t page_in_block,
 	struct world *world = self;
 	uint32_t page = world_page(block, page_in_block);
 	check_place(world, page);
-	fuzz_check(!world->pages[page].present || world->pages[page].zero_mask == all_chunks(page));
+	fuzz_check(!world->pages[page].present);
+	fuzz_check(is_copy(world) || holds(world->alias[page], 0, chunks_of(page) * CHUNK_BYTES));
 	return place_result(world, page, err);
 }
 
@@ -277,7 +305,9 @@ static int memory_place_again(void *self, uint32_t block, uint64_t page_in_block
 {
 	struct world *world = self;
 	struct world_page *place = &world->pages[world_page(block, page_in_block)];
-	fuzz_check(place->visible && !place->placing && !world->released);
+	fuzz_check(place->visible ||
+		   (world->device_ended && world_has(world, world_page(block, page_in_block))));
+	fuzz_check(!place->placing && !world->released);
 	place->placing = true;
 	return place_result(world, world_page(block, page_in_block), err);
 }
@@ -301,7 +331,7 @@ static int memory_release(void *self, struct hf_err *err)
 	struct world *world = self;
 	fuzz_check(!world->released && world->run_done);
 	for (uint32_t page = 0; page < PAGES; page++)
-		fuzz_check(world->pages[page].visible);
+		fuzz_check(world_has(world, page));
 	if (answer(world, -EIO))
 		return hf_err_set(err, HF_ERR_LOCAL, EIO, "not released");
 	world->released = true;
@@ -395,6 +425,7 @@ void world_create(struct world *world, struct fuzz_input *input, void (*inside)(
 	memset(world, 0, sizeof(*world));
 	world->input = input;
 	world->recovers = recovers;
+	world->rounds = shape & 8;
 	world->inside = inside;
 	world->now_ns = 1000000000;
 	world->memory = (struct hf_memory){.ops = &memory_ops,

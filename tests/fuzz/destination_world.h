@@ -39,6 +39,7 @@ struct world_page {
 	bool visible;	   /* to the guest */
 	bool placing;
 	bool waited_for; /* a thread has faulted and was not woken */
+	uint8_t version; /* how often a set has named it: what it holds is another each time */
 };
 
 struct world {
@@ -64,6 +65,11 @@ struct world {
 	enum hf_record record, on_record; /* being written; written */
 	uint64_t epoch_last;
 
+	/* Rounds; a bit a page. */
+	bool rounds, round_open, final, whole;
+	uint32_t round;
+	uint8_t named, in_round; /* in the set that is being told; in the last one */
+
 	/* What the source has said. */
 	bool advised;
 	uint32_t source_of_block[BLOCKS];
@@ -87,6 +93,8 @@ void world_create(struct world *world, struct fuzz_input *input, void (*inside)(
 void world_destroy(struct world *world);
 
 uint32_t world_page(uint32_t block, uint64_t page);
+/* It is here, visible or not: its landing holds what the source holds. */
+bool world_has(struct world *world, uint32_t page);
 struct hf_destination_snapshot world_snapshot(struct world *world);
 /* Ends fetch `index`; OK writes the bytes the source has, FAILED leaves half of something. */
 void world_end_fetch(struct world *world, uint32_t index, enum hf_fetch_status status);

@@ -105,6 +105,7 @@ static void parse_vmm(int argc, char **argv)
 	fuzz_check(guest->memory_bytes % guest->page_size_bytes == 0);
 	fuzz_check(guest->vcpus >= 1 && guest->vcpus <= HF_GUEST_VCPUS_MAX);
 	fuzz_check(guest->write_percent <= 100 && guest->fill_percent <= 100);
+	fuzz_check(guest->pace_steps_per_s <= HF_GUEST_PACE_MAX);
 	fuzz_check(options.ram_file[0] == '/' && options.qmp_path[0] == '/');
 	fuzz_check(strlen(options.qmp_path) < sizeof(((struct sockaddr_un *)0)->sun_path));
 }
@@ -129,7 +130,7 @@ static void parse_uri(const char *uri)
 {
 	struct tcp_uri parsed;
 	struct hf_err err = HF_ERR_INIT;
-	char again[sizeof(parsed.host) + sizeof(parsed.path) + 32];
+	char again[sizeof(parsed.address.host) + sizeof(parsed.path) + 32];
 	fuzz_check((hf_tcp_check_uri(uri, NULL) == 0) == (tcp_uri_parse(uri, &parsed, &err) == 0));
 	if (err.class != HF_ERR_NONE) {
 		check_refusal(&err);
@@ -140,11 +141,11 @@ static void parse_uri(const char *uri)
 	if (parsed.is_unix)
 		snprintf(again, sizeof(again), "unix:%s", parsed.path);
 	else
-		snprintf(again, sizeof(again), brackets ? "tcp:[%s]:%s" : "tcp:%s:%s", parsed.host,
-			 parsed.port);
+		snprintf(again, sizeof(again), brackets ? "tcp:[%s]:%s" : "tcp:%s:%s", parsed.address.host,
+			 parsed.address.port);
 	fuzz_check(strcmp(again, uri) == 0);
 	if (!parsed.is_unix) {
-		fuzz_check(atoi(parsed.port) <= 65535);
+		fuzz_check(atoi(parsed.address.port) <= 65535);
 		return;
 	}
 	struct tcp_address address;

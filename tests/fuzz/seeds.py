@@ -58,6 +58,34 @@ def destination():
     for shape in (4, 5):
         head = bytes([shape, 0x0f, 2, 0, 0, 0, 0, 0])
         yield f"again-{shape}", head + given + again + landed + again + said(FINISH)
+    # Rounds: event 16, or 20 where the session goes on; a set of one block, or an end. Link up, while it is up, is no
+    # event, and a good answer of every port.
+    idle = bytes([LINK_UP])
+
+    def event(*what):
+        return bytes(what) + 5 * idle
+
+    def named(number, pages, end=0):
+        return b"".join(event(number, 0, block) for block in pages) + event(number, 1, end)
+
+    def moved(start, number, end, more=b""):
+        mapped = event(MESSAGE, PRESENCE, 0x0b) + event(MESSAGE, PRESENCE, 5) + event(MESSAGE, DEVICE, 5)
+        ended = event(MESSAGE, DEVICE_END, 0) + event(FAULT, 1, 0) + come[:42] + work + event(VM_DONE) + more
+        return start + named(number, [0x04], end) + mapped + ended + event(MESSAGE, RUN, 0) + more + event(VM_DONE) + work + come
+
+    come, work = event(LANDED, 0) * 12, (event(WORK, 0) + event(WORK, 1)) * 3
+    ready = event(LINK_UP) + event(MESSAGE, ADVISE, 1) + event(MEMORY_READY)
+    head = bytes([8, 0, 0, 0, 0, 0, 0, 0])
+    first = named(16, [0x0e, 0x85]) + come + come[:14]
+    for name, end in ("rounds", 2), ("rounds-whole", 6):
+        yield name, moved(head + ready + first + named(16, [0x02]) + come[:28], 16, end) + event(MESSAGE, FINISH, 0)
+    cut = named(16, [0x0f]) + come[:21] + event(FAULT, 1, 0) + event(16, 1, 1) + come[:28]
+    yield "rounds-cut", moved(head + ready + cut, 16, 2)
+    yield "rounds-link-cut", head + ready + named(16, [0x0f]) + come[:21] + event(LINK_DOWN, 1)
+    goes_on = bytes([12]) + head[1:] + ready + named(20, [0x0f]) + come + come[:28]
+    yield "rounds-again", (moved(goes_on, 20, 2, event(16)) + event(LINK_DOWN, 1) + event(LINK_UP) +
+                           event(MESSAGE, ADVISE, 1) + event(MESSAGE, RUN, 0) + come)
+    head = bytes([5, 0x0f, 2, 0, 0, 0, 0, 0])
     yield "doubt", head + loaded + again[:3] + said(ADVISE, 1) + said(FAIL)
     yield "will-not-run", head + loaded + said(RUN) + recorded + bytes([VM_DONE, 7, 0]) + bytes([VM_DONE]) + 4 * ZERO + recorded + again
 
@@ -77,6 +105,19 @@ def source():
     yield "cut", bytes([0, 0x5b]) + start + said(LOADED) + b"\6\1" + requests
     yield "fails", bytes([0, 0x5b]) + start + said(FAIL) + done
     yield "cancelled", bytes([0, 0x5b]) + start[:30] + b"\5\x40" + done
+    # Rounds: a round is done (12), the guest writes (13), the operator (14); link up is no event while it is up.
+    def event(*what):
+        return bytes(what) + 12 * b"\2"
+
+    ready = event(2) + event(1, READY, 1)
+    round_done, written = event(12, 16), bytes([13, 2, 13, 0xc1, 13, 8])
+    asked = b"".join(bytes([4, block, offset, 2]) + 2 * b"\2" for block in (0, 1) for offset in (0, 8))
+    ended = event(3) * 2 + 24 * b"\2" + asked + event(1, LOADED, 0) + event(3) + event(1, RESUMED, 0) + asked
+    ended += event(1, COMPLETE, 0)
+    for name, shape, rounds in ("rounds", 0x24, 5), ("rounds-fit", 0x20, 1), ("rounds-only", 0x64, 4):
+        yield name, bytes([shape, 0x5b]) + ready + (asked + written + round_done) * rounds + round_done * (shape >> 6) + ended
+    yield "rounds-cut", bytes([0x24, 0x5b]) + ready + written + event(14, 0) + round_done + ended
+    yield "rounds-link-cut", bytes([0x24, 0x5b]) + ready + written + b"\6\1"
     recorded = bytes([12]) + 16 * ZERO
     given = bytes([0x10, 0x5b]) + start + requests + said(LOADED) + done + recorded
     again = b"\6\1" + b"\2" + 12 * ZERO
@@ -266,7 +307,17 @@ def vm_record():
     yield "raw", b"\x08" + slot(1, "none") + b" " * 4096
 
 
-TARGETS = [wire, destination, source, tcp_open, tcp_link, attach_client, attach_agent, qmp_codec, qmp_server, qmp_vm,
+def rdma_wire():
+    hello = b"HFRD" + big(1, 2) + big(1, 2) + big(0x1f, 8) + bytes(range(16)) + big(1, 8)
+    yield "hello-control", b"\0" + hello + bytes([0, 0, 1, 2]) + 12 * ZERO
+    yield "hello-background", b"\0" + hello + bytes([2, 63, 0, 0])
+    yield "header", b"\1" + big(1, 2) + big(16, 2) + big(8, 4) + 8 * ZERO
+    key = big(0, 4) + big(77, 4) + big(1 << 40, 8) + big(0, 8) + big(1 << 30, 8)
+    yield "keys", b"\2" + big(2, 4) + big(1, 4) + key + key
+    yield "key-overflows", b"\2" + big(1, 4) + ZERO * 4 + key[:-8] + 8 * b"\xff"
+
+
+TARGETS = [wire, rdma_wire, destination, source, tcp_open, tcp_link, attach_client, attach_agent, qmp_codec, qmp_server, qmp_vm,
            vm_record, devstate, options]
 
 

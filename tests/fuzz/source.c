@@ -10,7 +10,8 @@
  * The rules: the VM is stopped only after READY and saved only when it stands still; once it is given up it
  * never runs here again, unless it was refused and that is on record, and RUN is said once on a link; a
  * migration that fails before leaves the VM running; pages that do not exist are not touched; what is served
- * is what lies there, from DEVICE_END on.
+ * is what lies there, from DEVICE_END on, or in a round what the round names; what was written since it was
+ * named is named again, and the VM is not stopped in a round.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -59,6 +60,13 @@ struct world {
 	bool vm_runs, vm_busy, stopped, stopped_by_others, saved, resume_failed;
 	enum hf_vm_op vm_op;
 	bool present[PAGES];
+
+	/* Rounds; a bit a page. */
+	bool rounds, only, spoken, harvesting, final;
+	uint32_t written, found; /* since the last harvest; by harvests, and not named since */
+	uint32_t known_holes;	 /* the last harvest has said so */
+	uint32_t named, round;	 /* in the set that is being told; in the round under way */
+	uint32_t told, done;
 };
 
 static uint8_t memory[MEMORY_BYTES];
@@ -111,7 +119,10 @@ static int memory_chunk(void *self, uint32_t block, uint64_t offset_bytes, uint3
 {
 	struct world *world = self;
 	fuzz_check(block < BLOCKS && offset_bytes + length_bytes <= world->blocks.blocks[block].length_bytes);
-	fuzz_check(world->present[page_of(block, offset_bytes)]);
+	uint32_t page = page_of(block, offset_bytes);
+	bool in_round = world->rounds && !world->stopped;
+	fuzz_check(world->present[page] || (in_round && !(world->known_holes >> page & 1)));
+	world->present[page] = true; // reading allocates
 	if (answer(world, 1))
 		return hf_err_set(err, HF_ERR_LOCAL, EIO, "the page cannot be read");
 	const uint8_t *at = address_of(block, offset_bytes);
@@ -131,12 +142,67 @@ static int memory_presence(void *self, uint32_t block, uint8_t *bitmap, size_t b
 	return answer(world, 1) ? hf_err_set(err, HF_ERR_LOCAL, EIO, "no map") : 0;
 }
 
+static int memory_harvest(void *self, uint32_t block, uint8_t *dirtied, uint8_t *holes, size_t bytes,
+			  struct hf_err *err)
+{
+	struct world *world = self;
+	uint32_t first = block ? RAM_PAGES : 0, pages = block ? ROM_PAGES : RAM_PAGES;
+	fuzz_check(block < BLOCKS && bytes == 1 && !dirtied[0] && !holes[0]);
+	fuzz_check(!world->harvesting && world->told == world->done && world->ready_heard);
+	world->harvesting = true;
+	others_run(world);
+	for (uint32_t page = first; page < first + pages; page++) {
+		uint32_t bit = 1u << page;
+		if (!(world->written & bit))
+			continue;
+		dirtied[0] |= (uint8_t)(1u << (page - first));
+		holes[0] |= (uint8_t)(!world->present[page] << (page - first));
+		world->known_holes =
+		    world->present[page] ? world->known_holes & ~bit : world->known_holes | bit;
+		world->written &= ~bit;
+		world->found |= bit;
+	}
+	others_run(world);
+	world->harvesting = false;
+	return answer(world, 1) ? hf_err_set(err, HF_ERR_LOCAL, EIO, "no harvest") : 0;
+}
+
+static void check_set_piece(struct world *world, const void *payload, size_t bytes)
+{
+	struct hf_wire_presence piece;
+	fuzz_check(world->spoken && !world->final && world->told == world->done);
+	fuzz_check(hf_wire_decode_round(payload, bytes, &piece, NULL) == 0 && piece.block < BLOCKS);
+	uint32_t first = (piece.block ? RAM_PAGES : 0) + piece.first_page;
+	fuzz_check(piece.pages <= world->blocks.blocks[piece.block].pages - piece.first_page);
+	fuzz_check(world->named < 1u << first); // in order
+	world->named |= (uint32_t)piece.bits[0] << first;
+}
+
+static void check_set_end(struct world *world, const void *payload, size_t bytes)
+{
+	struct hf_wire_round_end end;
+	fuzz_check(hf_wire_decode_round_end(payload, bytes, &end, NULL) == 0);
+	if (end.round == world->told && !world->final)
+		return; // more about a round
+	fuzz_check(world->spoken && !world->final && end.round == world->told + 1);
+	world->final = end.flags & HF_WIRE_ROUND_FINAL;
+	fuzz_check(world->final == world->saved && !(end.flags & HF_WIRE_ROUND_CUT));
+	fuzz_check(!world->final || !world->only || end.flags & HF_WIRE_ROUND_WHOLE);
+	if (world->final && world->told)
+		fuzz_check(!((world->found | world->written) & ~world->named));
+	world->round = world->named;
+	world->found &= ~world->named;
+	world->named = 0;
+	world->told = end.round;
+	world->done += world->final;
+}
+
 /* The map goes through all blocks in order and says what is there. */
 static void check_presence(struct world *world, const void *payload, size_t bytes)
 {
 	struct hf_wire_presence presence;
 	uint32_t first = world->presence_block ? RAM_PAGES : 0;
-	fuzz_check(world->saved && !world->sent[HF_WIRE_DEVICE]);
+	fuzz_check(world->saved && !world->sent[HF_WIRE_DEVICE] && world->final == world->spoken);
 	fuzz_check(hf_wire_decode_presence(payload, bytes, &presence, NULL) == 0);
 	fuzz_check(presence.block == world->presence_block && presence.first_page == world->presence_page);
 	for (uint32_t i = 0; i < presence.pages; i++)
@@ -175,6 +241,12 @@ static void check_message(struct world *world, uint32_t type, const void *payloa
 		break;
 	case HF_WIRE_ADVISE:
 		fuzz_check(world->sent[type] == 1);
+		break;
+	case HF_WIRE_ROUND:
+		check_set_piece(world, payload, bytes);
+		break;
+	case HF_WIRE_ROUND_END:
+		check_set_end(world, payload, bytes);
 		break;
 	case HF_WIRE_PRESENCE:
 		check_presence(world, payload, bytes);
@@ -226,6 +298,7 @@ static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t byt
 	fuzz_check(world->ready_heard && (!world->sent[HF_WIRE_RUN] || world->refused_heard));
 	fuzz_check(op == HF_VM_STOP || op == HF_VM_RESUME || (op == HF_VM_SAVE && world->stopped) ||
 		   (op == HF_VM_FENCE && world->loaded_heard));
+	fuzz_check(op != HF_VM_STOP || world->told == world->done);
 	if (answer(world, -EBUSY)) {
 		world->resume_failed |= op == HF_VM_RESUME;
 		return -EBUSY;
@@ -261,9 +334,15 @@ static void note_message(struct world *world, uint32_t type, const uint8_t *payl
 	struct hf_source_snapshot now = snapshot_of(world);
 	struct hf_wire_ready ready;
 	struct hf_wire_link link;
+	struct hf_wire_round_done done;
 	struct hf_err why;
 	if (hf_status_is_final(now.status))
 		return;
+	if (type == HF_WIRE_ROUND_DONE && hf_wire_decode_round_done(payload, bytes, &done, NULL) == 0 &&
+	    done.round == world->told && !world->final) {
+		world->done = done.round;
+		world->round = 0;
+	}
 	if (type == HF_WIRE_LINK && hf_wire_decode_link(payload, bytes, &link, NULL) == 0)
 		world->link_heard = true;
 	else if (type == HF_WIRE_READY && (!world->measures || world->link_heard) &&
@@ -328,6 +407,45 @@ static void on_message(struct world *world)
 		hear(world, type, payload, (size_t)bytes);
 }
 
+static void on_round_done(struct world *world)
+{
+	uint8_t detail = fuzz_u8(world->input), payload[PAYLOAD_MAX];
+	struct hf_wire_round_done done = {.round = world->told + (detail == 0xff),
+					  .moved_bytes = (uint64_t)detail << 10,
+					  .duration_ns = (uint64_t)detail << 12};
+	ssize_t bytes = hf_wire_encode_round_done(&done, payload, sizeof(payload));
+	if (bytes > 0)
+		hear(world, HF_WIRE_ROUND_DONE, payload, (size_t)bytes);
+}
+
+/* The guest writes a page, or lets go of it. */
+static void on_write(struct world *world)
+{
+	uint8_t choice = fuzz_u8(world->input);
+	uint32_t page = choice % PAGES, block = page >= RAM_PAGES;
+	if (!world->vm_runs || world->stopped)
+		return;
+	size_t size = block ? CHUNK_BYTES : RAM_PAGE_BYTES;
+	uint8_t *at = memory + (block ? RAM_PAGES * RAM_PAGE_BYTES + (page - RAM_PAGES) * size : page * size);
+	world->present[page] = choice < 0xc0;
+	if (world->present[page])
+		at[choice] ^= choice | 1;
+	else
+		memset(at, 0, size);
+	world->written |= 1u << page;
+}
+
+static void on_round_operator(struct world *world)
+{
+	uint8_t choice = fuzz_u8(world->input);
+	if (choice < 0x60)
+		fuzz_check(hf_source_start_postcopy(world->source, NULL) == (world->only ? -EPERM : 0));
+	else if (choice < 0xb0)
+		hf_source_limit_rounds(world->source, choice & 1 ? 0 : (uint64_t)choice << 20);
+	else
+		hf_source_limit_downtime(world->source, choice & 1 ? 1 : (uint64_t)choice << 16);
+}
+
 static void on_wrong_message(struct world *world)
 {
 	uint32_t type = fuzz_u8(world->input);
@@ -343,14 +461,18 @@ static void on_stale(struct world *world)
 	hf_source_events.link_down(world->source, epoch, NULL);
 }
 
+static uint64_t features_of(const struct world *world)
+{
+	return (world->measures ? HF_WIRE_FEATURE_LINK : 0) | (world->spoken ? HF_WIRE_FEATURE_PRECOPY : 0);
+}
+
 /* Each link has its own count of what is said on it. */
 static void on_later_link(struct world *world)
 {
 	static const uint32_t each[] = {HF_WIRE_ADVISE, HF_WIRE_RUN, HF_WIRE_FAIL, HF_WIRE_FINISH};
 	struct hf_link_info info = {.epoch = world->epoch_last + 1,
 				    .version = 1,
-				    .features = HF_WIRE_FEATURE_RECOVER |
-						(world->measures ? HF_WIRE_FEATURE_LINK : 0),
+				    .features = HF_WIRE_FEATURE_RECOVER | features_of(world),
 				    .channels = {1, 1},
 				    .capacity_chunks = {4, 4},
 				    .name = "fuzz"};
@@ -371,7 +493,7 @@ static void on_link_up(struct world *world)
 	}
 	struct hf_link_info info = {.epoch = 1 + (snapshot_of(world).status != HF_STATUS_NONE),
 				    .version = 1,
-				    .features = world->measures ? HF_WIRE_FEATURE_LINK : 0,
+				    .features = features_of(world),
 				    .channels = {1, 1},
 				    .capacity_chunks = {4, 4},
 				    .name = "fuzz"};
@@ -417,9 +539,11 @@ static void on_request(struct world *world)
 	}
 	const struct hf_ramblock *block = &world->blocks.blocks[request.block];
 	// After a failure the answers mean nothing, but go on until FAIL has left.
-	fuzz_check(world->saved && (!world->complete_heard || world->recovers));
+	uint32_t bit = 1u << page_of(request.block, request.offset_bytes);
+	bool in_round = !world->saved;
+	fuzz_check(in_round ? world->round & bit : !world->complete_heard || world->recovers);
 	fuzz_check(snapshot_of(world).status != HF_STATUS_COMPLETED);
-	fuzz_check(!world->vm_runs || hf_status_is_final(snapshot_of(world).status));
+	fuzz_check(in_round || !world->vm_runs || hf_status_is_final(snapshot_of(world).status));
 	fuzz_check(request.block < BLOCKS && request.length_bytes > 0);
 	fuzz_check(request.offset_bytes % block->page_size_bytes + request.length_bytes <=
 		   block->page_size_bytes);
@@ -427,6 +551,8 @@ static void on_request(struct world *world)
 	fuzz_check(reply.zero == !reply.bytes);
 	static const uint8_t zeros[RAM_PAGE_BYTES];
 	bool present = world->present[page_of(request.block, request.offset_bytes)];
+	if (in_round && world->known_holes & bit)
+		present = false; // it was one when it was named
 	fuzz_check(memcmp(reply.zero ? zeros : reply.bytes,
 			  present ? address_of(request.block, request.offset_bytes) : zeros,
 			  request.length_bytes) == 0);
@@ -521,7 +647,7 @@ static void on_pause(struct world *world)
 }
 
 /* Who calls the engine with it. What a thread does is over before it does the next thing. */
-enum thread { CONTROL, VM_WORKER, MAIN, CHANNELS, RECORDER };
+enum thread { CONTROL, VM_WORKER, MAIN, CHANNELS, RECORDER, GUEST };
 
 static const struct {
 	void (*happens)(struct world *world);
@@ -547,16 +673,26 @@ static const struct {
 };
 #define EVENTS_OF_ONE_LINK 12
 
+static const struct {
+	void (*happens)(struct world *world);
+	enum thread thread;
+} round_events[] = {
+    {on_round_done, CONTROL}, {on_write, GUEST}, {on_round_operator, MAIN},
+    {on_round_done, CONTROL}, {on_write, GUEST},
+};
+#define ROUND_EVENTS (sizeof(round_events) / sizeof(round_events[0]))
+
 static void event(struct world *world)
 {
-	uint32_t count = world->recovers ? sizeof(events) / sizeof(events[0]) : EVENTS_OF_ONE_LINK;
-	uint32_t choice = fuzz_below(world->input, count);
-	unsigned bit = 1u << events[choice].thread;
-	if (events[choice].thread != CHANNELS && world->running & bit)
+	uint32_t plain = world->recovers ? sizeof(events) / sizeof(events[0]) : EVENTS_OF_ONE_LINK;
+	uint32_t choice = fuzz_below(world->input, plain + (world->rounds ? ROUND_EVENTS : 0));
+	enum thread thread = choice < plain ? events[choice].thread : round_events[choice - plain].thread;
+	unsigned bit = 1u << thread;
+	if (thread != CHANNELS && world->running & bit)
 		return;
 	unsigned before = world->running;
 	world->running |= bit;
-	events[choice].happens(world);
+	(choice < plain ? events[choice].happens : round_events[choice - plain].happens)(world);
 	world->running = before;
 }
 
@@ -564,8 +700,8 @@ static void event(struct world *world)
 
 static void create(struct world *world)
 {
-	static const struct hf_source_memory_ops memory_ops = {.chunk = memory_chunk,
-							       .presence = memory_presence};
+	static const struct hf_source_memory_ops memory_ops = {
+	    .chunk = memory_chunk, .presence = memory_presence, .harvest = memory_harvest};
 	static const struct hf_transport_ops transport_ops = {.send = transport_send};
 	static const struct hf_vm_ops vm_ops = {.request = vm_request};
 	static const struct hf_recorder_ops recorder_ops = {.request = record_request};
@@ -573,9 +709,13 @@ static void create(struct world *world)
 	world->now_ns = 1000000000;
 	world->measures = shape & 8;
 	world->recovers = shape & 0x10;
+	world->rounds = shape & 0x20;
+	world->only = world->rounds && shape & 0x40;
+	world->spoken = world->rounds && !(shape & 0x80);
 	world->vm_runs = true;
 	for (uint32_t page = 0; page < PAGES; page++)
 		world->present[page] = present >> page & 1;
+	world->written = present & ((1u << PAGES) - 1);
 	hf_ramblocks_init(&world->blocks);
 	hf_ramblocks_add(&world->blocks, "ram", RAM_PAGES * RAM_PAGE_BYTES, RAM_PAGE_BYTES, NULL);
 	hf_ramblocks_add(&world->blocks, "rom", ROM_PAGES * CHUNK_BYTES, CHUNK_BYTES, NULL);
@@ -589,6 +729,9 @@ static void create(struct world *world)
 	    .wish_placement = shape & 1,
 	    .placement = shape & 2 ? HF_PLACEMENT_CONTINUE : HF_PLACEMENT_COPY,
 	    .hold_background = shape & 4,
+	    .precopy = world->rounds,
+	    .precopy_only = world->only,
+	    .downtime_limit_ns = shape & 4 ? 1 : 0,
 	};
 	if (world->recovers)
 		config.recorder = (struct hf_recorder){.ops = &recorder_ops, .self = world};

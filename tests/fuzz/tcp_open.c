@@ -140,12 +140,13 @@ static void check_expectation(const struct hf_tcp_listener *listener, const stru
 {
 	bool continues = tcp->info.epoch > 1;
 	fuzz_check(!continues || (tcp->info.features & HF_WIRE_FEATURE_RECOVER));
-	if (!listener->expects) {
+	if (!listener->guard.expects) {
 		fuzz_check(!continues);
 		return;
 	}
-	fuzz_check(tcp->info.epoch > listener->epoch_min);
-	fuzz_check(memcmp(hf_tcp_session(tcp), listener->session, sizeof(listener->session)) == 0);
+	fuzz_check(tcp->info.epoch > listener->guard.epoch_min);
+	fuzz_check(memcmp(hf_tcp_session(tcp), listener->guard.session, sizeof(listener->guard.session)) ==
+		   0);
 }
 
 static void accept_guests(struct fuzz_input *input)

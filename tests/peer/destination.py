@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The destination's role: takes a VM's device state, fetches its pages. Stages as in source.py."""
+import select
+import socket
 import threading
+import time
 from collections import deque
 
 import messages as m
@@ -12,8 +15,10 @@ WINDOW = 8
 
 class Destination:
     STAGES = ["linked", "advised", "ready", "loaded", "running", "fetched", "complete", "finished"]
+    ROUNDS = ["in_round", "final"]  # with PRECOPY, before "ready"
 
     def __init__(self, link, chunk_bytes=1 << 18, placement=1):
+        self.stages = self.STAGES[:2] + (self.ROUNDS if link.features & m.FEATURE_PRECOPY else []) + self.STAGES[2:]
         self.link, self.chunk_bytes, self.placement = link, chunk_bytes, placement
         self.stage = "linked"
         self.reserved = 0  # of requests
@@ -22,11 +27,17 @@ class Destination:
         self.present = []
         self.wishes = []
         self.finish = None
+        self.round = None  # the last ROUND_END that was heard
+        self.named = set()  # (block, page), of the last set
+        self.moved = {}  # (block, page): the bytes, of pages fetched whole since they were last named
+        self.moved_bytes = self.round_began_ns = 0
+        self.rounds_done = []
+        self.lies = {}  # what ROUND_DONE says instead of what is true
         self.numbers = iter(range(1, 1 << 62))
 
     def up_to(self, stage):
         while self.stage != stage:
-            self.stage = self.STAGES[self.STAGES.index(self.stage) + 1]
+            self.stage = self.stages[self.stages.index(self.stage) + 1]
             getattr(self, f"to_{self.stage}")()
         return self
 
@@ -49,12 +60,27 @@ class Destination:
         self.vm_name, self.blocks = m.take_advise(self.expect(m.ADVISE))
         self.present = [[] for _ in self.blocks]
 
-    def to_ready(self):
-        """Says READY and takes everything up to DEVICE_END."""
+    def say_ready(self):
         if self.link.features & m.FEATURE_LINK:
             self.probe()
             self.link.send(m.make_link())
         self.link.send(m.make_ready(self.placement, self.chunk_bytes))
+
+    def to_in_round(self):
+        """Says READY and takes the first set."""
+        self.say_ready()
+        self.take_set()
+
+    def to_final(self):
+        """Moves round after round, until the final set is heard."""
+        while not self.round.final:
+            self.move_round()
+            self.take_set()
+
+    def to_ready(self):
+        """Says READY and takes everything up to DEVICE_END."""
+        if self.round is None:
+            self.say_ready()
         self.take_state()
 
     def take_state(self):
@@ -70,7 +96,8 @@ class Destination:
         must(kind == m.DEVICE_END, f"frame type {kind} came, not DEVICE_END")
         total = m.take_device_end(payload)
         must(1 <= total <= m.DEVICE_TOTAL_MAX and total == sum(map(len, self.device)), f"a total of {total}")
-        self.image = Image(self.blocks, b"".join(self.device), self.present, {})
+        self.image = Image(self.blocks, b"".join(self.device), self.present, {
+            key: data for key, data in self.moved.items() if self.present[key[0]][key[1]]})
 
     def take_presence(self, part):
         must(part.block < len(self.blocks), f"PRESENCE of block {part.block}")
@@ -79,6 +106,8 @@ class Destination:
         self.present[part.block] += part.present
 
     def to_loaded(self):
+        if self.round and self.round.whole:
+            self.fetch_all()
         self.link.send(m.make_frame(m.LOADED))
         self.expect(m.RUN)
 
@@ -114,41 +143,107 @@ class Destination:
             channel.wait_closed()
         return fail
 
+    # ---- rounds ----
+
+    def take_set(self):
+        """A set, and the ROUND_END that ends it for the first time; what it names has to be fetched again."""
+        self.named, reached = set(), (0, 0)
+        kind, payload = self.frame()
+        while self.round and kind == m.ROUND_END and m.take_round_end(payload).number == self.round.number:
+            must(not m.take_round_end(payload).final, "a round becomes the final set")
+            kind, payload = self.frame()  # it has crossed ROUND_DONE
+        while kind == m.ROUND:
+            part = m.take_round(payload)
+            must(part.block < len(self.blocks), f"ROUND of block {part.block}")
+            must((part.block, part.first_page) >= reached, "a set is not in ascending order, or overlaps")
+            reached = part.block, part.first_page + len(part.present)
+            _, length, page_size = self.blocks[part.block]
+            must(reached[1] <= length // page_size, f"ROUND up to page {reached[1]}")
+            self.named |= {(part.block, part.first_page + i) for i, named in enumerate(part.present) if named}
+            kind, payload = self.frame()
+        must(kind == m.ROUND_END, f"frame type {kind} came, not ROUND_END")
+        end = m.take_round_end(payload)
+        must(end.number == (self.round.number if self.round else 0) + 1, f"set {end.number} follows {self.round}")
+        must(not end.cut, "a round is cut before it began")
+        self.round = end
+        self.moved = {key: data for key, data in self.moved.items() if key not in self.named}
+        self.moved_bytes, self.round_began_ns = 0, time.monotonic_ns()
+
+    def take_change(self):
+        """A further ROUND_END of the round under way."""
+        end = m.take_round_end(self.expect(m.ROUND_END))
+        must(end.number == self.round.number and not end.final, f"{end} comes in {self.round}")
+        must(end.cut or not self.round.cut, "a round that was cut goes on")
+        self.round = end
+        return end
+
+    def move_round(self):
+        """Fetches the set and says so; a source that cuts the round is obeyed."""
+        def hear(todo):
+            if self.take_change().cut:
+                todo.clear()
+        self.move_pages(self.named, hear)
+        self.say_round_done()
+
+    def move_pages(self, pages, hear=None):
+        pages = self.fetch_pages(pages, hear)
+        self.moved.update(pages)
+        self.moved_bytes += sum(map(len, pages.values()))
+
+    def say_round_done(self):
+        took_ns = max(1, time.monotonic_ns() - self.round_began_ns)
+        said = {"moved_bytes": self.moved_bytes, "duration_ns": took_ns,
+                "rate_bytes_per_s": self.moved_bytes * 10**9 // took_ns, **self.lies}
+        self.rounds_done.append(m.Record(number=self.round.number, **said))
+        self.link.send(m.make_round_done(self.round.number, **said))
+
     # ---- page channels ----
 
     def request(self, block, offset, length):
         request = Record(block=block, number=next(self.numbers), offset=offset, length=length)
         return request, m.make_request(block, request.number, offset, length, reserved=self.reserved)
 
-    def chunks(self):
-        for block, (_, length, page_size) in enumerate(self.blocks):
+    def pieces(self, pages):
+        for block, page in pages:
+            page_size = self.blocks[block][2]
             step = min(self.chunk_bytes, page_size)
-            for offset in range(0, length, step):
-                if self.present[block][offset // page_size]:
-                    yield block, offset, step
+            for offset in range(page * page_size, (page + 1) * page_size, step):
+                yield block, offset, step
 
     def fetch_all(self):
-        """Every present page, in pieces, each piece over any channel."""
-        todo, landed, troubles = deque(self.chunks()), {}, []
+        """Every present page that is not here."""
+        every = {(block, page) for block, present in enumerate(self.present)
+                 for page, there in enumerate(present) if there}
+        self.image.pages.update(self.fetch_pages(every - self.image.pages.keys()))
+
+    def fetch_pages(self, pages, hear=None):
+        """In pieces, each over any channel; returns those that came whole. `hear(todo)` takes a frame meanwhile."""
+        todo, landed, troubles = deque(self.pieces(sorted(pages))), {}, []
+        ended, ends = socket.socketpair()
 
         def pull(channel):
             try:
                 self.pull(channel, todo, landed)
             except Exception as error:
                 troubles.append(error)
+            finally:
+                ends.send(b"x")
 
         threads = [threading.Thread(target=pull, args=(channel,)) for channel in self.link.pages.values()]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ended, ends:
+            for thread in threads:
+                thread.start()
+            running = len(threads)
+            while running:
+                if ended in select.select([ended] + ([self.link.control.socket] if hear else []), [], [])[0]:
+                    running -= len(ended.recv(running))
+                else:
+                    hear(todo)
+            for thread in threads:
+                thread.join()
         must(not troubles, f"page channels: {troubles}")
-        for block, (_, _, page_size) in enumerate(self.blocks):
-            step = min(self.chunk_bytes, page_size)
-            for page, there in enumerate(self.present[block]):
-                if there:
-                    self.image.pages[block, page] = b"".join(
-                        landed[block, at] for at in range(page * page_size, (page + 1) * page_size, step))
+        parts = {page: [landed.get(piece[:2]) for piece in self.pieces([page])] for page in pages}
+        return {page: b"".join(data) for page, data in parts.items() if None not in data}
 
     def pull(self, channel, todo, landed):
         waiting = deque()
@@ -156,7 +251,7 @@ class Destination:
             while len(waiting) < WINDOW and todo:
                 try:
                     request, raw = self.request(*todo.popleft())
-                except IndexError:  # another channel took it
+                except IndexError:  # another channel took it, or the round was cut
                     break
                 waiting.append(request)
                 channel.send(raw)

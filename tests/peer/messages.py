@@ -211,6 +211,37 @@ def take_presence(payload):
     return Record(block=block, first_page=first_page, present=every[:pages])
 
 
+def make_round(block, first_page, named, pages=None):
+    """`named` has one truth value for each page; laid out as PRESENCE."""
+    return make_frame(ROUND, make_presence(block, first_page, named, pages)[FRAME.size:])
+
+
+take_round = take_presence
+
+
+def make_round_end(number, flags=0, limit_bytes_per_s=0):
+    return make_frame(ROUND_END, struct.pack(">IIQ", number, flags, limit_bytes_per_s))
+
+
+def take_round_end(payload):
+    number, flags, limit = struct.unpack(">IIQ", payload)
+    must(number >= 1, "ROUND_END of round 0")
+    must(flags & ~(ROUND_CUT | ROUND_FINAL | ROUND_WHOLE) == 0, f"ROUND_END with the flags {flags:#x}")
+    must(not (flags & ROUND_FINAL and flags & ROUND_CUT), "ROUND_END with FINAL and CUT")
+    must(flags & ROUND_FINAL or not flags & ROUND_WHOLE, "ROUND_END with WHOLE and without FINAL")
+    return Record(number=number, cut=bool(flags & ROUND_CUT), final=bool(flags & ROUND_FINAL),
+                  whole=bool(flags & ROUND_WHOLE), limit_bytes_per_s=limit)
+
+
+def make_round_done(number, moved_bytes=0, duration_ns=1, rate_bytes_per_s=0):
+    return make_frame(ROUND_DONE, struct.pack(">IIQQQ", number, 0, moved_bytes, duration_ns, rate_bytes_per_s))
+
+
+def take_round_done(payload):
+    number, _, moved_bytes, duration_ns, rate = struct.unpack(">IIQQQ", payload)
+    return Record(number=number, moved_bytes=moved_bytes, duration_ns=duration_ns, rate_bytes_per_s=rate)
+
+
 def make_device_end(total):
     return make_frame(DEVICE_END, struct.pack(">Q", total))
 

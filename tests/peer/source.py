@@ -30,9 +30,16 @@ class Image:
 
 class Source:
     STAGES = ["linked", "advised", "presence", "device", "served", "loaded", "running", "complete", "finished"]
+    ROUNDS = ["in_round", "moved", "final"]  # with PRECOPY, before "presence"
 
     def __init__(self, link, image, answer=None):
         """`answer(request, reply)` may return other bytes than the right reply, or None to send none."""
+        self.stages = self.STAGES[:2] + (self.ROUNDS if link.features & m.FEATURE_PRECOPY else []) + self.STAGES[2:]
+        self.first_set = [(block, page) for block, present in enumerate(image.present)
+                          for page, there in enumerate(present) if there]
+        self.sets = 0  # that were said
+        self.in_round = set()  # pages that may be asked for while the VM runs
+        self.rounds_done = []
         self.link, self.image = link, image
         self.answer = answer or (lambda request, reply: reply)
         self.stage = "linked"
@@ -47,7 +54,7 @@ class Source:
 
     def up_to(self, stage):
         while self.stage != stage:
-            self.stage = self.STAGES[self.STAGES.index(self.stage) + 1]
+            self.stage = self.stages[self.stages.index(self.stage) + 1]
             getattr(self, f"to_{self.stage}")()
         return self
 
@@ -56,6 +63,49 @@ class Source:
         if self.link.features & m.FEATURE_LINK:
             self.measured = m.take_link(self.link.expect(m.LINK))
         self.ready = m.take_ready(self.link.expect(m.READY))
+
+    # ---- rounds ----
+
+    def to_in_round(self):
+        self.begin_round(self.first_set)
+
+    def to_moved(self):
+        self.end_round()
+
+    def to_final(self):
+        self.say_final()
+
+    def say_set(self, pages):
+        """One ROUND for each run of pages."""
+        for block, page in sorted(pages):
+            if (block, page - 1) not in pages:
+                end = page
+                while (block, end) in pages:
+                    end += 1
+                self.link.send(m.make_round(block, page, [1] * (end - page)))
+
+    def begin_round(self, pages, limit_bytes_per_s=0):
+        self.say_set(set(pages))
+        self.sets += 1
+        self.in_round = set(pages)
+        self.change_round(limit_bytes_per_s=limit_bytes_per_s)
+
+    def change_round(self, **fields):
+        self.link.send(m.make_round_end(self.sets, **fields))
+
+    def end_round(self):
+        done = m.take_round_done(self.link.expect(m.ROUND_DONE))
+        must(done.number == self.sets, f"round {done.number} is done in round {self.sets}")
+        self.in_round = set()
+        self.rounds_done.append(done)
+        return done
+
+    def say_final(self, pages=(), flags=0):
+        self.say_set(set(pages))
+        self.sets += 1
+        self.change_round(flags=flags | m.ROUND_FINAL)
+
+    # ---- from PRESENCE on ----
 
     def to_presence(self, pages_each=m.PRESENCE_PAGES_MAX):
         for block, present in enumerate(self.image.present):
@@ -152,13 +202,15 @@ class Source:
             must(self.link.features & m.FEATURE_LINK, "the probe block without the feature")
             must(self.ready is None, "the probe block after READY")
             return m.make_reply(request, bytes(request.length))
-        must(self.may_ask.is_set(), "a request before DEVICE_END")
+        page = request.offset // self.image.blocks[request.block][2]
+        must(self.may_ask.is_set() or (request.block, page) in self.in_round,
+             f"a request for page {page} before DEVICE_END, and not of the round")
         must(not self.at_rest.is_set(), "a request after COMPLETE")
         must(request.length <= self.ready.chunk_bytes, f"a request for {request.length} bytes")
-        page = request.offset // self.image.blocks[request.block][2]
         must((request.block, page) not in self.placed, f"a request for page {page}, which was placed")
         must(self.link.hello.get("epoch", 1) == 1 or self.image.present[request.block][page],
              f"a request for page {page}, which does not exist, on a later link")
+        request.round = 0 if self.may_ask.is_set() else self.sets
         self.requests.append(request)
         data = self.image.bytes_of(request)
         return m.make_reply(request, data) if data else m.make_reply(request, flags=m.ZERO)

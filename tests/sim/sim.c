@@ -211,6 +211,7 @@ static void draw_plan(struct sim *sim)
 	    .delay_max_ns = 1000u << sim_random(sim, 8),
 	};
 	draw_recovery(sim);
+	sim_rounds_draw(sim);
 	/* What is measured lasts some time, however fast the link is: that many chunks come meanwhile. */
 	if (plan->measure && plan->delay_max_ns < MEASURED_DELAY_NS)
 		plan->delay_max_ns = MEASURED_DELAY_NS;
@@ -268,6 +269,7 @@ static void cancel(struct sim *sim, uint64_t argument, void *data)
 	int result = sim->plan.cancel_on_source ? hf_source_cancel(sim->source, &err)
 						: hf_destination_cancel(sim->destination, &err);
 	sim_log(sim, "cancel: %d %s", result, err.text);
+	sim->covered[SIM_CANCELLED_IN_ROUND] += result == 0 && sim_rounds_under_way(sim);
 	SIM_CHECK(sim, result == 0 || err.text[0], "a cancel is refused without a reason");
 }
 
@@ -294,7 +296,8 @@ static bool disturbed(const struct sim *sim)
 	const struct sim_plan *plan = &sim->plan;
 	return plan->cut_link || plan->cancel || plan->fail_vm_op >= 0 || plan->fail_prepare ||
 	       plan->mismatch || plan->crashes > 0 || plan->record_failures > 0 || plan->revived ||
-	       plan->run != SIM_RUN_GOES || plan->vmm_dies || sim->hostile;
+	       plan->run != SIM_RUN_GOES || plan->vmm_dies || sim->hostile || sim_rounds_cannot_be(sim) ||
+	       plan->rounds.failing_harvest > 0;
 }
 
 /* May the end be one where the VM runs nowhere, or somebody still waits? */
@@ -320,6 +323,7 @@ static void check_completed(struct sim *sim, const struct hf_destination_snapsho
 		SIM_CHECK(sim, sim->threads[i].state != SIM_BLOCKED, "thread %u still waits", i);
 	for (uint32_t page = 0; page < sim->page_count; page++)
 		sim_check_page(sim, page, "end");
+	sim_rounds_completed(sim, destination);
 	sim->covered[SIM_COMPLETED_AFTER_LINKS] += sim->epoch > 1;
 	sim->covered[SIM_COMPLETED_AFTER_CRASH] += sim->side[false]->restarted;
 	if (sim->side[false]->restarted)
@@ -448,6 +452,7 @@ static struct sim *open_seed(uint64_t seed, bool verbose)
 	sim_vm_start(sim);
 
 	sim_link_start(sim);
+	sim_rounds_start(sim);
 	if (sim->plan.cancel)
 		sim_at(sim, sim->plan.cancel_ns, cancel, 0, NULL);
 	if (sim->plan.background_held_first || sim->plan.source_holds)

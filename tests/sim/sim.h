@@ -31,6 +31,24 @@ struct sim;
 typedef void sim_event_fn(struct sim *sim, uint64_t argument, void *data);
 
 /* ---- what may happen in one run; drawn from the seed ---- */
+enum sim_precopy { SIM_POSTCOPY_ALONE = 0, SIM_PRECOPY_HYBRID, SIM_PRECOPY_ONLY };
+
+/* Of rounds of pre-copy; drawn by itself, so that runs without rounds are what they would be anyway. */
+struct sim_rounds_plan {
+	enum sim_precopy precopy;
+	bool unknown; /* to the destination's release */
+	uint64_t downtime_limit_ns, max_bandwidth;
+	uint32_t guest_writes; /* so many, from the first harvest on; then the guest rests */
+	uint64_t write_every_ns;
+	uint32_t hot_pages, hot_percent, punch_percent;
+	uint32_t spurious_percent; /* of pages: a harvest reports them though nobody wrote them */
+	uint32_t doubtful_percent; /* of holes: the port cannot tell that they are */
+	uint32_t postcopy_commands, limit_commands;
+	uint64_t commands_last_ns;
+	uint32_t failing_harvest; /* of a block, counted from 1; 0: none */
+	bool touched_early;	  /* the destination's VMM touches memory before it loads */
+};
+
 struct sim_plan {
 	enum hf_placement placement;
 	uint32_t vcpus;
@@ -76,6 +94,7 @@ struct sim_plan {
 	uint32_t late_percent;	      /* of faults: the message is read late */
 	uint32_t nested_percent;      /* of port calls: other threads run meanwhile */
 	uint64_t delay_max_ns;	      /* of a message or chunk */
+	struct sim_rounds_plan rounds;
 };
 
 enum sim_thread_state { SIM_IDLE, SIM_BLOCKED, SIM_STOPPED };
@@ -105,13 +124,24 @@ struct sim_page {
 	bool orphan;	     /* visible, and a crashed engine had not set its bit (copy) */
 	bool continuable;    /* whole, and a crashed engine had set its bit and not placed it (continue) */
 	uint64_t wait_posted_bytes[HF_FETCH_CLASSES]; /* when somebody began to wait for it */
+
+	/* Rounds. */
+	bool written;	 /* since the last harvest, or let go of */
+	bool owed;	 /* found by a harvest, and in no set since */
+	bool named;	 /* in the set that is being told */
+	bool in_round;	 /* in the last set that was told */
+	bool known_hole; /* the last harvest said so, and it is one still */
+	bool fetched;	 /* something of it came in a round */
+	bool came;	 /* received before the VM was loaded */
 };
 
 struct sim_fetch {
 	bool busy;
 	uint64_t number; /* of all that were carried */
 	struct hf_fetch fetch;
-	uint32_t page; /* HF_PAGE_NONE: of the probe block */
+	uint32_t page;	/* HF_PAGE_NONE: of the probe block */
+	uint32_t round; /* that it was posted in */
+	struct hf_serve_reply reply;
 };
 
 /* What a run has been through; over many seeds each must have happened. */
@@ -191,6 +221,47 @@ enum sim_covered {
 	SIM_HANDED_BACK,
 	SIM_VMM_DIED_LOADED,
 	SIM_LOST,
+	SIM_ROUNDS_SEVERAL,
+	SIM_ROUND_EMPTY,
+	SIM_NAMED_AGAIN,
+	SIM_WRITTEN_IN_FLIGHT,
+	SIM_HOLE_NAMED,
+	SIM_HOLE_IN_DOUBT,
+	SIM_HOLE_AFTER_LANDING,
+	SIM_HOT_LEFT_OUT,
+	SIM_SAVE_WROTE,
+	SIM_FOUND_STALE,
+	SIM_CAME_BEFORE,
+	SIM_ROUNDS_NOTHING_LEFT,
+	SIM_ROUNDS_FIT,
+	SIM_ROUNDS_FIT_NO_MORE,
+	SIM_ROUNDS_STALLED,
+	SIM_ROUNDS_ALL_HOT,
+	SIM_WHOLE_WAITED,
+	SIM_COMPLETED_WHOLE,
+	SIM_POSTCOPY_AFTER_ROUNDS,
+	SIM_POSTCOPY_ASKED_FIRST,
+	SIM_POSTCOPY_ASKED_IN_HARVEST,
+	SIM_POSTCOPY_ASKED_IN_ROUND,
+	SIM_POSTCOPY_ASKED_LATE,
+	SIM_POSTCOPY_REFUSED,
+	SIM_ROUND_CUT,
+	SIM_ROUND_CUT_TOO_LATE,
+	SIM_ROUND_CHANGED,
+	SIM_ROUND_LIMITED,
+	SIM_DONE_OF_OLDER_ROUND,
+	SIM_FAULT_IN_ROUND,
+	SIM_LINK_CUT_IN_ROUND,
+	SIM_CANCELLED_IN_ROUND,
+	SIM_SOURCE_CRASHED_IN_ROUND,
+	SIM_SOURCE_CRASHED_IN_HARVEST,
+	SIM_DESTINATION_CRASHED_IN_ROUND,
+	SIM_CRASHED_AFTER_ROUNDS,
+	SIM_HARVEST_FAILED,
+	SIM_LAST_HARVEST_FAILED,
+	SIM_ROUNDS_REFUSED,
+	SIM_ROUNDS_UNKNOWN,
+	SIM_ROUNDS_OFFERED_LATER,
 	SIM_COVERED_COUNT,
 };
 
@@ -215,6 +286,21 @@ struct sim_process {
 	uint32_t dones_running; /* destination: ends of fetches it is being told of */
 	bool kicked[HF_WORK_CLASSES], working[HF_WORK_CLASSES];
 	uint8_t *received, *present; /* destination: the maps that outlive it */
+};
+
+/* The rounds so far, as the messages say. */
+struct sim_rounds {
+	uint32_t told, heard;	 /* sets that ROUND_END ended; the last ROUND_DONE that was heard */
+	uint32_t at_destination; /* the last round it has heard of */
+	bool open, cut;		 /* there: a round is under way, and it was asked to end it */
+	bool final, whole;	 /* the final set was told, and WHOLE with it */
+	bool device_ended;	 /* the destination has heard DEVICE_END */
+	bool loaded;		 /* and has said LOADED */
+	bool harvesting;
+	uint32_t harvests, writes_left;
+	bool commanding;
+	bool limited; /* at any time */
+	uint64_t limit_bytes_per_s, limit_since_ns, limit_posted_bytes;
 };
 
 /* What one side's engine has been told of the link. */
@@ -262,11 +348,15 @@ struct sim {
 	bool link_up, link_cut, closing, connecting;
 	uint64_t epoch, run_epoch, answer_epoch, complete_epoch; /* the last link; where RUN was heard.. */
 	struct sim_end ends[2];					 /* [is_source] */
+	uint64_t hears_epoch[2]; /* of the message that side is being told; 0: none */
+	uint64_t messages_sent[2],
+	    messages_taken[2]; /* to that side; the last it was told, or that was lost */
 	uint32_t cuts_left;
 	uint64_t fetch_number;
 	bool notified;		     /* the programs have something to look at */
 	uint64_t control_free_ns[2]; /* messages keep their order */
 	uint64_t channel_free_ns[HF_FETCH_CLASSES];
+	struct sim_rounds rounds;
 	struct sim_fetch fetches[SIM_FETCHES_MAX];
 	uint32_t fetches_busy[HF_FETCH_CLASSES], probes_busy;
 	uint64_t posted_bytes[HF_FETCH_CLASSES];
@@ -354,9 +444,30 @@ void sim_rules_made_visible(struct sim *sim, uint32_t page);
 void sim_rules_print(const struct sim *totals);
 bool sim_rules_all_covered(const struct sim *totals);
 
+/* sim_rounds.c: pre-copy */
+void sim_rounds_draw(struct sim *sim);
+void sim_rounds_start(struct sim *sim);
+/* The source's port; then what its VM does. */
+int sim_rounds_harvest(struct sim_process *process, uint32_t block, uint8_t *dirtied, uint8_t *holes,
+		       struct hf_err *err);
+void sim_rounds_read_hole(struct sim *sim, uint32_t page);
+void sim_rounds_stopping(struct sim *sim);
+void sim_rounds_saving(struct sim *sim);
+/* A message leaves; is about to be heard. */
+void sim_rounds_said(struct sim_process *process, uint32_t type, const void *payload, size_t bytes);
+void sim_rounds_hears(struct sim *sim, bool to_source, uint32_t type, const void *payload, size_t bytes);
+void sim_rounds_fetch(struct sim *sim, const struct hf_fetch *fetch, uint32_t page);
+void sim_rounds_crashed(struct sim *sim, const struct sim_process *process);
+void sim_rounds_completed(struct sim *sim, const struct hf_destination_snapshot *destination);
+/* Does the link that is up have the feature? */
+bool sim_rounds_offered(struct sim *sim);
+/* Between ROUND_END's being said and ROUND_DONE's being heard. */
+bool sim_rounds_under_way(const struct sim *sim);
+bool sim_rounds_cannot_be(const struct sim *sim);
+
 /* sim_storm.c: what goes wrong */
 void sim_storm_start(struct sim *sim);
-void sim_storm_done(struct sim *sim, const struct hf_fetch_done *done);
+void sim_storm_done(struct sim *sim, const struct hf_fetch_done *done, uint32_t round);
 bool sim_storm_refuses(struct sim *sim, enum hf_fetch_class class);
 bool sim_storm_pool_is_dry(const struct sim *sim);
 

@@ -16,10 +16,11 @@
 #define FETCHES_IN_VAIN_MAX 100u
 #define STALE_PERCENT	    30u
 #define LATE_DOWN_NS	    400000u
+#define TURN_NS		    200u
 
 struct sim_message {
 	bool to_source;
-	uint64_t epoch;
+	uint64_t epoch, number;
 	uint32_t type;
 	size_t length_bytes;
 	uint8_t payload[];
@@ -88,24 +89,48 @@ static void note_message(struct sim *sim, const struct sim_message *message)
 		sim->covered[SIM_DOUBT_ENDED]++;
 }
 
+/*
+ * A link has one control thread a side, so a message is heard when the one before it has been dealt with. The
+ * runs without rounds are laxer.
+ */
+static bool is_its_turn(const struct sim *sim, const struct sim_message *message)
+{
+	return sim->plan.rounds.precopy == SIM_POSTCOPY_ALONE ||
+	       (sim->hears_epoch[message->to_source] != message->epoch &&
+		sim->messages_taken[message->to_source] + 1 == message->number);
+}
+
+static void hear(struct sim *sim, const struct sim_message *message)
+{
+	uint64_t *hears_epoch = &sim->hears_epoch[message->to_source], before = *hears_epoch;
+	note_message(sim, message);
+	sim_rounds_hears(sim, message->to_source, message->type, message->payload, message->length_bytes);
+	*hears_epoch = message->epoch;
+	events_of(message->to_source)
+	    ->message(engine_of(sim, message->to_source), message->epoch, message->type, message->payload,
+		      message->length_bytes);
+	*hears_epoch = before;
+}
+
 static void deliver_message(struct sim *sim, uint64_t argument, void *data)
 {
 	(void)argument;
 	struct sim_message *message = data;
-	struct sim_end *end = &sim->ends[message->to_source];
+	const struct sim_end *end = &sim->ends[message->to_source];
 	bool alive = engine_of(sim, message->to_source) != NULL;
-	if (alive && end->up && end->epoch == message->epoch && !end->deaf) {
-		note_message(sim, message);
-		events_of(message->to_source)
-		    ->message(engine_of(sim, message->to_source), message->epoch, message->type,
-			      message->payload, message->length_bytes);
-	} else if (alive && !end->up && message->epoch == sim->epoch && end->epoch != sim->epoch &&
-		   !sim->link_cut) {
+	if (!is_its_turn(sim, message)) {
+		sim_at(sim, TURN_NS, deliver_message, 0, message);
+		return;
+	}
+	if (alive && !end->up && message->epoch == sim->epoch && end->epoch != sim->epoch && !sim->link_cut) {
 		sim_at(sim, 1000, deliver_message, 0, message); /* the link is not up yet on this side */
 		return;
-	} else if (alive && (!end->up || end->epoch != message->epoch)) {
-		deliver_stale(sim, message);
 	}
+	sim->messages_taken[message->to_source] = message->number;
+	if (alive && end->up && end->epoch == message->epoch && !end->deaf)
+		hear(sim, message);
+	else if (alive && (!end->up || end->epoch != message->epoch))
+		deliver_stale(sim, message);
 	free(message);
 }
 
@@ -131,13 +156,18 @@ static int send_message(struct sim_process *process, bool to_source, uint64_t ep
 			const void *payload, size_t length_bytes)
 {
 	struct sim *sim = process->sim;
+	/* The thread may be held up before the message leaves. */
+	if (sim->plan.rounds.precopy != SIM_POSTCOPY_ALONE)
+		sim_others(sim);
 	if (process->dead || !is_live(sim, epoch))
 		return -ENOTCONN;
 	check_send(sim, type, epoch);
+	sim_rounds_said(process, type, payload, length_bytes);
 	struct sim_message *message = malloc(sizeof(*message) + length_bytes);
 	SIM_CHECK(sim, message, "no memory");
 	message->to_source = to_source;
 	message->epoch = epoch;
+	message->number = ++sim->messages_sent[to_source];
 	message->type = type;
 	message->length_bytes = length_bytes;
 	if (length_bytes)
@@ -176,6 +206,7 @@ static int destination_send(void *self, uint64_t epoch, uint32_t type, const voi
 static void finish_fetch(struct sim *sim, uint64_t index, enum hf_fetch_status status, bool zero)
 {
 	struct sim_fetch *f = &sim->fetches[index];
+	uint32_t round = f->round;
 	struct hf_fetch_done done = {
 	    .id = f->fetch.id,
 	    .epoch = f->fetch.epoch,
@@ -188,6 +219,7 @@ static void finish_fetch(struct sim *sim, uint64_t index, enum hf_fetch_status s
 		sim->covered[SIM_CUT_WHILE_MEASURED] += status == HF_FETCH_FAILED;
 	} else {
 		sim->pages[f->page].fetches--;
+		sim->pages[f->page].fetched |= sim->rounds.open;
 		sim->fetches_busy[f->fetch.class]--;
 	}
 	sim->refused[HF_FETCH_URGENT] = sim->refused[HF_FETCH_BACKGROUND] = false;
@@ -198,7 +230,7 @@ static void finish_fetch(struct sim *sim, uint64_t index, enum hf_fetch_status s
 	hf_destination_events.fetch_done(sim->destination, &done);
 	process->dones_running--;
 	sim->fetch_failed |= status == HF_FETCH_FAILED;
-	sim_storm_done(sim, &done);
+	sim_storm_done(sim, &done, round);
 }
 
 /* False when the bytes will not come: the fetch ends with the link. */
@@ -236,27 +268,21 @@ static struct sim_fetch *carried(struct sim *sim, uint64_t index, const void *nu
 static void second_half(struct sim *sim, uint64_t index, void *data)
 {
 	struct sim_fetch *f = carried(sim, index, data);
-	if (!f)
-		return;
-	struct hf_serve_reply reply;
-	if (!serve(sim, &f->fetch, &reply))
+	if (!f || sim->link_cut || !sim->source)
 		return;
 	size_t half = f->fetch.length_bytes / 2;
-	if (!reply.zero)
-		memcpy((uint8_t *)f->fetch.landing + half, (const uint8_t *)reply.bytes + half, half);
-	finish_fetch(sim, index, HF_FETCH_OK, reply.zero);
+	if (!f->reply.zero)
+		memcpy((uint8_t *)f->fetch.landing + half, (const uint8_t *)f->reply.bytes + half, half);
+	finish_fetch(sim, index, HF_FETCH_OK, f->reply.zero);
 }
 
 static void first_half(struct sim *sim, uint64_t index, void *data)
 {
 	struct sim_fetch *f = carried(sim, index, data);
-	if (!f)
+	if (!f || !serve(sim, &f->fetch, &f->reply))
 		return;
-	struct hf_serve_reply reply;
-	if (!serve(sim, &f->fetch, &reply))
-		return;
-	if (!reply.zero)
-		memcpy(f->fetch.landing, reply.bytes, f->fetch.length_bytes / 2);
+	if (!f->reply.zero)
+		memcpy(f->fetch.landing, f->reply.bytes, f->fetch.length_bytes / 2);
 	sim_at(sim, sim_random(sim, 50), second_half, index, data);
 }
 
@@ -264,7 +290,8 @@ static void check_fetch(struct sim *sim, const struct hf_fetch *fetch, uint32_t 
 {
 	SIM_CHECK(sim, !sim->pages[page].was_visible || sim->pages[page].orphan,
 		  "page %u is fetched although the guest has it", page);
-	SIM_CHECK(sim, !sim->pages[page].hole, "hole %u is fetched", page);
+	SIM_CHECK(sim, !sim->pages[page].hole || !sim->memory_final, "hole %u is fetched", page);
+	sim_rounds_fetch(sim, fetch, page);
 	for (uint32_t i = 0; i < SIM_FETCHES_MAX; i++) {
 		const struct sim_fetch *other = &sim->fetches[i];
 		SIM_CHECK(sim,
@@ -286,6 +313,7 @@ static void carry_fetch(struct sim *sim, const struct hf_fetch *fetch, uint32_t 
 	    .number = ++sim->fetch_number,
 	    .fetch = *fetch,
 	    .page = page,
+	    .round = sim->rounds.at_destination,
 	};
 	uint64_t at_ns = sim->now_ns + 100 + sim_random(sim, sim->plan.delay_max_ns);
 	if (at_ns < sim->channel_free_ns[fetch->class] && sim->plan.channels[fetch->class] == 1)
@@ -359,10 +387,11 @@ struct hf_transport sim_transport_port(struct sim_process *process)
 
 /* ---- up and down ---- */
 
-static uint64_t features_of(const struct sim *sim)
+static uint64_t features_of(struct sim *sim)
 {
 	return (sim->plan.measure ? HF_WIRE_FEATURE_LINK : 0) |
-	       (sim->plan.recover ? HF_WIRE_FEATURE_RECOVER : 0);
+	       (sim->plan.recover ? HF_WIRE_FEATURE_RECOVER : 0) |
+	       (sim_rounds_offered(sim) ? HF_WIRE_FEATURE_PRECOPY : 0);
 }
 
 static void link_up_side(struct sim *sim, uint64_t is_source, void *data)
@@ -487,6 +516,7 @@ static void cut_side(struct sim *sim, bool is_source, bool late)
 static void note_cut(struct sim *sim)
 {
 	sim->covered[SIM_CUT_AMID_FETCHES] += sim->fetches_busy[0] + sim->fetches_busy[1] > 0;
+	sim->covered[SIM_LINK_CUT_IN_ROUND] += sim_rounds_under_way(sim);
 	if (sim->epoch == 1)
 		return;
 	sim->covered[SIM_CUT_BEFORE_RUN] += sim->run_epoch != sim->epoch;

@@ -286,6 +286,7 @@ static void make_visible(struct sim *sim, uint32_t page)
 {
 	sim->trace = (sim->trace ^ (page + sim->now_ns)) * 0x100000001b3;
 	sim_rules_made_visible(sim, page);
+	SIM_CHECK(sim, sim->rounds.device_ended, "page %u is visible before DEVICE_END is heard", page);
 	sim->pages[page].visible = true;
 	sim->pages[page].was_visible = true;
 	wake(sim, page);
@@ -435,7 +436,7 @@ static void worker(struct sim *sim, uint64_t class, void *data)
 		sim_at(sim, 20000, worker, class, process);
 		return;
 	case HF_WORK_SOON:
-		sim_at(sim, 5000000, worker, class, NULL);
+		sim_at(sim, 5000000, worker, class, process);
 		return;
 	case HF_WORK_IDLE:
 		break;
@@ -515,7 +516,8 @@ static int source_chunk(void *self, uint32_t block, uint64_t offset_bytes, uint3
 	struct sim *sim = ((struct sim_process *)self)->sim;
 	uint32_t page = first_page_of_source_block(sim, block) +
 			(uint32_t)(offset_bytes / sim->source_blocks.blocks[block].page_size_bytes);
-	SIM_CHECK(sim, !sim->pages[page].hole, "hole %u of the source is touched", page);
+	if (sim->pages[page].hole)
+		sim_rounds_read_hole(sim, page);
 	const uint8_t *address =
 	    sim->source_memory + sim->pages[first_page_of_source_block(sim, block)].base + offset_bytes;
 	*bytes = hf_is_zero(address, length_bytes) ? NULL : address;
@@ -537,9 +539,20 @@ static int source_presence(void *self, uint32_t block, uint8_t *bitmap, size_t b
 	return 0;
 }
 
+static int source_harvest(void *self, uint32_t block, uint8_t *dirtied, uint8_t *holes, size_t bitmap_bytes,
+			  struct hf_err *err)
+{
+	struct sim_process *process = self;
+	const struct hf_ramblock *harvested = &process->sim->source_blocks.blocks[block];
+	SIM_CHECK(process->sim, bitmap_bytes == hf_pagemap_bytes(harvested->pages), "a harvest of %zu bytes",
+		  bitmap_bytes);
+	return sim_rounds_harvest(process, block, dirtied, holes, err);
+}
+
 static const struct hf_source_memory_ops source_memory_ops = {
     .chunk = source_chunk,
     .presence = source_presence,
+    .harvest = source_harvest,
 };
 
 struct hf_source_memory sim_source_memory_port(struct sim_process *process)

@@ -117,6 +117,10 @@ static void make_source(struct sim *sim, bool restarted)
 	    .wish_placement = sim->plan.wish_placement,
 	    .placement = sim->plan.wished,
 	    .hold_background = sim->plan.source_holds && !restarted,
+	    .precopy = sim->plan.rounds.precopy != SIM_POSTCOPY_ALONE,
+	    .precopy_only = sim->plan.rounds.precopy == SIM_PRECOPY_ONLY,
+	    .downtime_limit_ns = sim->plan.rounds.downtime_limit_ns,
+	    .max_bandwidth = sim->plan.rounds.max_bandwidth,
 	    .notify = notified,
 	    .opaque = process,
 	};
@@ -248,6 +252,7 @@ static void note_crash(struct sim *sim, const struct sim_process *process)
 {
 	enum hf_record record = sim->on_record[process->is_source];
 	sim->covered[SIM_CRASHED_IN_A_CALL] += sim->depth > 0;
+	sim_rounds_crashed(sim, process);
 	if (process->is_source) {
 		sim->covered[SIM_SOURCE_CRASHED] += record == HF_RECORD_NONE;
 		sim->covered[SIM_SOURCE_CRASHED_RECORDING] += process->recording;

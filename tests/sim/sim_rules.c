@@ -31,6 +31,7 @@ void sim_rules_fault(struct sim *sim, uint32_t page, uint32_t thread_id, uint64_
 	struct sim_page *p = &sim->pages[page];
 	if (!d->pages[page].awaited)
 		memcpy(p->wait_posted_bytes, sim->posted_bytes, sizeof(p->wait_posted_bytes));
+	sim->covered[SIM_FAULT_IN_ROUND] += sim->rounds.open;
 	if (!d->releasing) {
 		sim->cursor_page = page + 1;
 		sim->faulted = true;
@@ -120,7 +121,7 @@ static void background_posted(struct sim *sim, const struct hf_fetch *fetch)
 	sim->covered[SIM_SHARE_HAD_IN_HOLD] += d->schedule.urgent_pages > 0;
 	if (!in_order(sim))
 		return;
-	if (!one_landing(sim))
+	if (!one_landing(sim) && !hf_destination_in_round(d))
 		check_delay(sim);
 	check_window(sim);
 }
@@ -150,7 +151,9 @@ void sim_rules_made_visible(struct sim *sim, uint32_t page)
 
 static bool posting(const struct hf_destination *d)
 {
-	return hf_destination_serving(d) && d->epoch != 0 && d->fetching && !d->fetch_broken && d->transfers;
+	bool due =
+	    hf_destination_serving(d) || (d->precopy.state == ROUND_RUNS && d->status == HF_STATUS_ACTIVE);
+	return due && d->epoch != 0 && d->fetching && !d->fetch_broken && d->transfers;
 }
 
 static bool class_full(const struct sim *sim, enum hf_fetch_class class)
@@ -217,8 +220,10 @@ static void check_background_goes(struct sim *sim)
 {
 	const struct hf_destination *d = sim->destination;
 	bool ready = background_ready(sim), room = hf_schedule_background_room(&d->schedule);
-	if (d->schedule.urgent_pages == 0) {
-		SIM_CHECK(sim, !ready || !room, "nobody waits, and the background stands still");
+	/* In a round nobody can be served, so it waits for nobody; but it may have a limit. */
+	if (d->schedule.urgent_pages == 0 || hf_destination_in_round(d)) {
+		bool limited = hf_destination_in_round(d) && sim->rounds.limited;
+		SIM_CHECK(sim, !ready || !room || limited, "nobody waits, and the background stands still");
 		return;
 	}
 	sim->covered[SIM_HELD_DUE_WITHOUT_ROOM] += ready && !room && hf_schedule_background_due(&d->schedule);
@@ -258,9 +263,11 @@ static void check_page_state(struct sim *sim, uint32_t page)
 	bool received = hf_pagemap_test(&d->received, page);
 	bool todo = hf_pagemap_test(&d->todo_fetch, page) || hf_pagemap_test(&d->todo_zero, page);
 
-	SIM_CHECK(sim, todo == (entry->state == PAGE_MISSING && d->presence_complete),
-		  "page %u in state %u is %s the background's hands", page, entry->state,
-		  todo ? "in" : "out of");
+	/* What is left of a round may stand there until the next set. */
+	bool must = entry->state == PAGE_MISSING && d->presence_complete;
+	bool may = must || (entry->state == PAGE_MISSING && d->precopy.spoken);
+	SIM_CHECK(sim, todo ? may : !must, "page %u in state %u is %s the background's hands", page,
+		  entry->state, todo ? "in" : "out of");
 	bool visible = p->was_visible && !p->orphan;
 	SIM_CHECK(sim, !visible || received, "page %u is visible without its received bit", page);
 	switch ((enum page_state)entry->state) {
@@ -276,7 +283,8 @@ static void check_page_state(struct sim *sim, uint32_t page)
 		SIM_CHECK(sim, !received && !visible, "page %u is received and fetched", page);
 		break;
 	case PAGE_RECEIVED:
-		SIM_CHECK(sim, received && (p->was_visible || p->continuable) && !entry->awaited,
+		SIM_CHECK(sim, received && !entry->awaited, "page %u counts as received, and is not", page);
+		SIM_CHECK(sim, p->was_visible || p->continuable || !sim->rounds.device_ended,
 			  "page %u counts as received and is not visible", page);
 		break;
 	case PAGE_PLACING:
@@ -297,6 +305,8 @@ static void check_thread(struct sim *sim, uint32_t thread)
 	const struct hf_destination *d = sim->destination;
 	const struct page_entry *entry = &d->pages[t->page];
 	bool on_the_link = entry->state == PAGE_FETCHING || entry->state == PAGE_URGENT_WAIT;
+	if (hf_destination_in_round(d) && entry->state == PAGE_FETCHING && entry->refault)
+		return; /* it comes again after the rounds */
 	SIM_CHECK(sim, entry->state != PAGE_MISSING && (!on_the_link || entry->awaited),
 		  "thread %u waits for page %u, and it comes as if nobody did", thread, t->page);
 	SIM_CHECK(sim,
@@ -337,7 +347,8 @@ void sim_rules_step(struct sim *sim)
 	hf_lock(&d->lock);
 	check_counts(sim);
 	if (posting(d)) {
-		check_urgent_goes(sim);
+		if (!hf_destination_in_round(d))
+			check_urgent_goes(sim);
 		check_background_goes(sim);
 	}
 	if (sim->events_run % SIM_SWEEP_STEPS == 0)
@@ -423,6 +434,47 @@ static const char *const covered_names[SIM_COVERED_COUNT] = {
     [SIM_HANDED_BACK] = "the VM was handed back",
     [SIM_VMM_DIED_LOADED] = "the destination's VMM ended with LOADED on record",
     [SIM_LOST] = "the VM was lost",
+    [SIM_ROUNDS_SEVERAL] = "three rounds and more",
+    [SIM_ROUND_EMPTY] = "a round of no page",
+    [SIM_NAMED_AGAIN] = "a page written again after a round had fetched it",
+    [SIM_WRITTEN_IN_FLIGHT] = "a page written while a round fetched it",
+    [SIM_HOLE_NAMED] = "a hole in a set",
+    [SIM_HOLE_IN_DOUBT] = "a hole read in a round, since nobody could know",
+    [SIM_HOLE_AFTER_LANDING] = "a hole at the end, of which something had come",
+    [SIM_HOT_LEFT_OUT] = "pages left out of a round",
+    [SIM_SAVE_WROTE] = "a device wrote memory when it was saved",
+    [SIM_FOUND_STALE] = "a page that had come was stale in the end",
+    [SIM_CAME_BEFORE] = "a page that had come was received in the end",
+    [SIM_ROUNDS_NOTHING_LEFT] = "rounds ended with nothing left",
+    [SIM_ROUNDS_FIT] = "rounds ended when the rest fitted into the pause",
+    [SIM_ROUNDS_FIT_NO_MORE] = "and then it no longer did",
+    [SIM_ROUNDS_STALLED] = "rounds ended since the dirty set shrank no more",
+    [SIM_ROUNDS_ALL_HOT] = "rounds ended with hot pages alone",
+    [SIM_WHOLE_WAITED] = "pages moved within the pause",
+    [SIM_COMPLETED_WHOLE] = "completed without postcopy",
+    [SIM_POSTCOPY_AFTER_ROUNDS] = "pages moved by postcopy after rounds",
+    [SIM_POSTCOPY_ASKED_FIRST] = "postcopy asked for before the rounds",
+    [SIM_POSTCOPY_ASKED_IN_HARVEST] = "postcopy asked for during a harvest",
+    [SIM_POSTCOPY_ASKED_IN_ROUND] = "postcopy asked for in a round",
+    [SIM_POSTCOPY_ASKED_LATE] = "postcopy asked for after the rounds",
+    [SIM_POSTCOPY_REFUSED] = "postcopy asked for where there is none",
+    [SIM_ROUND_CUT] = "a round cut by command",
+    [SIM_ROUND_CUT_TOO_LATE] = "a command to cut that crossed ROUND_DONE",
+    [SIM_ROUND_CHANGED] = "a limit changed in a round",
+    [SIM_ROUND_LIMITED] = "a round with a limit",
+    [SIM_DONE_OF_OLDER_ROUND] = "a done of an older round told again",
+    [SIM_FAULT_IN_ROUND] = "a fault in a round",
+    [SIM_LINK_CUT_IN_ROUND] = "link cut in a round",
+    [SIM_CANCELLED_IN_ROUND] = "cancelled in a round",
+    [SIM_SOURCE_CRASHED_IN_ROUND] = "the source crashed in a round",
+    [SIM_SOURCE_CRASHED_IN_HARVEST] = "the source crashed in a harvest",
+    [SIM_DESTINATION_CRASHED_IN_ROUND] = "the destination crashed in a round",
+    [SIM_CRASHED_AFTER_ROUNDS] = "a process crashed after rounds",
+    [SIM_HARVEST_FAILED] = "a harvest failed",
+    [SIM_LAST_HARVEST_FAILED] = "the last harvest failed",
+    [SIM_ROUNDS_REFUSED] = "a destination that copies refused rounds",
+    [SIM_ROUNDS_UNKNOWN] = "a destination that knows no rounds",
+    [SIM_ROUNDS_OFFERED_LATER] = "a later link offered rounds again",
 };
 
 void sim_rules_print(const struct sim *totals)

@@ -22,13 +22,17 @@ static void tell_done(struct sim *sim, const struct hf_fetch_done *done, enum si
 	hf_destination_events.fetch_done(sim->destination, done);
 }
 
+/* data: the epoch, and the round that the fetch was posted in. */
 static void late_done(struct sim *sim, uint64_t id, void *data)
 {
-	struct hf_fetch_done done = {.id = id, .epoch = (uintptr_t)data};
+	struct hf_fetch_done done = {.id = id, .epoch = (uint32_t)(uintptr_t)data};
+	uint32_t round = (uint32_t)((uintptr_t)data >> 32);
 	bool same_link = sim->ends[false].up && sim->ends[false].epoch == done.epoch;
 	enum sim_covered covered = same_link ? SIM_DONE_REPEATED : SIM_DONE_AFTER_LINK_DOWN;
 	if (!sim->destination)
 		return;
+	sim->covered[SIM_DONE_OF_OLDER_ROUND] +=
+	    same_link && sim->rounds.open && round < sim->rounds.at_destination;
 	done.zero = sim_chance(sim, 50);
 	done.status = sim_chance(sim, 50) ? HF_FETCH_OK : HF_FETCH_FAILED;
 	tell_done(sim, &done, covered);
@@ -43,10 +47,11 @@ static void late_done(struct sim *sim, uint64_t id, void *data)
 }
 
 /* The engine has heard of this end. */
-void sim_storm_done(struct sim *sim, const struct hf_fetch_done *done)
+void sim_storm_done(struct sim *sim, const struct hf_fetch_done *done, uint32_t round)
 {
 	if (sim_chance(sim, sim->plan.repeat_percent))
-		sim_at(sim, sim_random(sim, 50000), late_done, done->id, (void *)(uintptr_t)done->epoch);
+		sim_at(sim, sim_random(sim, 50000), late_done, done->id,
+		       (void *)(uintptr_t)((uint64_t)round << 32 | done->epoch));
 }
 
 /* ---- a link without room, a pool without pages ---- */

@@ -54,8 +54,10 @@ static void start_destination(struct sim *sim)
 static void source_writes(struct sim *sim)
 {
 	for (uint32_t i = 0; i < sim->page_count; i++)
-		if (!sim->pages[i].hole && sim_chance(sim, 10))
+		if (!sim->pages[i].hole && sim_chance(sim, 10)) {
 			sim->source_memory[sim->pages[i].base + 8] ^= 0x5a;
+			sim->pages[i].written = true;
+		}
 }
 
 static void revive(struct sim *sim, uint64_t argument, void *data)
@@ -112,6 +114,7 @@ static bool device_threads_done(const struct sim *sim)
 
 static int stop_source(struct sim *sim)
 {
+	SIM_CHECK(sim, !sim->memory_final, "the source VM is stopped twice");
 	source_writes(sim);
 	sim->source_runs = false;
 	sim->memory_final = true;
@@ -174,6 +177,8 @@ static int apply(struct sim *sim, enum hf_vm_op op)
 	case HF_VM_KILL:
 		return kill_destination(sim);
 	case HF_VM_SAVE:
+		sim_rounds_saving(sim);
+		break;
 	case HF_VM_OPS:
 		break;
 	}
@@ -225,6 +230,8 @@ static int request(void *self, enum hf_vm_op op, const void *data, size_t length
 			  "device state arrives changed");
 		load_touches_memory(sim);
 	}
+	if (op == HF_VM_STOP)
+		sim_rounds_stopping(sim);
 	process->vm_busy = true;
 	process->vm_op = op;
 	sim_at(sim, sim_random(sim, sim->plan.delay_max_ns), finish_op, op, process);

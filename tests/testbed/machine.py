@@ -7,6 +7,7 @@ import subprocess
 from host import wait_until
 
 ADDRESS, PEER = os.environ.get("TESTBED_ADDRESS"), os.environ.get("TESTBED_PEER")
+SCHEMES = ("tcp", "rdma")  # of the cases that are the same over any kind of address
 PORTS = itertools.count(20000)
 
 
@@ -21,10 +22,6 @@ def said_by(*command):
                           timeout=60)
     assert done.returncode == 0, (command, done.returncode, done.stdout, done.stderr)
     return done.stdout
-
-
-def set_link(state):
-    said_by("ip", "link", "set", "link0", state)
 
 
 def wait_listens(process, what):

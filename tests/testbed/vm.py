@@ -22,6 +22,8 @@ CACHE = "/var/cache/hugeferry-testbed"
 PR_SET_PDEATHSIG = 1
 PASSED_ON = ("TERM", "LANG", "HF_E2E_SEED")
 CONSOLE_LINES = 20
+# Each VM measures the clock of its CPUs anew, and a VM with KVM moves only where it ticks at the same rate.
+SAME_CLOCK = ("tsc_early_khz=2500000", "tsc=unstable")
 
 
 class VmError(Exception):
@@ -91,7 +93,7 @@ class Vm:
     def arguments(self, kernel, memory, words):
         # Neither zeroing of what is allocated anyway nor guards against what is not there: both are slow here.
         words = ["console=ttyS0", "quiet", "panic=-1", "init_on_alloc=0", "mitigations=off",
-                 f"testbed_vm={self.number}", *words]
+                 f"testbed_vm={self.number}", *SAME_CLOCK, *words]
         return [QEMU, "-M", "q35", "-accel", "tcg,thread=multi,tb-size=512",
                 # Emulated, string moves are slow where the CPU says that they are fast.
                 "-cpu", "max,-erms", "-smp", "2", "-m", memory, "-nodefaults", "-no-user-config", "-display", "none",

@@ -1,15 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole moves of a running VM within one VM of the testbed, over any kind of address."""
-from host import M, wait_until
-from machine import address, over
+from host import M, assert_runs, assert_whole, finish, listening_uri, receive, send, wait_until
+from machine import SCHEMES, address, over
 from recovering import Move
 
-SCHEMES = ("tcp",)
 PLACEMENTS = ("continue", "copy")
 
 
 def begun(host, scheme, placement, **options):
     return Move(host, mem=64 * M, listen=address(scheme), placement=placement, **options)
+
+
+def arrives(host, source, destination, scheme, *options):
+    taker = receive(host, destination, *options, listen=address(scheme))
+    giver = send(host, source, listening_uri(taker))
+    for process in (giver, taker):
+        code, said = finish(process)
+        assert code == 0, (code, said)
+    assert_runs(destination)
+    assert destination.errors() == 0
+    assert_whole(host, destination)
 
 
 def goes_on(move):

@@ -93,6 +93,15 @@ static void rounds_have_the_names_of_qemu(void **state)
 	assert_int_equal(number(info, "expected-downtime"), 42);
 	json_decref(info);
 
+	/* After the rounds what is sent is of what they have left. */
+	snapshot.status = HF_STATUS_POSTCOPY_ACTIVE;
+	snapshot.owner = HF_VM_OWNER_DESTINATION;
+	snapshot.precopy.ended_because = "it had to";
+	snapshot.sent_bytes = 32 * M;
+	info = source(&snapshot);
+	assert_int_equal(number(json_object_get(info, "ram"), "remaining"), 4 * M);
+	json_decref(info);
+
 	snapshot.precopy.wanted = false;
 	info = source(&snapshot);
 	assert_null(json_object_get(json_object_get(info, "ram"), "dirty-sync-count"));
@@ -146,6 +155,21 @@ static void what_was_sent_twice_does_not_make_less_than_nothing(void **state)
 					      .sent_bytes = 9 * M};
 	json_t *info = source(&snapshot);
 	assert_int_equal(number(json_object_get(info, "ram"), "remaining"), 0);
+	json_decref(info);
+}
+
+static void what_a_one_sided_link_moved_is_not_made_up(void **state)
+{
+	(void)state;
+	struct hf_source_snapshot snapshot = {.status = HF_STATUS_POSTCOPY_ACTIVE,
+					      .owner = HF_VM_OWNER_DESTINATION,
+					      .pages_present = 2,
+					      .unseen = true};
+	json_t *info = source(&snapshot);
+	const json_t *ram = json_object_get(info, "ram");
+	assert_null(json_object_get(ram, "transferred"));
+	assert_null(json_object_get(ram, "normal-bytes"));
+	assert_int_equal(number(ram, "remaining"), 4 * M);
 	json_decref(info);
 }
 
@@ -269,6 +293,7 @@ int main(void)
 	    cmocka_unit_test(a_source_counts_down_what_is_present),
 	    cmocka_unit_test(rounds_have_the_names_of_qemu),
 	    cmocka_unit_test(what_was_sent_twice_does_not_make_less_than_nothing),
+	    cmocka_unit_test(what_a_one_sided_link_moved_is_not_made_up),
 	    cmocka_unit_test(an_end_that_is_none_says_why),
 	    cmocka_unit_test(a_page_that_has_trouble_is_no_error_of_the_migration),
 	    cmocka_unit_test(a_destination_counts_pages_and_blocktime_in_qemus_units),

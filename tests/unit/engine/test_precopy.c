@@ -204,6 +204,32 @@ static void zeros_of_a_later_round_clear_what_landed_earlier(void **state)
 	assert_int_equal(rig->sent[HF_WIRE_ROUND_DONE].times, 2);
 }
 
+/* What the source has punched out between rounds costs nothing while the VM stands still. */
+static void a_page_that_became_zeros_in_a_round_is_not_cleared_again(void **state)
+{
+	struct rig *rig = *state;
+	rig->ram_present = 0xfe;
+	begin(rig);
+	round_whole(rig, 1, 1u << 0);
+	round_begins(rig, 2, 1u << 0);
+	rig_landed_zero(rig, "ram 0.0");
+	rig_landed_zero(rig, "ram 0.1");
+	rig_landed_zero(rig, "ram 0.2");
+	rig_landed_zero(rig, "ram 0.3");
+	assert_int_equal(rig->sent[HF_WIRE_ROUND_DONE].times, 2);
+	final(rig, 3, 0, 0);
+	rig_forget(rig);
+	rig_hear(rig, HF_WIRE_PRESENCE);
+	struct rig_message message;
+	rig_presence_message(SOURCE_RAM, 0, RIG_RAM_PAGES, rig->ram_present, &message);
+	rig_hear_bytes(rig, HF_WIRE_PRESENCE, message.payload, message.bytes);
+	assert_false(rig_called(rig, "clear 16384 dirty"));
+	rig_hear(rig, HF_WIRE_DEVICE);
+	rig_hear(rig, HF_WIRE_DEVICE_END);
+	rig_reach(rig, AT_LISTEN, AT_COMPLETED);
+	assert_int_equal(rig_snapshot(rig).status, HF_STATUS_COMPLETED);
+}
+
 static void a_cut_round_posts_nothing_more_and_half_a_page_is_missing(void **state)
 {
 	struct rig *rig = *state;
@@ -252,6 +278,67 @@ static void a_round_keeps_to_its_limit_and_the_limit_changes(void **state)
 	assert_int_equal(round_done(rig).moved_bytes, 8u * RIG_RAM_PAGE);
 	hear_end(rig, 1, 0, 5000); /* has crossed ROUND_DONE */
 	assert_int_equal(rig_snapshot(rig).status, HF_STATUS_ACTIVE);
+}
+
+static void cut_inside(struct rig *rig, const char *call)
+{
+	if (strcmp(call, "fetch background ram 0.3") == 0 && rig->seen++ == 0)
+		hear_end(rig, 1, HF_WIRE_ROUND_CUT, 0);
+}
+
+/* Else the page would keep its transfer, and the round never end. */
+static void what_the_link_had_no_room_for_when_the_round_was_cut_is_not_posted_again(void **state)
+{
+	struct rig *rig = *state;
+	begin(rig);
+	rig->inside = cut_inside;
+	rig->fetch_taken = 3;
+	rig->fetch_failures = 1;
+	rig->fetch_result = -EAGAIN;
+	round_begins(rig, 1, 0x3);
+	rig_land_all(rig);
+	assert_int_equal(rig->seen, 1);
+	assert_int_equal(rig->sent[HF_WIRE_ROUND_DONE].times, 1);
+	assert_int_equal(round_done(rig).moved_bytes, 3u * RIG_CHUNK);
+	final(rig, 2, 0, 0);
+	rig_reach(rig, AT_ACTIVE, AT_COMPLETED);
+	assert_int_equal(rig_snapshot(rig).status, HF_STATUS_COMPLETED);
+}
+
+/* The worker finds nothing to post, and then there is something again. */
+static void work_inside(struct rig *rig, const char *call)
+{
+	if (strcmp(call, "fetch background rom 1.0") != 0 || rig->seen++ != 0)
+		return;
+	assert_int_equal(hf_destination_work(rig->destination, HF_WORK_BACKGROUND), HF_WORK_IDLE);
+	rig_forget(rig);
+}
+
+static void what_comes_back_in_a_round_with_a_limit_is_waited_for(void **state)
+{
+	struct rig *rig = *state;
+	begin(rig);
+	rig->inside = work_inside;
+	rig->fetch_taken = 1;
+	rig->fetch_failures = 1;
+	rig->fetch_result = -EAGAIN;
+	hear_set(rig, 0x3u << ROM_SHIFT);
+	hear_end(rig, 1, 0, 1000000);
+	rig->now_ns += 20000000; /* room for two chunks */
+	hf_destination_work(rig->destination, HF_WORK_BACKGROUND);
+	assert_int_equal(rig->seen, 1);
+	rig_expect(rig, "kick background");
+	rig_landed(rig, "rom 0.0");
+	assert_int_equal(hf_destination_work(rig->destination, HF_WORK_BACKGROUND), HF_WORK_SOON);
+	rig->now_ns += 20000000;
+	hf_destination_work(rig->destination, HF_WORK_BACKGROUND);
+	rig_forget(rig);
+	rig_fetch_ends(rig, "rom 1.0", HF_FETCH_CANCELLED, false);
+	assert_true(rig_called(rig, "kick background"));
+	rig->now_ns += 20000000;
+	hf_destination_work(rig->destination, HF_WORK_BACKGROUND);
+	rig_land_all(rig);
+	assert_int_equal(rig->sent[HF_WIRE_ROUND_DONE].times, 1);
 }
 
 static void the_limit_of_postcopy_is_not_that_of_rounds(void **state)
@@ -605,7 +692,33 @@ static void what_is_stale_when_the_source_is_gone_is_poisoned_and_what_landed_is
 	assert_int_equal(snapshot.pages_received, snapshot.pages_total - 2);
 }
 
+/* Whether or not it has the feature: there are no rounds on it. */
 static void a_later_link_fetches_what_rounds_left(void **state)
+{
+	(void)state;
+	for (int offered = 0; offered <= 1; offered++) {
+		struct rig *rig = rig_create();
+		rig->link.features |= HF_WIRE_FEATURE_RECOVER;
+		begin(rig);
+		round_whole(rig, 1, ALL_PAGES);
+		final(rig, 2, 1u << 4, 0);
+		rig_reach(rig, AT_ACTIVE, AT_RUNNING);
+		rig_link_down(rig);
+		if (!offered)
+			rig->link.features &= ~HF_WIRE_FEATURE_PRECOPY;
+		rig_link_again(rig, 2);
+		rig_hear(rig, HF_WIRE_ADVISE);
+		uint64_t before = rig->posted_bytes[HF_FETCH_BACKGROUND];
+		rig_hear(rig, HF_WIRE_RUN);
+		rig_land_all(rig);
+		assert_int_equal(rig->posted_bytes[HF_FETCH_BACKGROUND] - before, RIG_RAM_PAGE);
+		assert_int_equal(rig->sent[HF_WIRE_ROUND_DONE].times, 1);
+		assert_int_equal(rig->sent[HF_WIRE_COMPLETE].times, 1);
+		rig_destroy(rig);
+	}
+}
+
+static void rounds_over_a_later_link_are_a_violation(void **state)
 {
 	struct rig *rig = *state;
 	rig->link.features |= HF_WIRE_FEATURE_RECOVER;
@@ -614,15 +727,12 @@ static void a_later_link_fetches_what_rounds_left(void **state)
 	final(rig, 2, 1u << 4, 0);
 	rig_reach(rig, AT_ACTIVE, AT_RUNNING);
 	rig_link_down(rig);
-	rig->link.features &= ~HF_WIRE_FEATURE_PRECOPY;
 	rig_link_again(rig, 2);
 	rig_hear(rig, HF_WIRE_ADVISE);
-	uint64_t before = rig->posted_bytes[HF_FETCH_BACKGROUND];
-	rig_hear(rig, HF_WIRE_RUN);
-	rig_land_all(rig);
-	assert_int_equal(rig->posted_bytes[HF_FETCH_BACKGROUND] - before, RIG_RAM_PAGE);
-	assert_int_equal(rig->sent[HF_WIRE_ROUND_DONE].times, 1);
-	assert_int_equal(rig->sent[HF_WIRE_COMPLETE].times, 1);
+	hear_piece(rig, SOURCE_RAM, 0, RIG_RAM_PAGES, 0xff);
+	assert_int_equal(rig_snapshot(rig).status, HF_STATUS_POSTCOPY_PAUSED);
+	assert_non_null(strstr(rig_snapshot(rig).err.text, "ROUND, which is not expected"));
+	assert_int_equal(rig_snapshot(rig).pages_received, RIG_RAM_PAGES + RIG_ROM_PAGES - 1);
 }
 
 static void a_vmm_that_ends_while_loaded_waits_fails_and_loaded_is_not_said(void **state)
@@ -654,8 +764,11 @@ int main(void)
 	    RIG_TEST(no_round_at_all_is_postcopy),
 	    RIG_TEST(a_hole_where_something_landed_is_cleared_before_anything_is_served),
 	    RIG_TEST(zeros_of_a_later_round_clear_what_landed_earlier),
+	    RIG_TEST(a_page_that_became_zeros_in_a_round_is_not_cleared_again),
 	    RIG_TEST(a_cut_round_posts_nothing_more_and_half_a_page_is_missing),
 	    RIG_TEST(a_round_keeps_to_its_limit_and_the_limit_changes),
+	    RIG_TEST(what_the_link_had_no_room_for_when_the_round_was_cut_is_not_posted_again),
+	    RIG_TEST(what_comes_back_in_a_round_with_a_limit_is_waited_for),
 	    RIG_TEST(the_limit_of_postcopy_is_not_that_of_rounds),
 	    RIG_TEST(a_fault_in_a_round_is_served_after_it),
 	    RIG_TEST(a_fault_on_a_page_of_a_round_that_is_cut_is_not_forgotten),
@@ -669,7 +782,8 @@ int main(void)
 	    RIG_TEST(the_maps_are_among_the_tables),
 	    RIG_TEST(pages_of_rounds_are_said_to_be_placed_once_the_vm_runs),
 	    RIG_TEST(what_is_stale_when_the_source_is_gone_is_poisoned_and_what_landed_is_not),
-	    RIG_TEST(a_later_link_fetches_what_rounds_left),
+	    cmocka_unit_test(a_later_link_fetches_what_rounds_left),
+	    RIG_TEST(rounds_over_a_later_link_are_a_violation),
 	    RIG_TEST(a_vmm_that_ends_while_loaded_waits_fails_and_loaded_is_not_said),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

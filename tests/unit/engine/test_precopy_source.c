@@ -183,6 +183,65 @@ static void what_was_written_until_it_stood_still_may_need_postcopy_after_all(vo
 	assert_int_equal(said_end(rig).flags, HF_WIRE_ROUND_FINAL);
 }
 
+static void a_pause_that_was_long_before_pages_move_leaves_them_to_postcopy(void **state)
+{
+	static const uint64_t stop_ns[] = {984000, 984500}; /* a page takes about 15600 */
+	(void)state;
+	for (int i = 0; i < 2; i++) {
+		struct rig *rig = rig_create();
+		rig->source_config.downtime_limit_ns = 1000000;
+		begin(rig);
+		rig->ram_dirtied = 0x1;
+		rig->rom_dirtied = 0;
+		hear_done(rig, 1, 1 << 20, 1000000);
+		rig->now_ns += stop_ns[i];
+		rig_vm_done(rig, HF_VM_STOP, 0);
+		rig_vm_done(rig, HF_VM_SAVE, 0);
+		assert_int_equal(said_end(rig).flags,
+				 HF_WIRE_ROUND_FINAL | (i == 0 ? HF_WIRE_ROUND_WHOLE : 0u));
+		rig_destroy(rig);
+	}
+}
+
+/* At a rate between the last two rounds' it would fit. */
+static void a_link_that_became_slow_does_not_move_the_rest_in_the_pause(void **state)
+{
+	struct rig *rig = *state;
+	rig->source_config.downtime_limit_ns = 100000;
+	begin(rig);
+	rig->ram_dirtied = 0xff;
+	hear_done(rig, 1, 8 * RIG_RAM_PAGE, 125000);
+	rig->ram_dirtied = 0x1;
+	hear_done(rig, 2, 8 * RIG_RAM_PAGE, 640000);
+	assert_true(rig_source_snapshot(rig).stopping);
+	rig_vm_done(rig, HF_VM_STOP, 0);
+	rig->ram_dirtied = 0x3;
+	rig_vm_done(rig, HF_VM_SAVE, 0);
+	assert_int_equal(said_end(rig).flags, HF_WIRE_ROUND_FINAL);
+}
+
+static void a_harvest_takes_a_while(struct rig *rig, const char *call)
+{
+	if (strcmp(call, "harvest ram") == 0)
+		rig->now_ns += 1000;
+}
+
+/* RTT 200000: the set and the first fetch, bytes and LOADED, RUN and RESUMED. */
+static void the_expected_pause_counts_messages_and_the_harvest(void **state)
+{
+	struct rig *rig = *state;
+	rig->source_config.downtime_limit_ns = 1;
+	rig->link.features |= HF_WIRE_FEATURE_LINK;
+	rig->inside = a_harvest_takes_a_while;
+	create(rig);
+	rig_hear(rig, HF_WIRE_LINK);
+	hear_ready(rig, HF_PLACEMENT_CONTINUE);
+	rig->ram_dirtied = 0x18;
+	rig->rom_dirtied = 0;
+	hear_done(rig, 1, 8 * RIG_RAM_PAGE, 1000000);
+	assert_int_equal(rig_source_snapshot(rig).precopy.expected_downtime_ns, 250000 + 600000 + 1000);
+}
+
 static void rounds_that_do_not_converge_end_in_postcopy(void **state)
 {
 	struct rig *rig = *state;
@@ -270,7 +329,10 @@ static void postcopy_on_command_cuts_the_round(void **state)
 	rig_vm_done(rig, HF_VM_SAVE, 0);
 	assert_int_equal(said_end(rig).flags, HF_WIRE_ROUND_FINAL);
 	assert_int_equal(said_piece(rig).first_page, 1);
-	assert_string_equal(rig_source_snapshot(rig).precopy.ended_because, "postcopy was asked for");
+	struct hf_source_precopy_figures figures = rig_source_snapshot(rig).precopy;
+	assert_string_equal(figures.ended_because, "postcopy was asked for");
+	/* What was written, and what the round had not moved when it was cut. */
+	assert_int_equal(figures.remaining_bytes, 8 * RIG_RAM_PAGE + 2 * RIG_ROM_PAGE);
 }
 
 static void postcopy_asked_for_before_ready_means_no_round(void **state)
@@ -515,6 +577,9 @@ int main(void)
 	    RIG_TEST(only_pages_of_the_round_are_served_and_holes_are_not_touched),
 	    RIG_TEST(when_it_fits_the_pause_the_vm_stops_and_the_rest_is_moved_in_it),
 	    RIG_TEST(what_was_written_until_it_stood_still_may_need_postcopy_after_all),
+	    RIG_TEST(a_pause_that_was_long_before_pages_move_leaves_them_to_postcopy),
+	    RIG_TEST(a_link_that_became_slow_does_not_move_the_rest_in_the_pause),
+	    RIG_TEST(the_expected_pause_counts_messages_and_the_harvest),
 	    RIG_TEST(rounds_that_do_not_converge_end_in_postcopy),
 	    RIG_TEST(without_postcopy_rounds_go_on_until_they_fit),
 	    RIG_TEST(pages_written_in_every_round_are_left_for_last),

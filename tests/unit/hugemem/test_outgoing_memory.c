@@ -69,9 +69,20 @@ int __wrap_hf_file_pages_scan(int fd, uint64_t page_size_bytes, struct hf_file_p
 	return result;
 }
 
+/* Where tests run there may be processes that may not be looked into. */
+static bool alone;
+
+int __real_hf_file_mapped_by_others(const struct stat *file, pid_t vmm_pid);
+int __wrap_hf_file_mapped_by_others(const struct stat *file, pid_t vmm_pid);
+
+int __wrap_hf_file_mapped_by_others(const struct stat *file, pid_t vmm_pid)
+{
+	return alone ? 0 : __real_hf_file_mapped_by_others(file, vmm_pid);
+}
+
 static void make_file(struct source *source, uint64_t pages)
 {
-	blind = false;
+	blind = alone = false;
 	file_scans = table_scans = 0;
 	*source = (struct source){.fd = ram_file_anonymous(HUGE_BYTES, pages)};
 	snprintf(source->path, sizeof(source->path), "/proc/self/fd/%d", source->fd);
@@ -324,6 +335,101 @@ static void pages_that_cannot_be_found_are_not_taken_for_holes(void **state)
 	assert_int_equal(port.ops->presence(port.self, 0, bitmap, sizeof(bitmap), &source.err), -EAGAIN);
 	assert_non_null(strstr(source.err.text, "'ram0': its RAM file holds 2 pages, but only 1 "));
 	assert_int_equal(bitmap[0], 0xaa);
+	close_source(&source);
+}
+
+/* Does what registering with an adapter does: every page of the mapping is there afterwards. */
+static void lend_and_register(struct source *source)
+{
+	struct hf_lent_range ranges[HF_RAMBLOCKS_MAX];
+
+	assert_int_equal(hf_outgoing_memory_lend(source->memory, ranges, &source->err), 0);
+	assert_int_equal(ranges[0].length_bytes, PAGES * HUGE_BYTES);
+	assert_int_equal(madvise(ranges[0].address, ranges[0].length_bytes, MADV_POPULATE_WRITE), 0);
+	assert_int_equal(pages_in_file(source), PAGES);
+}
+
+static void holes_of_lent_memory_are_holes_though_they_are_filled(void **state)
+{
+	(void)state;
+	struct source source;
+
+	open_source(&source);
+	source.vmm[HUGE_BYTES] = 1;
+	source.vmm[4 * HUGE_BYTES] = 1;
+	assert_int_equal(madvise(source.vmm + HUGE_BYTES, HUGE_BYTES, MADV_DONTNEED), 0);
+	alone = true;
+	lend_and_register(&source);
+	assert_int_equal(presence(&source), 1u << 1 | 1u << 4);
+	source.vmm[9 * HUGE_BYTES] = 1; /* touched since */
+	assert_int_equal(presence(&source), 1u << 1 | 1u << 4 | 1u << 9);
+	close_source(&source);
+}
+
+static void lent_memory_that_others_map_too_is_all_present(void **state)
+{
+	(void)state;
+	struct source source;
+	int ready[2], done[2];
+	char byte = 0;
+
+	open_source(&source);
+	assert_int_equal(pipe(ready) | pipe(done), 0);
+	pid_t child = fork();
+	if (child == 0) {
+		close(done[1]); /* so that it ends with the test */
+		void *other =
+		    mmap(NULL, PAGES * HUGE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, source.fd, 0);
+		_exit(other == MAP_FAILED || write(ready[1], &byte, 1) != 1 || read(done[0], &byte, 1) != 1);
+	}
+	assert_int_equal(read(ready[0], &byte, 1), 1);
+	lend_and_register(&source);
+	assert_int_equal(presence(&source), (1u << PAGES) - 1);
+	assert_int_equal(write(done[1], &byte, 1), 1);
+	assert_int_equal(waitpid(child, NULL, 0), child);
+	for (int i = 0; i < 2; i++) {
+		close(ready[i]);
+		close(done[i]);
+	}
+	close_source(&source);
+}
+
+static void lent_pages_that_were_discarded_since_are_refused(void **state)
+{
+	(void)state;
+	struct source source;
+	uint8_t bitmap[2] = {0};
+
+	open_source(&source);
+	memset(source.vmm, 1, 3 * HUGE_BYTES);
+	lend_and_register(&source);
+	assert_int_equal(
+	    fallocate(source.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, HUGE_BYTES, HUGE_BYTES), 0);
+	source.vmm[HUGE_BYTES] = 2; /* another page is there now; the adapter has the old one */
+	assert_int_equal(pages_in_file(&source), PAGES);
+	struct hf_source_memory port = hf_outgoing_memory_port(source.memory);
+	assert_int_equal(port.ops->presence(port.self, 0, bitmap, sizeof(bitmap), &source.err), -ESTALE);
+	assert_non_null(strstr(source.err.text, "1 pages were given back"));
+	close_source(&source);
+}
+
+static int never_begun(void *opaque, struct hf_err *err)
+{
+	(void)opaque;
+	(void)err;
+	return 0;
+}
+
+static void memory_that_is_given_back_is_not_lent(void **state)
+{
+	(void)state;
+	struct source source;
+	struct hf_lent_range ranges[HF_RAMBLOCKS_MAX];
+
+	open_source(&source);
+	assert_int_equal(
+	    hf_outgoing_memory_allow_release(source.memory, false, never_begun, NULL, &source.err), 0);
+	assert_int_equal(hf_outgoing_memory_lend(source.memory, ranges, &source.err), -EBUSY);
 	close_source(&source);
 }
 
@@ -616,6 +722,10 @@ int main(void)
 	    cmocka_unit_test(a_memory_error_is_an_error_and_not_the_end),
 	    cmocka_unit_test(what_the_vmm_has_mapped_is_found_without_the_file),
 	    cmocka_unit_test(pages_that_cannot_be_found_are_not_taken_for_holes),
+	    cmocka_unit_test(holes_of_lent_memory_are_holes_though_they_are_filled),
+	    cmocka_unit_test(lent_memory_that_others_map_too_is_all_present),
+	    cmocka_unit_test(lent_pages_that_were_discarded_since_are_refused),
+	    cmocka_unit_test(memory_that_is_given_back_is_not_lent),
 	    cmocka_unit_test(a_full_file_is_all_present),
 	    cmocka_unit_test(the_vmms_page_tables_are_enough_if_they_hold_all_the_file_holds),
 	    cmocka_unit_test(more_runs_of_pages_than_one_call_returns_are_found),

@@ -61,7 +61,8 @@ static void open_source(struct source *source)
 	create(source);
 	for (unsigned page = 0; page < PAGES; page++)
 		memset(source->vmm + page * HUGE_BYTES, (int)page + 1, HUGE_BYTES);
-	assert_int_equal(hf_outgoing_memory_allow_release(source->memory, begin, source, &source->err), 0);
+	assert_int_equal(hf_outgoing_memory_allow_release(source->memory, false, begin, source, &source->err),
+			 0);
 }
 
 static void close_source(struct source *source)
@@ -138,7 +139,7 @@ static void it_is_on_record_before_the_first_page_goes(void **state)
 	close_source(&source);
 }
 
-static void memory_whose_writes_are_tracked_is_refused(void **state)
+static void memory_whose_writes_somebody_else_tracks_is_refused(void **state)
 {
 	(void)state;
 	struct source source;
@@ -161,10 +162,12 @@ static void memory_whose_writes_are_tracked_is_refused(void **state)
 	hf_ramblocks_init(&source.blocks);
 	assert_int_equal(
 	    hf_outgoing_memory_create(&source.memory, getpid(), &region, 1, &source.blocks, NULL), 0);
-	assert_int_equal(hf_outgoing_memory_allow_release(source.memory, begin, &source, &source.err),
+	assert_int_equal(hf_outgoing_memory_allow_release(source.memory, false, begin, &source, &source.err),
 			 -EBUSY);
 	assert_non_null(strstr(source.err.text, "block 'ram0'"));
 	assert_non_null(strstr(source.err.text, "write tracking"));
+	/* Who tracks for a migration knows when that is over. */
+	assert_int_equal(hf_outgoing_memory_allow_release(source.memory, true, begin, &source, NULL), 0);
 	close(fd);
 	close_source(&source);
 }
@@ -216,7 +219,7 @@ int main(void)
 	    cmocka_unit_test(released_pages_come_back_to_the_host_and_others_stay),
 	    cmocka_unit_test(releasing_again_changes_nothing),
 	    cmocka_unit_test(it_is_on_record_before_the_first_page_goes),
-	    cmocka_unit_test(memory_whose_writes_are_tracked_is_refused),
+	    cmocka_unit_test(memory_whose_writes_somebody_else_tracks_is_refused),
 	    cmocka_unit_test(a_kick_makes_the_thread_work_until_there_is_nothing_left),
 	};
 

@@ -3,6 +3,7 @@
  * Device state leaves one VMM and arrives in another, in a process of its own. Memory is carried by hand
  * here; what is tested is that state and memory together are the same guest, and that bad state is refused.
  */
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +11,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "hugemem/attach_client.h"
@@ -55,6 +57,45 @@ static void a_guest_moved_to_another_process_goes_on(void **state)
 	rig_do(from, "stop");
 	rig_assert_right(from);
 	rig_vmm_quit(from);
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* As many as are due, and what may be made up for after a delay (50 ms): a bound on any host. */
+static void assert_keeps_pace(struct rig_vmm *vmm, uint64_t steps_per_s)
+{
+	uint64_t begin_ns = now_ns(), before = hf_guest_count(rig_status(vmm, 0)->step);
+	rig_await_steps(vmm, 2, 20);
+	uint64_t steps = hf_guest_count(rig_status(vmm, 0)->step) - before;
+	uint64_t most = (now_ns() - begin_ns) * steps_per_s / 1000000000u + steps_per_s / 20 + 2;
+	if (steps > most)
+		fail_msg("%" PRIu64 " steps where %" PRIu64 " are due", steps, most);
+}
+
+static void a_paced_guest_keeps_its_pace_where_it_arrives(void **state)
+{
+	static const char *const paced[] = {"--page-size", "2M", "--vcpus", "2", "--pace", "100", NULL};
+	struct rig_vmm *from = rig_vmm_start("from", MEMORY_BYTES, paced);
+	struct rig_vmm *to = rig_vmm_start("to", MEMORY_BYTES, two_vcpus_incoming);
+
+	(void)state;
+	assert_keeps_pace(from, 100);
+	struct rig_state saved = rig_save(from);
+	rig_load(to, &saved);
+	rig_copy_memory(to, from);
+	rig_assert_right(to);
+	rig_do(to, "cont");
+	assert_keeps_pace(to, 100);
+	rig_do(to, "stop");
+	rig_assert_right(to);
+	free(saved.data);
+	rig_vmm_quit(from);
+	rig_vmm_quit(to);
 }
 
 static void saved_loaded_and_saved_again_is_the_same(void **state)
@@ -413,6 +454,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    MOVE_TEST(a_guest_moved_to_another_process_goes_on),
+	    MOVE_TEST(a_paced_guest_keeps_its_pace_where_it_arrives),
 	    MOVE_TEST(saved_loaded_and_saved_again_is_the_same),
 	    MOVE_TEST(loading_touches_no_memory),
 	    MOVE_TEST(a_given_up_source_can_take_its_guest_back),

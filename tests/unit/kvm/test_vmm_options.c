@@ -79,6 +79,8 @@ static void every_option_is_taken(void **state)
 				     "7",
 				     "--seed",
 				     "18446744073709551615",
+				     "--pace",
+				     "100",
 				     "--die-with-parent",
 				     NULL};
 	struct vmm_options options;
@@ -92,6 +94,7 @@ static void every_option_is_taken(void **state)
 	assert_int_equal(options.guest.write_percent, 0);
 	assert_int_equal(options.guest.fill_percent, 7);
 	assert_int_equal(options.guest.seed, UINT64_MAX);
+	assert_int_equal(options.guest.pace_steps_per_s, 100);
 	assert_string_equal(options.id, "mem1");
 	assert_string_equal(options.name, "blue");
 	assert_string_equal(options.attach_path, "/a");
@@ -138,6 +141,8 @@ static void every_bad_value_is_refused_by_name(void **state)
 	    {"--fill", "half"},
 	    {"--seed", "x"},
 	    {"--seed", "18446744073709551616"},
+	    {"--pace", "0"},
+	    {"--pace", "10001"},
 	    {"--incoming", "tcp:0:1"},
 	};
 
@@ -205,9 +210,9 @@ static void what_is_no_option_is_refused(void **state)
 static void help_names_every_option(void **state)
 {
 	static const char *const names[] = {
-	    "--mem",  "--page-size",	   "--ram-file", "--qmp",     "--vcpus",       "--id",
-	    "--name", "--attach",	   "--incoming", "--pattern", "--write-share", "--fill",
-	    "--seed", "--die-with-parent", "--help"};
+	    "--mem",  "--page-size", "--ram-file",	  "--qmp",     "--vcpus",	"--id",
+	    "--name", "--attach",    "--incoming",	  "--pattern", "--write-share", "--fill",
+	    "--seed", "--pace",	     "--die-with-parent", "--help"};
 	const char *const words[] = {"--help", NULL};
 	struct vmm_options options;
 

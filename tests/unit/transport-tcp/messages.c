@@ -136,6 +136,44 @@ static void flush_delivers_the_last_messages_before_close(void **state)
 	}
 }
 
+struct last_words {
+	struct raw raw;
+	struct hf_transport port;
+};
+
+static const uint8_t run_frame[HF_WIRE_FRAME_HEADER_BYTES] = {0, 0, 0, HF_WIRE_RUN, 0, 0, 0, 0};
+
+static void say_more_and_break_a_page_channel(struct engine *engine, uint32_t type)
+{
+	struct last_words *words = engine->opaque;
+	if (engine->messages > 1)
+		return;
+	raw_send(words->raw.control, run_frame, sizeof(run_frame));
+	close(words->raw.pages[0]);
+	words->raw.pages[0] = -1;
+	const uint64_t limit_ms = now_ms() + ENGINE_WAIT_MS;
+	while (words->port.ops->send(words->port.self, RIG_EPOCH, type, NULL, 0) != -ENOTCONN)
+		assert_true(now_ms() < limit_ms);
+}
+
+/* It has arrived when the link is found broken, and nobody has read it. */
+static void what_arrived_before_the_link_broke_is_delivered(void **state)
+{
+	struct engine *engine = engine_new();
+	struct last_words words;
+	(void)state;
+	struct hf_tcp *tcp = raw_destination_open(&words.raw, 1, 1, engine);
+	words.port = hf_tcp_transport(tcp);
+	engine->opaque = &words;
+	engine->on_message = say_more_and_break_a_page_channel;
+	raw_send(words.raw.control, run_frame, sizeof(run_frame));
+	engine_wait_down(engine);
+	assert_int_equal(engine->messages, 2);
+	hf_tcp_close(tcp);
+	raw_close(&words.raw);
+	engine_free(engine);
+}
+
 /* Everything is in this kernel's buffer and not yet in the peer's: closing now could lose it. */
 static void flush_waits_until_the_peers_host_has_the_bytes(void **state)
 {
@@ -274,6 +312,7 @@ int main(void)
 	    cmocka_unit_test(a_peer_that_does_not_read_fills_a_bounded_queue),
 	    cmocka_unit_test(a_device_state_of_the_largest_size_fits_the_queue),
 	    cmocka_unit_test(flush_delivers_the_last_messages_before_close),
+	    cmocka_unit_test(what_arrived_before_the_link_broke_is_delivered),
 	    cmocka_unit_test(flush_waits_until_the_peers_host_has_the_bytes),
 	    cmocka_unit_test(flush_says_when_messages_are_lost),
 	    cmocka_unit_test(a_message_may_be_answered_from_its_event),

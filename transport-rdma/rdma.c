@@ -1,0 +1,497 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Theory of operation: a connection is one queue pair for control and, for each class, a number of queue
+ * pairs for pages, all reliable and connected, of one session and epoch, on one device. It is opened by
+ * connect.c (the source) or accept.c (the destination) on the caller's thread and comes to life in
+ * hf_rdma_start().
+ *
+ *   thread         one per               does                                         calls
+ *   hf-rdma-ctl    connection            control messages both ways, the connection    link_up, message,
+ *                                        manager's events, signs of life, the end      link_down
+ *   hf-rdma-u0 ..  page channel,         completions of READs                          fetch_done
+ *                  destination only
+ *   hf-rdma-reg    connection,           registers memory, once, then ends
+ *                  source only
+ *
+ * On the source no thread belongs to a page channel: the adapter answers READs by itself.
+ *
+ * One page channel has one class, so an urgent READ never queues behind a background one. How many READs the
+ * two adapters work on at once is agreed on by the connection manager (initiator_depth, responder_resources);
+ * neither side takes less than one. What is posted beyond that waits in the send queue in order, where
+ * nothing but READs is.
+ *
+ * Control is a stream of frames, cut into messages (SEND, RECV). Each side has RDMA_CREDITS receives posted
+ * and counts what it may still send (messages.c), so no SEND ever finds no receive. Keys and addresses of
+ * memory travel there too (lend.c).
+ *
+ * A peer whose host is gone says nothing, and a queue pair notices nothing while nothing is sent. So each
+ * side sends a sign of life every 5 s: its adapter finds out that nobody acknowledges, and a peer that is
+ * silent for 30 s, though its adapter lives, is given up too.
+ *
+ * Going down is one step that any thread may take, once: note the reason, make down_fd readable. Each thread
+ * then leaves by itself: page channels as fetch.c says, the control thread after it has delivered what had
+ * arrived. It joins the others, destroys the queue pairs of the source's page channels and its own, takes
+ * every registration back, and says link_down, last. So no adapter can touch a landing, or read the source's
+ * memory, after link_down (rule d of core/transport.h), however late a READ comes.
+ *
+ * The gate keeps page channels silent until link_up has been delivered; see transport-tcp/tcp.c.
+ */
+#include "transport-rdma/internal.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "core/link_probe.h"
+
+#define CONTROL_BUFFERS ((size_t)2 * RDMA_CREDITS) /* to receive into, then to send from */
+
+/* ---- making ----------------------------------------------------------------------------------- */
+
+int rdma_options_check(const struct hf_rdma_options *options, struct hf_rdma_options *checked,
+		       struct hf_err *err)
+{
+	struct hf_rdma_options result = {0};
+	if (options)
+		result = *options;
+	if (!result.channels[HF_FETCH_URGENT])
+		result.channels[HF_FETCH_URGENT] = 1;
+	if (!result.channels[HF_FETCH_BACKGROUND])
+		result.channels[HF_FETCH_BACKGROUND] = 2;
+	if (!result.timeout_ms)
+		result.timeout_ms = RDMA_TIMEOUT_DEFAULT_MS;
+	if (result.timeout_ms > RDMA_TIMEOUT_MAX_MS)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "a timeout of %u ms is too long; %u is possible",
+				  result.timeout_ms, RDMA_TIMEOUT_MAX_MS);
+	for (int i = 0; i < HF_FETCH_CLASSES; i++)
+		if (result.channels[i] > HF_WIRE_CHANNELS_MAX)
+			return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
+					  "%u %s channels are too many; %u are possible", result.channels[i],
+					  i == HF_FETCH_URGENT ? "urgent" : "background",
+					  HF_WIRE_CHANNELS_MAX);
+	*checked = result;
+	return 0;
+}
+
+static void init_channels(struct hf_rdma *rdma)
+{
+	for (uint32_t i = 0; i < rdma->channel_count; i++) {
+		struct page_channel *channel = &rdma->channels[i];
+		uint32_t urgent = rdma->info.channels[HF_FETCH_URGENT];
+		channel->rdma = rdma;
+		channel->class = i < urgent ? HF_FETCH_URGENT : HF_FETCH_BACKGROUND;
+		channel->index = i < urgent ? i : i - urgent;
+		channel->spin_ns = 0;
+		hf_lock_init(&channel->lock, "rdma page_channel.lock", HF_RANK_PAGE_CHANNEL);
+	}
+}
+
+int rdma_new(struct hf_rdma **out, enum rdma_role role, struct hf_err *err)
+{
+	struct hf_rdma *rdma = calloc(1, sizeof(*rdma));
+	if (!rdma)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory for a connection");
+	hf_lock_init(&rdma->lock, "hf_rdma.lock", HF_RANK_LINK);
+	hf_cond_init(&rdma->changed);
+	rdma->role = role;
+	rdma->control.credits = RDMA_CREDITS;
+	rdma->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	rdma->down_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	rdma->control.inbox =
+	    malloc(HF_WIRE_FRAME_HEADER_BYTES + (size_t)HF_WIRE_FRAME_MAX_BYTES + RDMA_MESSAGE_BYTES);
+	if (rdma->wake_fd < 0 || rdma->down_fd < 0 || !rdma->control.inbox) {
+		rdma_free(rdma);
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM,
+				  "no memory or descriptors for a connection; raise the limit of open files");
+	}
+	*out = rdma;
+	return 0;
+}
+
+int rdma_set_terms(struct hf_rdma *rdma, const struct hf_link_info *info, struct hf_err *err)
+{
+	uint32_t count = info->channels[HF_FETCH_URGENT] + info->channels[HF_FETCH_BACKGROUND];
+	rdma->info = *info;
+	rdma->info.name = "rdma";
+	rdma->info.one_sided = true;
+	for (int i = 0; i < HF_FETCH_CLASSES; i++)
+		rdma->info.capacity_chunks[i] = info->channels[i] * RDMA_CHANNEL_FETCHES_MAX;
+	rdma->channels = calloc(count, sizeof(*rdma->channels));
+	if (!rdma->channels)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "%s: out of memory for channels", rdma->name);
+	rdma->channel_count = count;
+	init_channels(rdma);
+	return 0;
+}
+
+static void destroy_id(struct rdma_cm_id **id)
+{
+	if (!*id)
+		return;
+	if ((*id)->qp)
+		rdma_destroy_qp(*id);
+	rdma_destroy_id(*id);
+	*id = NULL;
+}
+
+void rdma_destroy_control(struct hf_rdma *rdma)
+{
+	if (rdma->control_id && rdma->control_id->qp) {
+		rdma_disconnect(rdma->control_id);
+		rdma_destroy_qp(rdma->control_id);
+	}
+	for (uint32_t i = 0; i < rdma->channel_count; i++)
+		if (rdma->channels[i].id && rdma->channels[i].id->qp) {
+			rdma_disconnect(rdma->channels[i].id);
+			rdma_destroy_qp(rdma->channels[i].id);
+		}
+}
+
+static void close_fd(int fd)
+{
+	if (fd >= 0)
+		close(fd);
+}
+
+static void free_queue(struct hf_rdma *rdma)
+{
+	while (rdma->queue_first) {
+		struct control_message *first = rdma->queue_first;
+		rdma->queue_first = first->next;
+		free(first);
+	}
+}
+
+void rdma_free(struct hf_rdma *rdma)
+{
+	if (!rdma)
+		return;
+	rdma_destroy_control(rdma);
+	rdma_deregister_all(&rdma->regions);
+	rdma_deregister_all(&rdma->probe_region);
+	if (rdma->control.mr)
+		ibv_dereg_mr(rdma->control.mr);
+	rdma_completions_close(&rdma->control.completions);
+	for (uint32_t i = 0; i < rdma->channel_count; i++) {
+		rdma_completions_close(&rdma->channels[i].completions);
+		destroy_id(&rdma->channels[i].id);
+		hf_lock_destroy(&rdma->channels[i].lock);
+	}
+	destroy_id(&rdma->control_id);
+	if (rdma->pd)
+		ibv_dealloc_pd(rdma->pd);
+	if (rdma->cm_events)
+		rdma_destroy_event_channel(rdma->cm_events);
+	close_fd(rdma->wake_fd);
+	close_fd(rdma->down_fd);
+	free_queue(rdma);
+	free(rdma->control.buffers);
+	free(rdma->control.inbox);
+	free(rdma->probe_block);
+	free(rdma->ranges);
+	free(rdma->own_keys);
+	free(rdma->keys);
+	free(rdma->channels);
+	hf_cond_destroy(&rdma->changed);
+	hf_lock_destroy(&rdma->lock);
+	free(rdma);
+}
+
+/* ---- verbs of a connection -------------------------------------------------------------------- */
+
+/* What the destination reads to measure the link. */
+static int lend_probe_block(struct hf_rdma *rdma, struct hf_err *err)
+{
+	static const atomic_bool never;
+	if (rdma->role != RDMA_ROLE_SOURCE)
+		return 0;
+	rdma->probe_block = hf_link_probe_block_create();
+	if (!rdma->probe_block)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the probe block");
+	return rdma_register(rdma->pd, &rdma->limits, rdma->probe_block, HF_LINK_PROBE_BYTES,
+			     IBV_ACCESS_REMOTE_READ, &never, &rdma->probe_region, err);
+}
+
+static int make_buffers(struct hf_rdma *rdma, struct hf_err *err)
+{
+	struct rdma_control *control = &rdma->control;
+	size_t bytes = CONTROL_BUFFERS * RDMA_MESSAGE_BYTES;
+	control->buffers = aligned_alloc(4096, bytes);
+	if (control->buffers)
+		control->mr = ibv_reg_mr(rdma->pd, control->buffers, bytes, IBV_ACCESS_LOCAL_WRITE);
+	if (control->mr)
+		return 0;
+	return hf_err_set(
+	    err, HF_ERR_LOCAL, ENOMEM,
+	    "%s: no registered memory for control messages: %s; raise the limit of locked memory "
+	    "(LimitMEMLOCK=infinity)",
+	    rdma->name, strerror(errno));
+}
+
+int rdma_use_device(struct hf_rdma *rdma, struct rdma_cm_id *id, struct hf_err *err)
+{
+	rdma->context = id->verbs;
+	int result = rdma_find_limits(id->verbs, id->port_num, &rdma->limits, err);
+	if (result)
+		return result;
+	rdma->pd = ibv_alloc_pd(id->verbs);
+	if (!rdma->pd)
+		return hf_err_set(err, HF_ERR_LOCAL, errno, "%s: no protection domain: %s", rdma->name,
+				  strerror(errno));
+	result = make_buffers(rdma, err);
+	return result ? result : lend_probe_block(rdma, err);
+}
+
+static int post_receives(struct hf_rdma *rdma)
+{
+	int result = 0;
+	for (uint32_t i = 0; i < RDMA_CREDITS && !result; i++) {
+		struct ibv_sge sge = {.addr =
+					  (uintptr_t)rdma->control.buffers + (size_t)i * RDMA_MESSAGE_BYTES,
+				      .length = RDMA_MESSAGE_BYTES,
+				      .lkey = rdma->control.mr->lkey};
+		struct ibv_recv_wr request = {.wr_id = i, .sg_list = &sge, .num_sge = 1}, *bad;
+		result = ibv_post_recv(rdma->control_id->qp, &request, &bad);
+	}
+	return -result;
+}
+
+int rdma_make_queue_pair(struct hf_rdma *rdma, struct rdma_cm_id *id, struct page_channel *channel,
+			 struct hf_err *err)
+{
+	if (id->verbs != rdma->context)
+		return hf_err_set(
+		    err, HF_ERR_LOCAL, EXDEV,
+		    "%s: its channels would use different RDMA devices; name one address of one "
+		    "device",
+		    rdma->name);
+	struct rdma_completions *completions = channel ? &channel->completions : &rdma->control.completions;
+	uint32_t sends = channel ? RDMA_SEND_QUEUE_MAX : RDMA_CREDITS;
+	uint32_t receives = channel ? 1 : RDMA_CREDITS; // some adapters refuse an empty receive queue
+	int result = rdma_completions_open(completions, id->verbs, sends + receives, err);
+	if (result)
+		return result;
+	struct ibv_qp_init_attr attributes = {
+	    .send_cq = completions->cq,
+	    .recv_cq = completions->cq,
+	    .cap = {.max_send_wr = sends, .max_recv_wr = receives, .max_send_sge = 1, .max_recv_sge = 1},
+	    .qp_type = IBV_QPT_RC};
+	if (rdma_create_qp(id, rdma->pd, &attributes))
+		return hf_err_set(err, HF_ERR_LOCAL, errno, "%s: no queue pair: %s", rdma->name,
+				  strerror(errno));
+	result = channel ? 0 : post_receives(rdma);
+	if (result)
+		return hf_err_set(err, HF_ERR_LOCAL, -result, "%s: receives cannot be posted: %s", rdma->name,
+				  strerror(-result));
+	return 0;
+}
+
+struct rdma_conn_param rdma_conn_param(const void *private_data, size_t private_bytes, uint8_t depth_out,
+				       uint8_t depth_in)
+{
+	return (struct rdma_conn_param){
+	    .private_data = private_data,
+	    .private_data_len = (uint8_t)private_bytes,
+	    .initiator_depth = depth_out,
+	    .responder_resources = depth_in,
+	    .retry_count = 7,	  /* the most there is: about 20 s until a dead peer is given up */
+	    .rnr_retry_count = 7, /* for ever; credits see to it that none is needed */
+	};
+}
+
+struct page_channel *rdma_channel_of(struct hf_rdma *rdma, const struct rdma_cm_id *id)
+{
+	for (uint32_t i = 0; i < rdma->channel_count; i++)
+		if (rdma->channels[i].id == id)
+			return &rdma->channels[i];
+	return NULL;
+}
+
+/* ---- going down ------------------------------------------------------------------------------- */
+
+bool rdma_is_down(const struct hf_rdma *rdma)
+{
+	return atomic_load(&rdma->state) == RDMA_STATE_DOWN;
+}
+
+static void raise_fd(int fd)
+{
+	uint64_t one = 1;
+	while (write(fd, &one, sizeof(one)) < 0 && errno == EINTR)
+		;
+}
+
+void rdma_wake(struct hf_rdma *rdma)
+{
+	raise_fd(rdma->wake_fd);
+}
+
+static void go_down(struct hf_rdma *rdma, const struct hf_err *why, bool told_to_stop)
+{
+	hf_lock(&rdma->lock);
+	bool first = !rdma_is_down(rdma);
+	if (first) {
+		rdma->why = *why;
+		rdma->told_to_stop = told_to_stop;
+		atomic_store(&rdma->down, true);
+		atomic_store(&rdma->state, RDMA_STATE_DOWN);
+		hf_cond_broadcast(&rdma->changed);
+	}
+	hf_unlock(&rdma->lock);
+	if (first)
+		raise_fd(rdma->down_fd);
+}
+
+void rdma_fail(struct hf_rdma *rdma, const struct hf_err *why)
+{
+	go_down(rdma, why, false);
+}
+
+void hf_rdma_shutdown(struct hf_rdma *rdma, const struct hf_err *why)
+{
+	struct hf_err orderly = HF_ERR_INIT;
+	if (!why)
+		hf_err_set(&orderly, HF_ERR_CANCELLED, ECANCELED, "%s: closed by this side", rdma->name);
+	go_down(rdma, why ? why : &orderly, true);
+}
+
+/* ---- threads ---------------------------------------------------------------------------------- */
+
+int rdma_thread_create(pthread_t *thread, const char *name, void *(*function)(void *), void *argument)
+{
+	sigset_t all, before;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before); // signals belong to the program's own threads
+	int result = pthread_create(thread, NULL, function, argument);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (!result)
+		pthread_setname_np(*thread, name);
+	return -result;
+}
+
+bool rdma_gate_wait(struct hf_rdma *rdma)
+{
+	hf_lock(&rdma->lock);
+	while (rdma->gate == RDMA_GATE_CLOSED)
+		hf_cond_wait(&rdma->changed, &rdma->lock);
+	bool open = rdma->gate == RDMA_GATE_OPEN;
+	hf_unlock(&rdma->lock);
+	return open;
+}
+
+static int start_channel(struct page_channel *channel)
+{
+	char name[16];
+	if (channel->rdma->role == RDMA_ROLE_SOURCE)
+		return 0;
+	snprintf(name, sizeof(name), "hf-rdma-%c%u", channel->class == HF_FETCH_URGENT ? 'u' : 'b',
+		 channel->index % 1000);
+	int result = rdma_thread_create(&channel->thread, name, rdma_fetch_main, channel);
+	channel->thread_runs = !result;
+	return result;
+}
+
+static void abandon_start(struct hf_rdma *rdma)
+{
+	hf_lock(&rdma->lock);
+	rdma->gate = RDMA_GATE_ABANDONED;
+	hf_cond_broadcast(&rdma->changed);
+	hf_unlock(&rdma->lock);
+	for (uint32_t i = 0; i < rdma->channel_count; i++) {
+		if (rdma->channels[i].thread_runs)
+			pthread_join(rdma->channels[i].thread, NULL);
+		rdma->channels[i].thread_runs = false;
+	}
+}
+
+int hf_rdma_start(struct hf_rdma *rdma, const struct hf_transport_events *events, void *engine,
+		  struct hf_err *err)
+{
+	if (rdma->events)
+		return hf_err_set(err, HF_ERR_LOCAL, EALREADY, "%s: already started", rdma->name);
+	hf_lock(&rdma->lock);
+	rdma->engine = engine;
+	rdma->events = events;
+	hf_unlock(&rdma->lock);
+	rdma->control.heard_ms = rdma->control.sent_ms = rdma_now_ms();
+
+	int result = 0;
+	for (uint32_t i = 0; i < rdma->channel_count && !result; i++)
+		result = start_channel(&rdma->channels[i]);
+	// A connection that was shut down before its start stays down.
+	enum rdma_state idle = RDMA_STATE_IDLE;
+	if (!result)
+		atomic_compare_exchange_strong(&rdma->state, &idle, RDMA_STATE_UP);
+	if (!result)
+		result = rdma_thread_create(&rdma->control_thread, "hf-rdma-ctl", rdma_control_main, rdma);
+	rdma->control_runs = !result;
+	if (!result)
+		return 0;
+
+	struct hf_err why = HF_ERR_INIT;
+	hf_err_set(&why, HF_ERR_LOCAL, -result, "%s: cannot make %u threads: %s; raise the limit of tasks",
+		   rdma->name, rdma->channel_count + 1, strerror(-result));
+	go_down(rdma, &why, true);
+	abandon_start(rdma);
+	if (err)
+		*err = why;
+	return result;
+}
+
+void hf_rdma_close(struct hf_rdma *rdma)
+{
+	hf_lock_assert_may_stop(__func__);
+	if (!rdma)
+		return;
+	hf_rdma_shutdown(rdma, NULL);
+	if (rdma->control_runs)
+		pthread_join(rdma->control_thread, NULL);
+	rdma_free(rdma);
+}
+
+const struct hf_link_info *hf_rdma_info(const struct hf_rdma *rdma)
+{
+	return &rdma->info;
+}
+
+const uint8_t *hf_rdma_session(const struct hf_rdma *rdma)
+{
+	return rdma->session;
+}
+
+/* ---- the port --------------------------------------------------------------------------------- */
+
+static int port_fetch(void *self, const struct hf_fetch *fetch)
+{
+	return rdma_fetch_post(self, fetch);
+}
+
+static int port_send(void *self, uint64_t epoch, uint32_t type, const void *payload, size_t length_bytes)
+{
+	return rdma_control_send(self, epoch, type, payload, length_bytes);
+}
+
+struct hf_transport hf_rdma_transport(struct hf_rdma *rdma)
+{
+	static const struct hf_transport_ops ops = {.fetch = port_fetch, .send = port_send};
+	return (struct hf_transport){.ops = &ops, .self = rdma};
+}
+
+/* An acknowledged SEND is in the peer's memory, where its control thread finds it. */
+int hf_rdma_flush(struct hf_rdma *rdma, uint32_t timeout_ms)
+{
+	uint64_t deadline_ns = rdma_now_ns() + timeout_ms * 1000000ull;
+	int waited = 0;
+	hf_lock(&rdma->lock);
+	while (rdma->unsent && !rdma_is_down(rdma) && !waited)
+		waited = hf_cond_wait_until(&rdma->changed, &rdma->lock, deadline_ns);
+	int result = 0;
+	if (rdma->unsent)
+		result = rdma_is_down(rdma) ? -ENOTCONN : -ETIMEDOUT;
+	hf_unlock(&rdma->lock);
+	return result;
+}
