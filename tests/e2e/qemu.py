@@ -105,6 +105,13 @@ def memory_that_was_preallocated_at_the_destination_is_refused(host):
     assert_one_guest(source, Nobody)
 
 
+def qemus_whose_sockets_a_manager_has_made_are_found(host):
+    """What is frozen and killed is QEMU, not the manager."""
+    source, destination = pair(host, managed=True)
+    move(host, source, destination, send_options=("--precopy", "--attach", source.attach))
+    check_guest(source, destination)
+
+
 def private_memory_is_refused(host):
     host.need(2 * M, 128 + 96)
     destination = Qemu(host, incoming=True, options=",share=off")
@@ -131,6 +138,7 @@ CASES = [
     machine("q35", blocks=(128, 128)),
     another_machine_refuses_the_state_and_the_source_runs_on,
     memory_that_was_preallocated_at_the_destination_is_refused,
+    qemus_whose_sockets_a_manager_has_made_are_found,
     private_memory_is_refused,
     a_program_that_is_not_there_is_named,
 ]

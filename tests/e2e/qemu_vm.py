@@ -22,6 +22,9 @@ CONSOLE = (5, 1)  # /dev/console: what the kernel gives to /init as its output
 CPU = "Nehalem"  # with `max` the kernel does not come up in QEMU 10
 
 
+MANAGED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "managed.py")
+
+
 def initramfs(host):
     path = os.path.join(host.folder, "qemu-initramfs")
     if not os.path.exists(path):
@@ -34,9 +37,13 @@ def initramfs(host):
 
 
 class Qemu(Vmm):
-    """blocks: megabytes of each memory backend, each a NUMA node of its own if there are several."""
+    """blocks: megabytes of each memory backend, each a NUMA node of its own if there are several.
 
-    def __init__(self, host, incoming=False, blocks=(256,), vcpus=2, machine="q35", extra=(), options=""):
+    managed: its QMP socket is made by another program, as libvirt does.
+    """
+
+    def __init__(self, host, incoming=False, blocks=(256,), vcpus=2, machine="q35", extra=(), options="",
+                 managed=False):
         # No Vmm.__init__: what it starts is another program.
         self.host, self.page_size, self.incoming = host, 2 * M, incoming
         self.qmp_path, self.monitor, self.attach = host.name("qmp"), host.name("monitor"), host.name("attach")
@@ -44,7 +51,8 @@ class Qemu(Vmm):
         self.rams = [os.path.join(host.mount(self.page_size), os.path.basename(host.name("ram"))) for _ in blocks]
         self.ram = self.rams[0]
         qemu = emulator.get(host.qemu, CACHE)
-        self.process = host.start(host.hugeferry, "exec", "--attach", self.attach, "--", qemu.program, *qemu.options,
+        self.managed = (sys.executable, MANAGED, self.qmp_path) if managed else ()
+        self.process = host.start(*self.managed, host.hugeferry, "exec", "--attach", self.attach, "--", qemu.program, *qemu.options,
                                   *self.memory(blocks, machine, vcpus, options), *self.rest(vcpus), *extra,
                                   before_exec=lambda: os.environ.update(qemu.environment()))
         wait_until(self.answers, "QEMU answers")
@@ -65,8 +73,13 @@ class Qemu(Vmm):
         return ["-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", vcpus, "-nodefaults", "-no-user-config",
                 "-display", "none", "-kernel", kernel, "-initrd", initramfs(self.host),
                 "-append", "console=ttyS0 quiet panic=-1 mitigations=off", "-serial", f"file:{self.serial}",
-                "-qmp", f"unix:{self.qmp_path},server=on,wait=off", "-qmp", f"unix:{self.monitor},server=on,wait=off",
+                *self.qmp(), "-qmp", f"unix:{self.monitor},server=on,wait=off",
                 *(["-S", "-incoming", "defer"] if self.incoming else [])]
+
+    def qmp(self):
+        if self.managed:
+            return ["-chardev", "socket,id=managed,fd=33,server=on,wait=off", "-mon", "chardev=managed,mode=control"]
+        return ["-qmp", f"unix:{self.qmp_path},server=on,wait=off"]
 
     def said(self):
         if self.process.poll() not in (None, -9):
