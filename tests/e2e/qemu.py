@@ -4,7 +4,7 @@ import json
 import signal
 
 from host import M, finish, listening_uri, one_line, receive, send
-from qemu_vm import Qemu, assert_one_guest, check_guest
+from qemu_vm import Qemu, assert_one_guest, check_guest, devices
 
 PAGES = 2 * 128 + 96  # of two VMs, and what `copy` stages
 
@@ -58,12 +58,15 @@ def a_guest_moves_there_and_back_again(host):
                                           if line.startswith("beat") and "wrong 0 end" not in line]
 
 
-def machine(name, **options):
+def machine(name, placement, blocks):
+    """With all devices, and its memory on both sides of the gap below 4 GiB."""
     def case(host):
-        source, destination = pair(host, machine=name, **options)
-        move(host, source, destination)
+        extra = devices(host)
+        source, destination = pair(host, machine=f"{name},max-ram-below-4g=128M", blocks=blocks, extra=extra)
+        assert len(source.passes()) == 4, "two vCPUs, the disk and random numbers are checked"
+        move(host, source, destination, "--placement", placement)
         check_guest(source, destination)
-    case.__name__ = f"machine_{name.split(',')[0]}_with_{len(options.get('blocks', '1'))}_backends_moves"
+    case.__name__ = f"machine_{name}_with_all_devices_and_{len(blocks)}_backends_moves_by_{placement}"
     return case
 
 
@@ -134,8 +137,8 @@ CASES = [
     moved("unix", "copy"),
     rounds_while_the_guest_writes_lose_nothing,
     a_guest_moves_there_and_back_again,
-    machine("pc"),
-    machine("q35", blocks=(128, 128)),
+    machine("pc", "copy", blocks=(256,)),
+    machine("q35", "continue", blocks=(96, 160)),
     another_machine_refuses_the_state_and_the_source_runs_on,
     memory_that_was_preallocated_at_the_destination_is_refused,
     qemus_whose_sockets_a_manager_has_made_are_found,

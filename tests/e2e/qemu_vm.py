@@ -22,7 +22,18 @@ CONSOLE = (5, 1)  # /dev/console: what the kernel gives to /init as its output
 CPU = "Nehalem"  # with `max` the kernel does not come up in QEMU 10
 
 
+DISK_BYTES = 1 * M  # as tests/e2e/qemu_guest.c uses
 MANAGED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "managed.py")
+
+
+def modules():
+    """Those for virtio devices, in the order in which they can be loaded."""
+    folder, parts = os.path.join(kernels.get("default", CACHE), "modules"), [cpio_entry("modules", 0o40755)]
+    for name in sorted(os.listdir(folder)):
+        if re.search("virtio|failover|rng_core", name) and "9p" not in name:
+            with open(os.path.join(folder, name), "rb") as file:
+                parts.append(cpio_entry(f"modules/{name}", 0o100644, file.read()))
+    return b"".join(parts)
 
 
 def initramfs(host):
@@ -32,8 +43,18 @@ def initramfs(host):
             guest = file.read()
         with open(path, "wb") as file:
             file.write(cpio_entry("dev", 0o40755) + cpio_entry("dev/console", stat.S_IFCHR | 0o600, device=CONSOLE) +
-                       cpio_entry("init", 0o100755, guest) + cpio_entry("TRAILER!!!", 0))
+                       modules() + cpio_entry("init", 0o100755, guest) + cpio_entry("TRAILER!!!", 0))
     return path
+
+
+def devices(host):
+    """Options for a screen, a network card, random numbers and a disk; the same for both sides, as shared storage is."""
+    disk = host.name("disk")
+    with open(disk, "wb") as file:
+        file.truncate(DISK_BYTES)
+    return ("-vga", "std", "-device", "virtio-rng-pci", "-drive", f"file={disk},format=raw,if=none,id=disk",
+            "-device", "virtio-blk-pci,drive=disk", "-netdev", "hubport,id=net,hubid=0",
+            "-device", "virtio-net-pci,netdev=net,romfile=")
 
 
 class Qemu(Vmm):
