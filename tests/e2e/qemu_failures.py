@@ -8,7 +8,6 @@ import signal
 
 from host import M, err_of, finish, wait_until
 from messages import DEVICE_END, LOADED, READY
-from qemu import Nobody
 from qemu_recovery import PAGES, QemuMove
 from qemu_vm import Qemu, assert_one_guest
 from recovery_commit import let_go
@@ -40,7 +39,7 @@ class OneMove(QemuMove):
         assert set(codes.values()) <= {1, -signal.SIGKILL}, [err_of(process) for process in self.programs.values()]
         self.source.wait_runs()
         assert self.source.status() == "running"
-        assert_one_guest(self.source, Nobody)
+        assert_one_guest(self.source)
         assert self.destination.status() in (("ended",) if self.frame == LOADED else ("ended", "inmigrate"))
         if self.frame == LOADED:  # before, a source may not know that nobody is left whom it has to tell
             self.assert_nothing_left()

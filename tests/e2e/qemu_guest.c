@@ -12,6 +12,9 @@
  * Devices that are there get a thread each: a disk is a slice like memory, read and written past all caches,
  * and random numbers must not repeat themselves. A device that does not go on after a move, or that reads
  * from pages that have not come, is seen like a vCPU that does.
+ *
+ * With the word "halt" on the kernel's command line it stands still for ever when each thread has gone over
+ * its slice some times; then nothing writes to its memory any more, and two copies of it can be compared.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -22,8 +25,10 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/reboot.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <time.h>
@@ -37,6 +42,7 @@
 #define HEARTBEAT_NS   100000000
 #define DISK_PAGES     256u
 #define RANDOM_READS   64u /* are a pass */
+#define PASSES_TO_HALT 10u
 #define MODULES	       "/modules"
 
 struct worker {
@@ -129,10 +135,12 @@ static bool add_worker(void *(*work_of)(void *), uint64_t pages, uint64_t mapped
 	return memory != MAP_FAILED;
 }
 
+/* The file of random numbers is there also where nothing gives any. */
 static bool add_device(void *(*work_of)(void *), uint64_t pages, const char *path, int flags)
 {
+	static _Alignas(PAGE_BYTES) char page[PAGE_BYTES];
 	int fd = open(path, flags);
-	return fd < 0 || add_worker(work_of, pages, 1, 0, fd);
+	return fd < 0 || read(fd, page, sizeof(page)) <= 0 || add_worker(work_of, pages, 1, 0, fd);
 }
 
 static bool add_vcpus(void)
@@ -167,8 +175,19 @@ static bool load_modules(void)
 	return true;
 }
 
-int main(void)
+/* The kernel stops all vCPUs for ever: from then on nothing writes to memory any more. */
+static void halt(void)
 {
+	for (int i = 0; i < worker_count; i++) {
+		if (atomic_load(&workers[i].visits) / workers[i].pages < PASSES_TO_HALT)
+			return;
+	}
+	reboot(RB_HALT_SYSTEM);
+}
+
+int main(int argc, char **argv)
+{
+	bool halts = argc > 1 && strcmp(argv[1], "halt") == 0;
 	if (!load_modules() || mount("dev", "/dev", "devtmpfs", 0, NULL) || !add_vcpus() ||
 	    !add_device(use_disk, DISK_PAGES, "/dev/vda", O_RDWR | O_DIRECT) ||
 	    !add_device(use_random, RANDOM_READS, "/dev/hwrng", O_RDONLY))
@@ -191,6 +210,8 @@ int main(void)
 		snprintf(line + used, sizeof(line) - (size_t)used, " wrong %llu end", wrong);
 		puts(line);
 		fflush(stdout);
+		if (halts)
+			halt();
 		nanosleep(&(struct timespec){.tv_nsec = HEARTBEAT_NS}, NULL);
 	}
 }

@@ -60,13 +60,13 @@ def devices(host):
 class Qemu(Vmm):
     """blocks: megabytes of each memory backend, each a NUMA node of its own if there are several.
 
-    managed: its QMP socket is made by another program, as libvirt does.
+    managed: its QMP socket is made by another program, as libvirt does. words: for the guest (tests/e2e/qemu_guest.c).
     """
 
     def __init__(self, host, incoming=False, blocks=(256,), vcpus=2, machine="q35", extra=(), options="",
-                 managed=False):
+                 managed=False, words=()):
         # No Vmm.__init__: what it starts is another program.
-        self.host, self.page_size, self.incoming = host, 2 * M, incoming
+        self.host, self.page_size, self.incoming, self.words = host, 2 * M, incoming, words
         self.qmp_path, self.monitor, self.attach = host.name("qmp"), host.name("monitor"), host.name("attach")
         self.serial = host.name("serial")
         self.rams = [os.path.join(host.mount(self.page_size), os.path.basename(host.name("ram"))) for _ in blocks]
@@ -93,7 +93,8 @@ class Qemu(Vmm):
         kernel = os.path.join(kernels.get("default", CACHE), "vmlinux")
         return ["-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", vcpus, "-nodefaults", "-no-user-config",
                 "-display", "none", "-kernel", kernel, "-initrd", initramfs(self.host),
-                "-append", "console=ttyS0 quiet panic=-1 mitigations=off", "-serial", f"file:{self.serial}",
+                "-append", " ".join(("console=ttyS0 quiet panic=-1 mitigations=off", *self.words)),
+                "-serial", f"file:{self.serial}",
                 *self.qmp(), "-qmp", f"unix:{self.monitor},server=on,wait=off",
                 *(["-S", "-incoming", "defer"] if self.incoming else [])]
 
@@ -136,10 +137,10 @@ def check_guest(source, destination):
     assert_one_guest(source, destination)
 
 
-def assert_one_guest(source, destination):
+def assert_one_guest(*vms):
     """No heartbeat is missing or comes twice, and no word was ever wrong."""
     beats = []
-    for line in (source.said() + destination.said()).splitlines()[:-1]:
+    for line in "".join(vm.said() for vm in vms).splitlines()[:-1]:
         beat = BEAT.match(line)
         assert beat or not beats, f"this is no heartbeat: {line!r}"
         if beat:
