@@ -41,7 +41,9 @@ class Announced(QemuMove):
 
 
 def the_destination_announces_the_guest_when_it_runs_there(host):
+    """Once, so that an announcement made too early would be missed later."""
     move = Announced(host)
+    move.destination.execute("migrate-set-parameters", **{"announce-rounds": 1})
     move.relay.stop_before = LOADED
     move.begin_with(lambda: None)
     wait_until(lambda: move.relay.held.is_set() or move.ended(), "the guest is loaded")

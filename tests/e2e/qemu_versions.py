@@ -4,6 +4,7 @@ import contextlib
 
 import qemu
 import qemu_failures
+import qemu_network
 import qemu_recovery
 from host import M, finish, listening_uri, one_line, receive, send
 from qemu_vm import Qemu, check_guest, devices
@@ -61,4 +62,5 @@ CASES = [with_backports(case) for case in (
     qemu_recovery.killed("continue"),
     qemu_recovery.both_killed_while_qemus_main_loop_waits_for_a_page,
     qemu_failures.fails(qemu_failures.its_qemu_is_killed),
+    qemu_network.the_destination_announces_the_guest_when_it_runs_there,
 )] + [a_guest_moves_to_a_newer_qemu, a_qemu_that_knows_how_stays_and_says_why_it_cannot_load]

@@ -26,6 +26,7 @@ import precopy  # noqa: E402
 import preflight  # noqa: E402
 import qemu  # noqa: E402
 import qemu_failures  # noqa: E402
+import qemu_library  # noqa: E402
 import qemu_memory  # noqa: E402
 import qemu_network  # noqa: E402
 import qemu_recovery  # noqa: E402
@@ -54,7 +55,7 @@ def main():
     build, wanted = sys.argv[1], sys.argv[2:]
     modules = (moves, precopy, convergence, recovery, recovery_links, recovery_commit, recovery_by_hand,
                recovery_starts, poison, release, refusals, blocks, preflight, stalls, losses, peers, peer_rounds,
-               hostile_sources, hostile_destinations, openings, control, cost, many, qemu, qemu_recovery, qemu_failures, qemu_network, qemu_memory,
+               hostile_sources, hostile_destinations, openings, control, cost, many, qemu, qemu_recovery, qemu_failures, qemu_network, qemu_memory, qemu_library,
                qemu_versions)
     cases = [case for module in modules for case in module.CASES
              if not wanted or any(part in case.__name__ for part in wanted)]
