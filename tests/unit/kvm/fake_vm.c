@@ -66,9 +66,11 @@ static void emit(struct machine *machine, const char *name, json_t *data)
 /* Counts commands; dies or refuses where the script says so. */
 static int enter(struct machine *machine, const char *name, struct hf_err *err)
 {
-	if (++machine->commands == machine->script->die_at_command)
+	const char *from = machine->script->count_from;
+	machine->commands += machine->commands || !from || strcmp(from, name) == 0;
+	if (machine->commands && machine->commands == machine->script->die_at_command)
 		_exit(1);
-	if (machine->commands == machine->script->silent_from_command)
+	if (machine->commands && machine->commands == machine->script->silent_from_command)
 		for (;;)
 			pause();
 	bool tired = machine->script->refusals && machine->refused == machine->script->refusals;
