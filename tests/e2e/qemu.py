@@ -111,7 +111,7 @@ def private_memory_is_refused(host):
     destination = Qemu(host, incoming=True, options=",share=off")
     code, said = finish(receive(host, destination))
     assert code == 1
-    one_line(said, "ram0", "share=on")
+    one_line(said, destination.attach, "share=on")
 
 
 def a_program_that_is_not_there_is_named(host):
