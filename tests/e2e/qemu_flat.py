@@ -18,7 +18,8 @@ PATTERNS = {"sequential": 0, "random": 1, "hot": 2}
 
 class FlatQemu(Vmm):
     def __init__(self, host, incoming=False, mem=256 * M, vcpus=2, pattern="random", write_percent=50, fill_percent=80,
-                 qemu="qemu-system-x86_64", accel="kvm", extra=(), before_exec=None):
+                 qemu="qemu-system-x86_64", lent=True, accel="kvm", extra=(), before_exec=None):
+        """lent: with the attach library, and at the destination the VM waits for a `cont`."""
         # No Vmm.__init__: what it starts is another program.
         self.host, self.page_size, self.vcpus = host, 2 * M, vcpus
         self.qmp_path, self.monitor, self.attach = host.name("qmp"), host.name("monitor"), host.name("attach")
@@ -28,9 +29,10 @@ class FlatQemu(Vmm):
             subprocess.run([os.path.join(host.build, "tests/e2e/load-guest"), self.ram, str(mem), str(self.page_size),
                             str(vcpus), str(PATTERNS[pattern]), str(write_percent), str(fill_percent),
                             str(BEAT_PORT)], check=True)
-        self.process = host.start(host.hugeferry, "exec", "--attach", self.attach, "--", qemu,
-                                  *self.words(mem, accel), *(["-S", "-incoming", "defer"] if incoming else []),
-                                  *extra, before_exec=before_exec)
+        launcher = [host.hugeferry, "exec", "--attach", self.attach, "--"] if lent else []
+        self.process = host.start(*launcher, qemu, *self.words(mem, accel),
+                                  *(["-incoming", "defer"] if incoming else []),
+                                  *(["-S"] if incoming and lent else []), *extra, before_exec=before_exec)
         wait_until(self.answers, "QEMU answers")
         if not incoming:
             self.wait_beats(1)
