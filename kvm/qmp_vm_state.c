@@ -41,6 +41,7 @@
 #define FIRST_CAPACITY	  (1u << 20)
 #define DESC_PRECISION	  250
 #define STATUS_MAX_BYTES  64
+#define URI_BYTES	  (sizeof("unix:") + sizeof(((struct sockaddr_un *)0)->sun_path))
 
 /* ---- the socket ---- */
 
@@ -249,12 +250,17 @@ static int set_capabilities(struct hf_qmp_vm *vm, struct hf_err *err)
 	return r;
 }
 
+static const char *uri_of(const struct channel *channel, char uri[static URI_BYTES])
+{
+	snprintf(uri, URI_BYTES, "unix:%s", channel->address.sun_path);
+	return uri;
+}
+
 static int give_uri(struct hf_qmp_vm *vm, const char *command, const struct channel *channel,
 		    struct hf_err *err)
 {
-	char uri[sizeof("unix:") + sizeof(channel->address.sun_path)];
-	snprintf(uri, sizeof(uri), "unix:%s", channel->address.sun_path);
-	return hf_qmp_vm_command(vm, command, json_pack("{s:s}", "uri", uri), NULL, err);
+	char uri[URI_BYTES];
+	return hf_qmp_vm_command(vm, command, json_pack("{s:s}", "uri", uri_of(channel, uri)), NULL, err);
 }
 
 /* ---- SAVE ---- */
@@ -497,13 +503,31 @@ static int wait_loaded(struct hf_qmp_vm *vm, uint64_t limit_ms, struct hf_err *e
 	}
 }
 
+/*
+ * QEMU 9.1 and later can be told to stay and say why when it cannot load; older ones, and others, do not know
+ * the word, and have done nothing when they say so.
+ */
+static int give_incoming(struct hf_qmp_vm *vm, const struct channel *channel, struct hf_err *err)
+{
+	char uri[URI_BYTES];
+	struct hf_err unknown = HF_ERR_INIT;
+	int r = hf_qmp_vm_command(vm, "migrate-incoming",
+				  json_pack("{s:s, s:b}", "uri", uri_of(channel, uri), "exit-on-error", 0),
+				  NULL, &unknown);
+	if (r == -EREMOTEIO)
+		return give_uri(vm, "migrate-incoming", channel, err);
+	if (r < 0 && err)
+		*err = unknown;
+	return r;
+}
+
 static int load_through(struct hf_qmp_vm *vm, struct channel *channel, const void *data, size_t length_bytes,
 			struct hf_err *err)
 {
 	size_t sent_bytes = 0;
 	int r = set_capabilities(vm, err);
 	if (r == 0)
-		r = give_uri(vm, "migrate-incoming", channel, err);
+		r = give_incoming(vm, channel, err);
 	if (r == 0)
 		r = connect_vmm(vm, channel, err);
 	if (r == 0)
@@ -535,11 +559,17 @@ static int check_stands_still(struct hf_qmp_vm *vm, struct hf_err *err)
 int hf_qmp_vm_load(struct hf_qmp_vm *vm, const void *data, size_t length_bytes, struct hf_err *err)
 {
 	struct channel channel;
-	int r = channel_open(vm, &channel, err);
+	struct hf_err load_err = HF_ERR_INIT;
+	int r = channel_open(vm, &channel, &load_err);
 	if (r == 0)
-		r = load_through(vm, &channel, data, length_bytes, err);
+		r = load_through(vm, &channel, data, length_bytes, &load_err);
 	if (r == 0)
-		r = check_stands_still(vm, err);
+		r = check_stands_still(vm, &load_err);
 	channel_close(&channel);
+	if (r == 0 || !err)
+		return r;
+	*err = load_err;
+	if (load_err.class != HF_ERR_CANCELLED)
+		hf_vmm_words_add(&vm->words, err);
 	return r;
 }

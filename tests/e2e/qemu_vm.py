@@ -13,11 +13,13 @@ from host import M, Vmm, err_of, wait_until
 
 sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "testbed"))
 
+import emulator  # noqa: E402
 import kernel as kernels  # noqa: E402
 from vm import CACHE, cpio_entry  # noqa: E402
 
 BEAT = re.compile(r"beat (\d+) passes((?: \d+)+) wrong (\d+) end\r?$")
 CONSOLE = (5, 1)  # /dev/console: what the kernel gives to /init as its output
+CPU = "Nehalem"  # with `max` the kernel does not come up in QEMU 10
 
 
 def initramfs(host):
@@ -41,8 +43,10 @@ class Qemu(Vmm):
         self.serial = host.name("serial")
         self.rams = [os.path.join(host.mount(self.page_size), os.path.basename(host.name("ram"))) for _ in blocks]
         self.ram = self.rams[0]
-        self.process = host.start(host.hugeferry, "exec", "--attach", self.attach, "--", "qemu-system-x86_64",
-                                  *self.memory(blocks, machine, vcpus, options), *self.rest(vcpus), *extra)
+        qemu = emulator.get(host.qemu, CACHE)
+        self.process = host.start(host.hugeferry, "exec", "--attach", self.attach, "--", qemu.program, *qemu.options,
+                                  *self.memory(blocks, machine, vcpus, options), *self.rest(vcpus), *extra,
+                                  before_exec=lambda: os.environ.update(qemu.environment()))
         wait_until(self.answers, "QEMU answers")
         if not incoming:
             wait_until(lambda: all(self.passes()), "the guest has gone over its memory")
@@ -58,7 +62,7 @@ class Qemu(Vmm):
 
     def rest(self, vcpus):
         kernel = os.path.join(kernels.get("default", CACHE), "vmlinux")
-        return ["-accel", "tcg,thread=multi", "-cpu", "max,-erms", "-smp", vcpus, "-nodefaults", "-no-user-config",
+        return ["-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", vcpus, "-nodefaults", "-no-user-config",
                 "-display", "none", "-kernel", kernel, "-initrd", initramfs(self.host),
                 "-append", "console=ttyS0 quiet panic=-1 mitigations=off", "-serial", f"file:{self.serial}",
                 "-qmp", f"unix:{self.qmp_path},server=on,wait=off", "-qmp", f"unix:{self.monitor},server=on,wait=off",

@@ -27,6 +27,7 @@ import preflight  # noqa: E402
 import qemu  # noqa: E402
 import qemu_kvm  # noqa: E402
 import qemu_recovery  # noqa: E402
+import qemu_versions  # noqa: E402
 import recovery  # noqa: E402
 import recovery_by_hand  # noqa: E402
 import recovery_commit  # noqa: E402
@@ -43,17 +44,44 @@ class Stopped(BaseException):
     pass
 
 
+MODULES = (
+    moves,
+    precopy,
+    convergence,
+    recovery,
+    recovery_links,
+    recovery_commit,
+    recovery_by_hand,
+    recovery_starts,
+    poison,
+    release,
+    refusals,
+    blocks,
+    preflight,
+    stalls,
+    losses,
+    peers,
+    peer_rounds,
+    hostile_sources,
+    hostile_destinations,
+    openings,
+    control,
+    cost,
+    many,
+    qemu,
+    qemu_recovery,
+    qemu_versions,
+    qemu_kvm,
+)
+
+
 def stop(*_):
     raise Stopped
 
 
 def main():
     build, wanted = sys.argv[1], sys.argv[2:]
-    modules = (moves, precopy, convergence, recovery, recovery_links, recovery_commit, recovery_by_hand,
-               recovery_starts, poison, release, refusals, blocks, preflight, stalls, losses, peers, peer_rounds,
-               hostile_sources, hostile_destinations, openings, control, cost, many, qemu, qemu_recovery,
-               qemu_kvm)
-    cases = [case for module in modules for case in module.CASES
+    cases = [case for module in MODULES for case in module.CASES
              if not wanted or any(part in case.__name__ for part in wanted)]
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

@@ -40,6 +40,7 @@ struct machine {
 	_Atomic bool *has_run;
 	struct hf_qmp_server *server;
 	int commands, refused;
+	bool exits_on_error;
 	int stream_fd; /* connected (migrate) or listening (migrate-incoming) */
 	struct capability capabilities[CAPABILITIES_MAX];
 
@@ -300,6 +301,10 @@ static void *load_thread(void *opaque)
 	close(listen_fd);
 	if (script->never_completes)
 		return NULL;
+	if (failure && script->last_words)
+		dprintf(STDERR_FILENO, "%s\n", script->last_words);
+	if (failure && machine->exits_on_error)
+		_exit(1);
 	if (!failure)
 		set_status(machine, "paused");
 	end_migration(machine, failure);
@@ -349,6 +354,10 @@ static int handle_migrate_incoming(void *opaque, const json_t *arguments, json_t
 		r = address_of_uri(arguments, &address, err);
 	if (r < 0)
 		return r;
+	const json_t *exits = json_object_get(arguments, "exit-on-error");
+	if (exits && machine->script->exits_on_error)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "Parameter 'exit-on-error' is unexpected");
+	machine->exits_on_error = !json_is_false(exits); // QEMU's default
 	machine->stream_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (bind(machine->stream_fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
 	    listen(machine->stream_fd, 1) < 0)
@@ -399,6 +408,14 @@ static int handle_qom_get(void *opaque, const json_t *arguments, json_t **result
 	return 0;
 }
 
+static int handle_query_version(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
+{
+	struct machine *machine = opaque;
+	(void)arguments;
+	*result = json_loads(machine->script->version, JSON_DECODE_ANY, NULL);
+	return enter(machine, "query-version", err);
+}
+
 static int handle_quit(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
 {
 	(void)arguments, (void)result;
@@ -408,9 +425,11 @@ static int handle_quit(void *opaque, const json_t *arguments, json_t **result, s
 }
 
 static const char *const uri_argument[] = {"uri", NULL};
+static const char *const incoming_arguments[] = {"uri", "*exit-on-error", NULL};
 static const char *const capabilities_argument[] = {"capabilities", NULL};
 static const char *const qom_arguments[] = {"path", "property", NULL};
 static const struct hf_qmp_command commands[] = {
+    {"query-version", handle_query_version, NULL}, /* the first ones are those that a script may lack */
     {"query-migrate-capabilities", handle_query_capabilities, NULL},
     {"migrate-set-capabilities", handle_set_capabilities, capabilities_argument},
     {"stop", handle_stop, NULL},
@@ -418,7 +437,7 @@ static const struct hf_qmp_command commands[] = {
     {"query-status", handle_query_status, NULL},
     {"query-migrate", handle_query_migrate, NULL},
     {"migrate", handle_migrate, uri_argument},
-    {"migrate-incoming", handle_migrate_incoming, uri_argument},
+    {"migrate-incoming", handle_migrate_incoming, incoming_arguments},
     {"migrate_cancel", handle_migrate_cancel, NULL},
     {"query-cpus-fast", handle_vcpus, NULL},
     {"query-memdev", handle_memdev, NULL},
@@ -440,8 +459,9 @@ static void run_machine(const struct fake_vm_script *script, _Atomic bool *has_r
 		machine.next_status = script->settles;
 		machine.questions_left = script->slow_queries;
 	}
+	int lacks = script->no_capability_commands ? 3 : script->version ? 0 : 1;
 	struct hf_qmp_server_config config = {.socket_path = script->socket_path,
-					      .commands = commands + (script->no_capability_commands ? 2 : 0),
+					      .commands = commands + lacks,
 					      .opaque = &machine,
 					      .package = "fake"};
 	pthread_mutex_lock(&machine.mutex);
@@ -469,6 +489,8 @@ void fake_vm_start(struct fake_vm *vm, const struct fake_vm_script *script)
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (getppid() != parent)
 			_exit(2);
+		if (script->log_fd)
+			dup2(script->log_fd, STDERR_FILENO);
 		run_machine(script, vm->has_run, ready[1]);
 	}
 	close(ready[1]);
