@@ -143,6 +143,8 @@ static int open_vm(struct send *send, struct hf_err *err)
 	if (!result)
 		result = check_running(send, err);
 	if (!result)
+		result = hf_qmp_vm_check_outgoing(send->vm, send->options.precopy, err);
+	if (!result)
 		result = open_memory_and_link(send, err);
 	return result;
 }
