@@ -25,6 +25,7 @@ import poison  # noqa: E402
 import precopy  # noqa: E402
 import preflight  # noqa: E402
 import qemu  # noqa: E402
+import qemu_devices  # noqa: E402
 import qemu_kvm  # noqa: E402
 import qemu_recovery  # noqa: E402
 import qemu_versions  # noqa: E402
@@ -69,6 +70,7 @@ MODULES = (
     cost,
     many,
     qemu,
+    qemu_devices,
     qemu_recovery,
     qemu_versions,
     qemu_kvm,
