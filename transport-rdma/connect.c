@@ -237,7 +237,11 @@ static int check_connect(const char *uri, const struct hf_rdma_options *options,
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
 				  "'%s': to connect, host and port must be named; write rdma:HOST:PORT", uri);
 	opening->offer = (struct hf_opening_offer){
-	    .uri = uri, .epoch = opening->options.epoch, .check = opening->options.check};
+	    .uri = uri,
+	    .epoch = opening->options.epoch,
+	    .check = opening->options.check,
+	    .precopy = opening->options.precopy,
+	};
 	memcpy(opening->offer.session, opening->options.session, sizeof(opening->offer.session));
 	memcpy(opening->offer.channels, opening->options.channels, sizeof(opening->offer.channels));
 	return hf_opening_check_offer(&opening->offer, err);

@@ -39,6 +39,7 @@ struct hf_rdma_options {
 	uint8_t session[HF_RDMA_SESSION_BYTES];
 	uint64_t epoch; /* 1 for the first; above 1 continues the session */
 	bool check;	/* a session that only measures the link */
+	bool precopy;	/* pages are meant to move in rounds before the VM stops */
 };
 
 /* Checks the form of a URI without touching an adapter. */

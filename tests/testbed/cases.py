@@ -6,7 +6,6 @@ Cases that want the same kind of VM are a group: one VM, or two joined by a link
 this program runs again, as cases.py --in-vm GROUP BUILD-DIRECTORY NAME... A case of two VMs runs in both, as two
 parts, and is well if both are. A case that a VM has not come to is failed.
 """
-import fcntl
 import os
 import re
 import signal
@@ -39,7 +38,6 @@ GROUPS = (
     Group("gigantic", {"kernel": "default", "memory": "6500M",
                        "words": ["hugepagesz=1G", f"hugepages={gigantic.PAGES}"]}, gigantic.CASES),
 )
-KVM_CREATE_VM = 0xAE01
 RESULT = re.compile(rb"(ok|not ok) \d+ - (\w+)(.*)")
 
 
@@ -51,15 +49,7 @@ def stop(*_):
     raise Stopped
 
 
-def keep_kvm_on():
-    """A KVM VM that stays. With the first and the last one Linux patches its scheduler, and it has happened that QEMU's
-    CPUs went on with the breakpoint that stands there meanwhile, for ever."""
-    kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
-    return kvm, fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
-
-
 def in_vm(name, build, wanted):
-    keep_kvm_on()
     group = next(group for group in GROUPS if group.name == name)
     host = Host(build)
     try:
