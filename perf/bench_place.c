@@ -302,7 +302,7 @@ static void report(struct hf_benchmark *benchmark, struct place *place, struct m
 	hf_benchmark_counter(benchmark, "p50_us", hf_samples_rank(&measured->us, 500));
 	hf_benchmark_counter(benchmark, "p99_us", hf_samples_rank(&measured->us, 990));
 	if (measured->ratio.count) {
-		hf_benchmark_counter(benchmark, "limit_p50_us", hf_samples_rank(&measured->limit_us, 500));
+		hf_benchmark_counter(benchmark, "raw_p50_us", hf_samples_rank(&measured->limit_us, 500));
 		hf_benchmark_counter(benchmark, "ratio_p50", hf_samples_rank(&measured->ratio, 500));
 		hf_benchmark_counter(benchmark, "ratio_p10", hf_samples_rank(&measured->ratio, 100));
 		hf_benchmark_counter(benchmark, "ratio_p90", hf_samples_rank(&measured->ratio, 900));

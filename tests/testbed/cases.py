@@ -16,6 +16,7 @@ sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "e2e"), os.path.join(os.path.dirname(HERE), "peer")]
 
+import beside_perftest  # noqa: E402
 import facts_hold  # noqa: E402
 import gigantic  # noqa: E402
 import rdma_moves  # noqa: E402
@@ -31,7 +32,8 @@ from vm import VmError, run  # noqa: E402
 Group = namedtuple("Group", "name options cases")
 GROUPS = (
     Group("6.1", {"kernel": "default", "memory": "2G"},
-          roce.CASES + facts_hold.cases("default") + whole_moves.CASES + rdma_moves.CASES),
+          roce.CASES + facts_hold.cases("default") + whole_moves.CASES + rdma_moves.CASES +
+          beside_perftest.CASES),
     Group("6.12", {"kernel": "backports", "memory": "2G"},
           facts_hold.cases("backports") + whole_moves.CASES + rounds.CASES),
     Group("two-hosts", {"kernel": "default", "memory": "1G", "vms": 2}, two_hosts.CASES + rdma_moves.OF_TWO_HOSTS),
