@@ -1,20 +1,24 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * How long it takes to give a page of 2 MiB or 1 GiB its place, each way beside what the memory alone takes.
+ * What it costs to make a page visible whose bytes are here, by either placement, and what the kernel can do
+ * at best. Real huge pages; this process is the VMM and the agent. Nobody waits for the pages.
  *
- *   copy                   UFFDIO_COPY of a page that is in memory: the kernel allocates, copies, maps.
- * Limit: the same bytes copied to a page that is there. continue_allocates     the bytes land on a page of
- * the alias that is not there yet, then UFFDIO_CONTINUE: allocation is part of the way. Limit: the same bytes
- * copied to a page that is not there, without userfaultfd. continue_preallocated  the same onto a page that
- * was allocated before: what `receive` does. Limit: as for copy. first_touch            one byte of a page
- * that is not there: the kernel clears it. No limit of its own.
+ *  - copy/SIZE: UFFDIO_COPY out of a staging slot: allocates and copies. Limit: memcpy to a page that is
+ * there.
+ *  - continue/SIZE: UFFDIO_CONTINUE of a page that was allocated before (off the path, as in a migration).
+ * Limit: a touch of such a page through a mapping without userfaultfd: the kernel maps it by itself.
+ *  - allocate_and_continue/SIZE: the page is allocated first, on the path, landed in, and continued. Limit:
+ * first touch (allocates and zeroes) and memcpy.
+ *  - first_touch/SIZE: allocating and zeroing alone. Limit: memset of a page that is there.
  *
- * In each iteration the limit and the way take turns in who is first, and a ratio is made of these two. Pages
- * of 2 MiB are taken one after the other from 64 MiB, so that caches hold them no better than a guest's.
+ *   bench-place [--small] [option of Google Benchmark...]       --small: no pages of 1 GiB
+ *
+ * Wants root and some huge pages; takes them from the host and gives them back.
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/userfaultfd.h>
+#include <linux/memfd.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,342 +27,303 @@
 
 #include "deploy/monotonic.h"
 #include "hugemem/hugepool.h"
-#include "hugemem/placer.h"
+#include "hugemem/kernel_compat.h"
 #include "hugemem/uffd_open.h"
 #include "hugemem/userfault.h"
 #include "perf/benchmark_shim.h"
 #include "perf/samples.h"
 
-#define MIB	     (1ull << 20)
-#define GIB	     (1ull << 30)
-#define WINDOW_BYTES (64 * MIB)
-#define AREAS	     4u /* placed, fresh, target, content */
+#define MIB	       (1ull << 20)
+#define GIB	       (1ull << 30)
+#define FEATURES       (UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_MINOR_HUGETLBFS)
+#define MFD_SIZE_SHIFT 26 /* MFD_HUGE_SHIFT of linux/memfd.h */
 
-/* Pages of a file without a name, mapped shared. */
-struct area {
-	int fd;
-	uint8_t *address;
+struct size {
+	const char *name;
+	uint64_t page_bytes;
+	uint32_t pages; /* of the guest's file, and staged: more than caches hold, where that is possible */
 };
+
+static const struct size sizes[] = {{"2M", 2 * MIB, 24}, {"1G", GIB, 1}};
+#define SIZES (sizeof(sizes) / sizeof(sizes[0]))
 
 struct place {
-	uint64_t page_bytes;
-	uint32_t pages, page; /* the one that is used now */
-	uint64_t reserved_pages;
-	struct area placed; /* its mapping here is the alias */
-	struct area fresh;  /* the limit's: pages that are not there */
-	uint8_t *target, *content;
-	uint8_t *vmm; /* another mapping of `placed`, registered */
-	int userfault_fd, pagemap_fd;
-	struct hf_ramblocks blocks;
-	struct hf_attached_region region;
-	struct hf_placer placer;
+	struct hf_benchmark *benchmark;
+	const struct size *size;
+	uint64_t bytes, added_pages;
+	int fd, uffd; /* of the guest's memory */
+	uint8_t *guest, *alias, *staging, *plain;
+	uint32_t page; /* the next to be used */
+	struct hf_samples us, raw_us;
 	struct hf_err err;
-	struct hf_samples continue_us;
-};
-
-typedef int step_fn(struct place *place);
-
-struct way {
-	const char *name;
-	step_fn *prepare_limit, *limit; /* NULL: there is none */
-	step_fn *prepare, *run;
 };
 
 /* ---- memory ------------------------------------------------------------------------------------ */
 
-static int fail(struct place *place, const char *what)
+static int map(struct place *p, uint8_t **out)
 {
-	return hf_err_set(&place->err, HF_ERR_LOCAL, errno, "%s: %s", what, strerror(errno));
-}
-
-static void *map_file(const struct place *place, int fd)
-{
-	return mmap(NULL, place->pages * place->page_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-}
-
-static int make_area(struct place *place, struct area *area)
-{
-	unsigned size = (unsigned)__builtin_ctzll(place->page_bytes) << MAP_HUGE_SHIFT;
-	area->fd = memfd_create("hf-bench-place", MFD_CLOEXEC | MFD_HUGETLB | size);
-	if (area->fd < 0 || ftruncate(area->fd, (off_t)(place->pages * place->page_bytes)))
-		return fail(place, "no file of huge pages");
-	area->address = map_file(place, area->fd);
-	if (area->address == MAP_FAILED) {
-		area->address = NULL;
-		return fail(place, "the file of huge pages cannot be mapped");
-	}
+	uint8_t *mapped = mmap(NULL, p->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, p->fd, 0);
+	if (mapped == MAP_FAILED)
+		return hf_err_set(&p->err, HF_ERR_LOCAL, errno, "no huge pages can be mapped: %s",
+				  strerror(errno));
+	*out = mapped;
 	return 0;
 }
 
-static int make_filled(struct place *place, uint8_t **address)
+static int open_guest(struct place *p)
 {
-	void *mapped = NULL;
-	int result = hf_hugepages_map(place->page_bytes, place->pages, &mapped, &place->err);
+	unsigned shift = (unsigned)__builtin_ctzll(p->size->page_bytes);
+	p->fd = memfd_create("hf-place", MFD_CLOEXEC | MFD_HUGETLB | shift << MFD_SIZE_SHIFT);
+	if (p->fd < 0 || ftruncate(p->fd, (off_t)p->bytes))
+		return hf_err_set(&p->err, HF_ERR_LOCAL, errno, "no file of huge pages: %s", strerror(errno));
+	int result = map(p, &p->guest);
+	if (!result)
+		result = map(p, &p->alias);
+	if (!result)
+		result = map(p, &p->plain);
+	if (!result)
+		result = hf_uffd_open(&p->uffd, FEATURES, &p->err);
 	if (result)
 		return result;
-	*address = mapped;
-	memset(mapped, 0x5a, place->pages * place->page_bytes);
+	result = hf_userfault_register(p->uffd, (uintptr_t)p->guest, p->bytes,
+				       UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR);
+	return result ? hf_err_set(&p->err, HF_ERR_LOCAL, -result, "userfaultfd does not take the memory")
+		      : 0;
+}
+
+static int start(struct place *p)
+{
+	void *staging = NULL;
+	p->fd = p->uffd = -1;
+	p->bytes = p->size->page_bytes * p->size->pages;
+	int result =
+	    hf_hugepages_reserve(p->size->page_bytes, 2ull * p->size->pages, &p->added_pages, &p->err);
+	if (!result)
+		result = open_guest(p);
+	if (!result)
+		result = hf_hugepages_map(p->size->page_bytes, p->size->pages, &staging, &p->err);
+	if (result)
+		return result;
+	p->staging = staging;
+	memset(staging, 0x5a, p->bytes);
 	return 0;
 }
 
-static int guard(struct place *place)
+static void stop(struct place *p)
 {
-	const uint64_t features = UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_MINOR_HUGETLBFS;
-	uint64_t length_bytes = place->pages * place->page_bytes;
-	void *vmm = map_file(place, place->placed.fd);
-	if (vmm == MAP_FAILED)
-		return fail(place, "the file of huge pages cannot be mapped");
-	place->vmm = vmm;
-	place->pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	if (place->pagemap_fd < 0)
-		return fail(place, "/proc/self/pagemap");
-	int result = hf_uffd_open(&place->userfault_fd, features, &place->err);
-	if (result == 0) {
-		result = hf_userfault_register(place->userfault_fd, (uintptr_t)vmm, length_bytes,
-					       UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR);
-		if (result)
-			hf_err_set(&place->err, HF_ERR_LOCAL, -result, "UFFDIO_REGISTER: %s",
-				   strerror(-result));
-	}
-	if (result == 0)
-		result =
-		    hf_ramblocks_add(&place->blocks, "ram", length_bytes, place->page_bytes, &place->err);
-	place->region = (struct hf_attached_region){.vmm_address = (uintptr_t)vmm,
-						    .length_bytes = length_bytes,
-						    .page_size_bytes = place->page_bytes,
-						    .fd = place->placed.fd};
-	place->placer = (struct hf_placer){.userfault_fd = place->userfault_fd,
-					   .pagemap_fd = place->pagemap_fd,
-					   .blocks = &place->blocks,
-					   .regions = &place->region,
-					   .zeros = place->content,
-					   .minor = true};
-	return result;
-}
-
-/* Where this host is a guest itself, its host may take long to give it a page for the first time. */
-static void warm(const struct place *place)
-{
-	memset(place->placed.address, 1, place->pages * place->page_bytes);
-	memset(place->fresh.address, 1, place->pages * place->page_bytes);
-}
-
-static int begin(struct place *place)
-{
-	uint64_t pages = (uint64_t)AREAS * place->pages;
-	int result = hf_hugepages_reserve(place->page_bytes, pages, &place->reserved_pages, &place->err);
-	if (result == 0)
-		result = make_area(place, &place->placed);
-	if (result == 0)
-		result = make_area(place, &place->fresh);
-	if (result == 0)
-		result = make_filled(place, &place->target);
-	if (result == 0)
-		result = make_filled(place, &place->content);
-	if (result == 0)
-		warm(place);
-	return result ? result : guard(place);
-}
-
-static void unmap(const struct place *place, uint8_t *address)
-{
-	if (address)
-		munmap(address, place->pages * place->page_bytes);
-}
-
-static void end(struct place *place)
-{
-	const int fds[] = {place->userfault_fd, place->pagemap_fd, place->placed.fd, place->fresh.fd};
-	unmap(place, place->vmm);
-	unmap(place, place->placed.address);
-	unmap(place, place->fresh.address);
-	unmap(place, place->target);
-	unmap(place, place->content);
-	for (size_t i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
-		if (fds[i] >= 0)
-			close(fds[i]);
-	hf_ramblocks_destroy(&place->blocks);
-	hf_samples_free(&place->continue_us);
-	hf_hugepages_give_back(place->page_bytes, place->reserved_pages, NULL);
+	uint8_t *mapped[] = {p->guest, p->alias, p->plain, p->staging};
+	for (size_t i = 0; i < sizeof(mapped) / sizeof(mapped[0]); i++)
+		if (mapped[i])
+			munmap(mapped[i], p->bytes);
+	if (p->uffd >= 0)
+		close(p->uffd);
+	if (p->fd >= 0)
+		close(p->fd);
+	hf_hugepages_give_back(p->size->page_bytes, p->added_pages, &p->err);
+	hf_samples_free(&p->us);
+	hf_samples_free(&p->raw_us);
 }
 
 /* ---- steps ------------------------------------------------------------------------------------- */
 
-static uint64_t offset(const struct place *place)
+static uint64_t offset_of(const struct place *p)
 {
-	return place->page * place->page_bytes;
+	return p->page * p->size->page_bytes;
 }
 
-static int punch(struct place *place, const struct area *area)
+static void next_page(struct place *p)
 {
-	if (fallocate(area->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset(place),
-		      (off_t)place->page_bytes))
-		return fail(place, "a page cannot be taken out of the file");
+	p->page = (p->page + 1) % p->size->pages;
+}
+
+/* Neither the file nor anybody's mapping has the page. */
+static int take_away(struct place *p)
+{
+	if (fallocate(p->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset_of(p),
+		      (off_t)p->size->page_bytes))
+		return -errno;
 	return 0;
 }
 
-static int empty_placed(struct place *place)
+/* The file has it, through the alias; the guest's mapping and the plain one do not. */
+static int leave_in_file(struct place *p)
 {
-	return punch(place, &place->placed);
-}
-
-static int empty_fresh(struct place *place)
-{
-	return punch(place, &place->fresh);
-}
-
-static int empty_and_allocate(struct place *place)
-{
-	int result = punch(place, &place->placed);
-	if (result == 0)
-		place->placed.address[offset(place)] = 0;
-	return result;
-}
-
-static int copy_bytes(struct place *place, uint8_t *to)
-{
-	memcpy(to + offset(place), place->content + offset(place), place->page_bytes);
+	uint64_t at = offset_of(p);
+	if (madvise(p->alias + at, p->size->page_bytes, MADV_POPULATE_WRITE) ||
+	    madvise(p->guest + at, p->size->page_bytes, MADV_DONTNEED) ||
+	    madvise(p->plain + at, p->size->page_bytes, MADV_DONTNEED))
+		return -errno;
 	return 0;
 }
 
-static int copy_to_target(struct place *place)
+static void touch(uint8_t *address)
 {
-	return copy_bytes(place, place->target);
+	*(volatile uint8_t *)address = 1;
 }
 
-static int copy_to_fresh(struct place *place)
+/* ---- what is measured -------------------------------------------------------------------------- */
+
+/* One page each way; what has to be before it is done in `before`, and is not counted. */
+struct way {
+	const char *name;
+	int (*before)(struct place *p);
+	int (*act)(struct place *p);
+	int (*before_raw)(struct place *p);
+	int (*raw)(struct place *p);
+};
+
+static int copy(struct place *p)
 {
-	return copy_bytes(place, place->fresh.address);
+	uint64_t at = offset_of(p);
+	return hf_userfault_copy(p->uffd, (uintptr_t)p->guest + at, p->staging + at, p->size->page_bytes);
 }
 
-static int touch_fresh(struct place *place)
+static int raw_copy(struct place *p)
 {
-	place->fresh.address[offset(place)] = 1;
+	memcpy(p->alias + offset_of(p), p->staging + offset_of(p), p->size->page_bytes);
 	return 0;
 }
 
-static int place_by_copy(struct place *place)
+static int show(struct place *p)
 {
-	return hf_placer_copy(&place->placer, 0, place->page, place->content + offset(place), &place->err);
+	return hf_userfault_continue(p->uffd, (uintptr_t)p->guest + offset_of(p), p->size->page_bytes);
 }
 
-static int land_and_continue(struct place *place)
+static int raw_map(struct place *p)
 {
-	copy_bytes(place, place->placed.address);
-	uint64_t landed_ns = hf_monotonic_ns(NULL);
-	int result = hf_placer_continue(&place->placer, 0, place->page, &place->err);
-	hf_samples_add(&place->continue_us, (double)(hf_monotonic_ns(NULL) - landed_ns) / 1000);
-	return result;
+	touch(p->plain + offset_of(p));
+	return 0;
+}
+
+static int allocate_and_show(struct place *p)
+{
+	if (madvise(p->alias + offset_of(p), p->size->page_bytes, MADV_POPULATE_WRITE))
+		return -errno;
+	raw_copy(p);
+	return show(p);
+}
+
+static int first_touch(struct place *p)
+{
+	touch(p->alias + offset_of(p));
+	return 0;
+}
+
+static int raw_allocate(struct place *p)
+{
+	first_touch(p);
+	return raw_copy(p);
+}
+
+static int raw_zero(struct place *p)
+{
+	memset(p->alias + offset_of(p), 0, p->size->page_bytes);
+	return 0;
 }
 
 static const struct way ways[] = {
-    {"copy", NULL, copy_to_target, empty_placed, place_by_copy},
-    {"continue_allocates", empty_fresh, copy_to_fresh, empty_placed, land_and_continue},
-    {"continue_preallocated", NULL, copy_to_target, empty_and_allocate, land_and_continue},
-    {"first_touch", NULL, NULL, empty_fresh, touch_fresh},
+    {"copy", take_away, copy, leave_in_file, raw_copy},
+    {"continue", leave_in_file, show, leave_in_file, raw_map},
+    {"allocate_and_continue", take_away, allocate_and_show, take_away, raw_allocate},
+    {"first_touch", take_away, first_touch, leave_in_file, raw_zero},
 };
 #define WAYS (sizeof(ways) / sizeof(ways[0]))
 
-/* ---- measuring --------------------------------------------------------------------------------- */
+struct place_case {
+	char name[64];
+	const struct way *way;
+	const struct size *size;
+};
 
-static int timed(struct place *place, step_fn *prepare, step_fn *run, uint64_t *took_ns)
+static int timed(struct place *p, int (*before)(struct place *), int (*act)(struct place *),
+		 uint64_t *took_ns)
 {
-	int result = prepare ? prepare(place) : 0;
-	uint64_t start_ns = hf_monotonic_ns(NULL);
-	if (result == 0)
-		result = run(place);
-	*took_ns = hf_monotonic_ns(NULL) - start_ns;
+	int result = before(p);
+	if (result)
+		return result;
+	uint64_t began_ns = hf_monotonic_ns(NULL);
+	result = act(p);
+	*took_ns = hf_monotonic_ns(NULL) - began_ns;
 	return result;
 }
 
-struct measured {
-	struct hf_samples us, limit_us, ratio;
-};
-
-static int measure(struct hf_benchmark *benchmark, struct place *place, const struct way *way,
-		   bool limit_first, struct measured *measured)
+static int pair(struct place *p, const struct way *way, uint64_t *took_ns, uint64_t *raw_ns)
 {
-	uint64_t took_ns = 0, limit_ns = 0;
+	int result = timed(p, way->before, way->act, took_ns);
+	next_page(p);
+	if (!result)
+		result = timed(p, way->before_raw, way->raw, raw_ns);
+	next_page(p);
+	if (result)
+		hf_err_set(&p->err, HF_ERR_LOCAL, -result, "a page could not be placed: %s",
+			   strerror(-result));
+	return result;
+}
+
+/* Each page has been used once: a host that is a VM itself backs its memory only then. */
+static int warm_up(struct place *p, const struct way *way)
+{
+	uint64_t took_ns, raw_ns;
 	int result = 0;
-	if (way->limit && limit_first)
-		result = timed(place, way->prepare_limit, way->limit, &limit_ns);
-	if (result == 0)
-		result = timed(place, way->prepare, way->run, &took_ns);
-	if (result == 0 && way->limit && !limit_first)
-		result = timed(place, way->prepare_limit, way->limit, &limit_ns);
+	for (uint32_t i = 0; i < p->size->pages && !result; i++)
+		result = pair(p, way, &took_ns, &raw_ns);
+	return result;
+}
+
+static int measure(struct place *p, const struct way *way)
+{
+	uint64_t took_ns, raw_ns;
+	int result = pair(p, way, &took_ns, &raw_ns);
 	if (result)
 		return result;
-	hf_samples_add(&measured->us, (double)took_ns / 1000);
-	if (way->limit) {
-		hf_samples_add(&measured->limit_us, (double)limit_ns / 1000);
-		hf_samples_add(&measured->ratio, (double)took_ns / (double)limit_ns);
-	}
-	hf_benchmark_took_ns(benchmark, took_ns);
+	hf_samples_add(&p->us, (double)took_ns / 1e3);
+	hf_samples_add(&p->raw_us, (double)raw_ns / 1e3);
+	hf_benchmark_took_ns(p->benchmark, took_ns);
 	return 0;
 }
 
-static void report(struct hf_benchmark *benchmark, struct place *place, struct measured *measured)
+static void report(struct place *p)
 {
-	hf_benchmark_counter(benchmark, "p50_us", hf_samples_rank(&measured->us, 500));
-	hf_benchmark_counter(benchmark, "p99_us", hf_samples_rank(&measured->us, 990));
-	if (measured->ratio.count) {
-		hf_benchmark_counter(benchmark, "raw_p50_us", hf_samples_rank(&measured->limit_us, 500));
-		hf_benchmark_counter(benchmark, "ratio_p50", hf_samples_rank(&measured->ratio, 500));
-		hf_benchmark_counter(benchmark, "ratio_p10", hf_samples_rank(&measured->ratio, 100));
-		hf_benchmark_counter(benchmark, "ratio_p90", hf_samples_rank(&measured->ratio, 900));
-	}
-	if (place->continue_us.count) { // of it: the call alone
-		hf_benchmark_counter(benchmark, "continue_p50_us", hf_samples_rank(&place->continue_us, 500));
-		hf_benchmark_counter(benchmark, "continue_p99_us", hf_samples_rank(&place->continue_us, 990));
-	}
+	struct hf_benchmark *b = p->benchmark;
+	hf_benchmark_counter(b, "p50_us", hf_samples_rank(&p->us, 500));
+	hf_benchmark_counter(b, "p99_us", hf_samples_rank(&p->us, 990));
+	hf_benchmark_counter(b, "raw_p50_us", hf_samples_rank(&p->raw_us, 500));
+	hf_benchmark_counter(b, "raw_p99_us", hf_samples_rank(&p->raw_us, 990));
+	hf_benchmark_counter(b, "page_bytes", (double)p->size->page_bytes);
+	hf_benchmark_counter(b, "pairs", (double)p->us.count);
 }
-
-struct case_of {
-	const struct way *way;
-	uint64_t page_bytes;
-};
 
 static void run_case(struct hf_benchmark *benchmark, const void *argument)
 {
-	const struct case_of *of = argument;
-	struct place place = {
-	    .page_bytes = of->page_bytes,
-	    .pages = (uint32_t)(of->page_bytes < WINDOW_BYTES ? WINDOW_BYTES / of->page_bytes : 1),
-	    .placed.fd = -1,
-	    .fresh.fd = -1,
-	    .userfault_fd = -1,
-	    .pagemap_fd = -1};
-	struct measured measured = {0};
-	hf_ramblocks_init(&place.blocks);
-	int result = begin(&place);
-	for (uint32_t turn = 0; result == 0 && hf_benchmark_next(benchmark); turn++) {
-		place.page = turn % place.pages;
-		result = measure(benchmark, &place, of->way, turn / place.pages % 2, &measured);
-	}
+	const struct place_case *of = argument;
+	struct place p = {.benchmark = benchmark, .size = of->size};
+	int result = start(&p);
+	if (!result)
+		result = warm_up(&p, of->way);
+	while (!result && hf_benchmark_next(benchmark))
+		result = measure(&p, of->way);
 	if (result)
-		hf_benchmark_fail(benchmark, place.err.text);
+		hf_benchmark_fail(benchmark, p.err.text);
 	else
-		report(benchmark, &place, &measured);
-	end(&place);
-	hf_samples_free(&measured.us);
-	hf_samples_free(&measured.limit_us);
-	hf_samples_free(&measured.ratio);
+		report(&p);
+	stop(&p);
 }
 
 int main(int argc, char **argv)
 {
-	static const struct {
-		const char *name;
-		uint64_t bytes;
-	} sizes[] = {{"2MiB", 2 * MIB}, {"1GiB", GIB}};
-	static struct case_of cases[WAYS][2];
-	static char names[WAYS][2][48];
-	for (size_t size = 0; size < 2; size++)
-		for (size_t way = 0; way < WAYS; way++) {
-			cases[way][size] = (struct case_of){&ways[way], sizes[size].bytes};
-			snprintf(names[way][size], sizeof(names[way][size]), "place/%s/%s", sizes[size].name,
-				 ways[way].name);
-			hf_benchmark_add(names[way][size], run_case, &cases[way][size]);
+	struct place_case cases[WAYS * SIZES], *next = cases;
+	bool small = argc > 1 && strcmp(argv[1], "--small") == 0;
+	if (small) {
+		argv[1] = argv[0];
+		argc--;
+		argv++;
+	}
+	for (size_t i = 0; i < (small ? 1 : SIZES); i++)
+		for (size_t j = 0; j < WAYS; j++, next++) {
+			snprintf(next->name, sizeof(next->name), "%s/%s", ways[j].name, sizes[i].name);
+			next->way = &ways[j];
+			next->size = &sizes[i];
+			hf_benchmark_add(next->name, run_case, next);
 		}
 	return hf_benchmark_main(argc, argv);
 }

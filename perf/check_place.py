@@ -1,37 +1,24 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark of placing runs, and every way has its limit beside it. check_place.py BENCH-PLACE"""
-import json
-import subprocess
+"""The suite of placements runs, and says what it should. Nothing about time is looked at. check_place.py BENCH-PLACE"""
+import os
 import sys
 
-WAYS = ("copy", "continue_allocates", "continue_preallocated")
-TIMES = ("p50_us", "p99_us", "raw_p50_us", "ratio_p10", "ratio_p50", "ratio_p90")
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import figures  # noqa: E402
+from checking import has_figures, run_cases  # noqa: E402
+
+WAYS = ("copy", "continue", "allocate_and_continue", "first_touch")
+COUNTERS = {raw + rank for raw in ("", "raw_") for rank in ("p50_us", "p99_us")} | {"page_bytes", "pairs"}
 
 
-def failures(results):
-    for way in WAYS:
-        entry = results[f"place/2MiB/{way}"]
-        wanted = TIMES + (("continue_p50_us", "continue_p99_us") if way != "copy" else ())
-        for name in wanted:
-            if not entry.get(name, 0) > 0:
-                yield f"{way}: {name} is {entry.get(name)}"
-    if not results["place/2MiB/first_touch"]["p50_us"] > 0:
-        yield "first_touch has taken no time"
-
-
-def main():
-    output = subprocess.run(
-        [sys.argv[1], "--benchmark_filter=/2MiB/", "--benchmark_min_time=0.01", "--benchmark_format=json"],
-        check=True, stdout=subprocess.PIPE, text=True).stdout
-    results = {entry["name"].removesuffix("/manual_time"): entry for entry in json.loads(output)["benchmarks"]}
-    found = list(failures(results))
-    print("1..1")
-    for line in found:
-        print(f"# {line}")
-    print(f"{'not ok' if found else 'ok'} 1 - every way of placing is measured beside its limit")
-    return 1 if found else 0
+def every_way_is_measured_beside_its_limit():
+    found = figures.run([os.path.abspath(sys.argv[1]), "--small", "--benchmark_format=json",
+                         "--benchmark_min_time=0.001"])
+    has_figures(found, {f"{way}/2M": COUNTERS for way in WAYS})
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cases([every_way_is_measured_beside_its_limit]))
