@@ -10,6 +10,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "peer")]
 
 import blocks  # noqa: E402
+import blocktimes  # noqa: E402
 import control  # noqa: E402
 import convergence  # noqa: E402
 import cost  # noqa: E402
@@ -68,6 +69,7 @@ MODULES = (
     openings,
     control,
     cost,
+    blocktimes,
     many,
     qemu,
     qemu_devices,

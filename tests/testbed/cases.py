@@ -17,6 +17,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "e2e"), os.path.join(os.path.dirname(HERE), "peer")]
 
 import beside_perftest  # noqa: E402
+import blocktimes  # noqa: E402
 import facts_hold  # noqa: E402
 import gigantic  # noqa: E402
 import rdma_moves  # noqa: E402
@@ -35,7 +36,8 @@ GROUPS = (
           roce.CASES + facts_hold.cases("default") + whole_moves.CASES + rdma_moves.CASES +
           beside_perftest.CASES),
     Group("6.12", {"kernel": "backports", "memory": "2G"},
-          facts_hold.cases("backports") + whole_moves.CASES + rounds.CASES),
+          facts_hold.cases("backports") + whole_moves.CASES + rounds.CASES +
+          [blocktimes.the_kernel_timed_a_wait_for_every_fault]),
     Group("two-hosts", {"kernel": "default", "memory": "1G", "vms": 2}, two_hosts.CASES + rdma_moves.OF_TWO_HOSTS),
     Group("gigantic", {"kernel": "default", "memory": "6500M",
                        "words": ["hugepagesz=1G", f"hugepages={gigantic.PAGES}"]}, gigantic.CASES),
