@@ -250,6 +250,30 @@ static int set_capabilities(struct hf_qmp_vm *vm, struct hf_err *err)
 	return r;
 }
 
+/* ---- the bandwidth ---- */
+
+static void set_max_bandwidth(struct hf_qmp_vm *vm, json_int_t bytes_per_s)
+{
+	hf_qmp_vm_command(vm, "migrate-set-parameters", json_pack("{s:I}", "max-bandwidth", bytes_per_s),
+			  NULL, NULL);
+}
+
+/*
+ * QEMU sends its small RAM blocks no faster than it may send a VM's memory over a network: 64 MiB of video
+ * memory would take half a second. Returns the limit that was, 0: none.
+ */
+static json_int_t lift_max_bandwidth(struct hf_qmp_vm *vm)
+{
+	json_t *parameters = NULL;
+	if (hf_qmp_vm_command(vm, "query-migrate-parameters", NULL, &parameters, NULL) < 0)
+		return 0;
+	json_int_t before = json_integer_value(json_object_get(parameters, "max-bandwidth"));
+	json_decref(parameters);
+	if (before)
+		set_max_bandwidth(vm, 0);
+	return before;
+}
+
 static const char *uri_of(const struct channel *channel, char uri[static URI_BYTES])
 {
 	snprintf(uri, URI_BYTES, "unix:%s", channel->address.sun_path);
@@ -364,9 +388,7 @@ static void abandon(struct hf_qmp_vm *vm)
 static int save_through(struct hf_qmp_vm *vm, struct channel *channel, struct buffer *buffer,
 			struct hf_err *err)
 {
-	int r = set_capabilities(vm, err);
-	if (r == 0)
-		r = channel_listen(vm, channel, err);
+	int r = channel_listen(vm, channel, err);
 	if (r == 0)
 		r = give_uri(vm, "migrate", channel, err);
 	if (r < 0)
@@ -387,14 +409,22 @@ int hf_qmp_vm_save(struct hf_qmp_vm *vm, void **data, size_t *length_bytes, stru
 	struct channel channel;
 	struct buffer buffer = {0};
 	struct hf_err save_err = HF_ERR_INIT;
+	json_int_t max_bandwidth = 0;
 	int r = channel_open(vm, &channel, &save_err);
 	if (r == 0)
+		r = set_capabilities(vm, &save_err);
+	if (r == 0) {
+		max_bandwidth = lift_max_bandwidth(vm);
 		r = save_through(vm, &channel, &buffer, &save_err);
+	}
 	channel_close(&channel);
+	// Only a VMM that still answers can be told.
+	bool answers = save_err.class != HF_ERR_CANCELLED && r != -ECONNRESET;
+	if (r < 0 && channel.migrating && answers)
+		abandon(vm);
+	if (max_bandwidth && answers)
+		set_max_bandwidth(vm, max_bandwidth);
 	if (r < 0) {
-		// Only a VMM that still answers can be told.
-		if (channel.migrating && save_err.class != HF_ERR_CANCELLED && r != -ECONNRESET)
-			abandon(vm);
 		free(buffer.data);
 		if (err)
 			*err = save_err;

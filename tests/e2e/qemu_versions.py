@@ -3,11 +3,10 @@
 import contextlib
 
 import qemu
+import qemu_failures
 import qemu_recovery
 from host import M, finish, listening_uri, one_line, receive, send
-from qemu_vm import Qemu, check_guest
-
-DEVICES = ("-vga", "std", "-device", "virtio-net-pci", "-device", "virtio-rng-pci")
+from qemu_vm import Qemu, check_guest, devices
 
 
 @contextlib.contextmanager
@@ -30,9 +29,10 @@ def with_backports(case):
 def a_guest_moves_to_a_newer_qemu(host):
     """As when hosts are upgraded: with a type of machine that both know."""
     host.need(2 * M, qemu.PAGES)
-    source = Qemu(host, machine="pc-q35-7.2", extra=DEVICES)
+    extra = devices(host)
+    source = Qemu(host, machine="pc-q35-7.2", extra=extra)
     with backports(host):
-        destination = Qemu(host, incoming=True, machine="pc-q35-7.2", extra=DEVICES)
+        destination = Qemu(host, incoming=True, machine="pc-q35-7.2", extra=extra)
     qemu.move(host, source, destination)
     check_guest(source, destination)
 
@@ -54,10 +54,11 @@ CASES = [with_backports(case) for case in (
     qemu.moved("tcp", "continue"),
     qemu.moved("unix", "copy"),
     qemu.rounds_while_the_guest_writes_lose_nothing,
-    qemu.machine("pc"),
+    qemu.machine("q35", "copy", blocks=(128, 128)),
     qemu.another_machine_refuses_the_state_and_the_source_runs_on,
     qemu.memory_that_was_preallocated_at_the_destination_is_refused,
     qemu_recovery.a_link_that_is_cut_is_found_again,
     qemu_recovery.killed("continue"),
     qemu_recovery.both_killed_while_qemus_main_loop_waits_for_a_page,
+    qemu_failures.fails(qemu_failures.its_qemu_is_killed),
 )] + [a_guest_moves_to_a_newer_qemu, a_qemu_that_knows_how_stays_and_says_why_it_cannot_load]

@@ -22,6 +22,20 @@ CONSOLE = (5, 1)  # /dev/console: what the kernel gives to /init as its output
 CPU = "Nehalem"  # with `max` the kernel does not come up in QEMU 10
 
 
+DISK_BYTES = 1 * M  # as tests/e2e/qemu_guest.c uses
+MANAGED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "managed.py")
+
+
+def modules():
+    """Those for virtio devices, in the order in which they can be loaded."""
+    folder, parts = os.path.join(kernels.get("default", CACHE), "modules"), [cpio_entry("modules", 0o40755)]
+    for name in sorted(os.listdir(folder)):
+        if re.search("virtio|failover|rng_core", name) and "9p" not in name:
+            with open(os.path.join(folder, name), "rb") as file:
+                parts.append(cpio_entry(f"modules/{name}", 0o100644, file.read()))
+    return b"".join(parts)
+
+
 def initramfs(host):
     path = os.path.join(host.folder, "qemu-initramfs")
     if not os.path.exists(path):
@@ -29,22 +43,37 @@ def initramfs(host):
             guest = file.read()
         with open(path, "wb") as file:
             file.write(cpio_entry("dev", 0o40755) + cpio_entry("dev/console", stat.S_IFCHR | 0o600, device=CONSOLE) +
-                       cpio_entry("init", 0o100755, guest) + cpio_entry("TRAILER!!!", 0))
+                       modules() + cpio_entry("init", 0o100755, guest) + cpio_entry("TRAILER!!!", 0))
     return path
 
 
-class Qemu(Vmm):
-    """blocks: megabytes of each memory backend, each a NUMA node of its own if there are several."""
+def devices(host):
+    """Options for a screen, a network card, random numbers and a disk; the same for both sides, as shared storage is."""
+    disk = host.name("disk")
+    with open(disk, "wb") as file:
+        file.truncate(DISK_BYTES)
+    return ("-vga", "std", "-device", "virtio-rng-pci", "-drive", f"file={disk},format=raw,if=none,id=disk",
+            "-device", "virtio-blk-pci,drive=disk", "-netdev", "hubport,id=net,hubid=0",
+            "-device", "virtio-net-pci,netdev=net,romfile=")
 
-    def __init__(self, host, incoming=False, blocks=(256,), vcpus=2, machine="q35", extra=(), options=""):
+
+class Qemu(Vmm):
+    """blocks: megabytes of each memory backend, each a NUMA node of its own if there are several.
+
+    managed: its QMP socket is made by another program, as libvirt does. words: for the guest (tests/e2e/qemu_guest.c).
+    """
+
+    def __init__(self, host, incoming=False, blocks=(256,), vcpus=2, machine="q35", extra=(), options="",
+                 managed=False, words=()):
         # No Vmm.__init__: what it starts is another program.
-        self.host, self.page_size, self.incoming = host, 2 * M, incoming
+        self.host, self.page_size, self.incoming, self.words = host, 2 * M, incoming, words
         self.qmp_path, self.monitor, self.attach = host.name("qmp"), host.name("monitor"), host.name("attach")
         self.serial = host.name("serial")
         self.rams = [os.path.join(host.mount(self.page_size), os.path.basename(host.name("ram"))) for _ in blocks]
         self.ram = self.rams[0]
         qemu = emulator.get(host.qemu, CACHE)
-        self.process = host.start(host.hugeferry, "exec", "--attach", self.attach, "--", qemu.program, *qemu.options,
+        self.managed = (sys.executable, MANAGED, self.qmp_path) if managed else ()
+        self.process = host.start(*self.managed, host.hugeferry, "exec", "--attach", self.attach, "--", qemu.program, *qemu.options,
                                   *self.memory(blocks, machine, vcpus, options), *self.rest(vcpus), *extra,
                                   before_exec=lambda: os.environ.update(qemu.environment()))
         wait_until(self.answers, "QEMU answers")
@@ -64,9 +93,15 @@ class Qemu(Vmm):
         kernel = os.path.join(kernels.get("default", CACHE), "vmlinux")
         return ["-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", vcpus, "-nodefaults", "-no-user-config",
                 "-display", "none", "-kernel", kernel, "-initrd", initramfs(self.host),
-                "-append", "console=ttyS0 quiet panic=-1 mitigations=off", "-serial", f"file:{self.serial}",
-                "-qmp", f"unix:{self.qmp_path},server=on,wait=off", "-qmp", f"unix:{self.monitor},server=on,wait=off",
+                "-append", " ".join(("console=ttyS0 quiet panic=-1 mitigations=off", *self.words)),
+                "-serial", f"file:{self.serial}",
+                *self.qmp(), "-qmp", f"unix:{self.monitor},server=on,wait=off",
                 *(["-S", "-incoming", "defer"] if self.incoming else [])]
+
+    def qmp(self):
+        if self.managed:
+            return ["-chardev", "socket,id=managed,fd=33,server=on,wait=off", "-mon", "chardev=managed,mode=control"]
+        return ["-qmp", f"unix:{self.qmp_path},server=on,wait=off"]
 
     def said(self):
         if self.process.poll() not in (None, -9):
@@ -102,10 +137,10 @@ def check_guest(source, destination):
     assert_one_guest(source, destination)
 
 
-def assert_one_guest(source, destination):
+def assert_one_guest(*vms):
     """No heartbeat is missing or comes twice, and no word was ever wrong."""
     beats = []
-    for line in (source.said() + destination.said()).splitlines()[:-1]:
+    for line in "".join(vm.said() for vm in vms).splitlines()[:-1]:
         beat = BEAT.match(line)
         assert beat or not beats, f"this is no heartbeat: {line!r}"
         if beat:

@@ -27,7 +27,10 @@ import precopy  # noqa: E402
 import preflight  # noqa: E402
 import qemu  # noqa: E402
 import qemu_devices  # noqa: E402
+import qemu_failures  # noqa: E402
 import qemu_kvm  # noqa: E402
+import qemu_memory  # noqa: E402
+import qemu_network  # noqa: E402
 import qemu_recovery  # noqa: E402
 import qemu_versions  # noqa: E402
 import recovery  # noqa: E402
@@ -76,6 +79,9 @@ MODULES = (
     qemu_recovery,
     qemu_versions,
     qemu_kvm,
+    qemu_failures,
+    qemu_memory,
+    qemu_network,
 )
 
 

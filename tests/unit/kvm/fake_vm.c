@@ -41,6 +41,7 @@ struct machine {
 	struct hf_qmp_server *server;
 	int commands, refused;
 	bool exits_on_error;
+	json_int_t max_bandwidth;
 	int stream_fd; /* connected (migrate) or listening (migrate-incoming) */
 	struct capability capabilities[CAPABILITIES_MAX];
 
@@ -326,6 +327,24 @@ static void start_stream(struct machine *machine, void *(*thread)(void *))
 	pthread_detach(id);
 }
 
+static int handle_query_parameters(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
+{
+	struct machine *machine = opaque;
+	(void)arguments;
+	*result = json_pack("{s:I, s:i}", "max-bandwidth", machine->max_bandwidth, "downtime-limit", 300);
+	return enter(machine, "query-migrate-parameters", err);
+}
+
+static int handle_set_parameters(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
+{
+	struct machine *machine = opaque;
+	(void)result;
+	int r = enter(machine, "migrate-set-parameters", err);
+	if (r == 0)
+		machine->max_bandwidth = json_integer_value(json_object_get(arguments, "max-bandwidth"));
+	return r;
+}
+
 static int handle_migrate(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
 {
 	struct machine *machine = opaque;
@@ -336,6 +355,8 @@ static int handle_migrate(void *opaque, const json_t *arguments, json_t **result
 		r = address_of_uri(arguments, &address, err);
 	if (r < 0)
 		return r;
+	if (machine->max_bandwidth)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "this would take long");
 	if (machine->script->fails_unconnected) {
 		end_migration(machine, machine->script->migration_error);
 		return 0;
@@ -468,6 +489,7 @@ static int handle_quit(void *opaque, const json_t *arguments, json_t **result, s
 static const char *const uri_argument[] = {"uri", NULL};
 static const char *const incoming_arguments[] = {"uri", "*exit-on-error", NULL};
 static const char *const capabilities_argument[] = {"capabilities", NULL};
+static const char *const parameters_arguments[] = {"max-bandwidth", NULL};
 static const char *const qom_arguments[] = {"path", "property", NULL};
 static const char *const path_argument[] = {"path", NULL};
 static const char *const line_argument[] = {"command-line", NULL};
@@ -483,6 +505,8 @@ static const struct hf_qmp_command commands[] = {
     {"migrate", handle_migrate, uri_argument},
     {"migrate-incoming", handle_migrate_incoming, incoming_arguments},
     {"migrate_cancel", handle_migrate_cancel, NULL},
+    {"query-migrate-parameters", handle_query_parameters, NULL},
+    {"migrate-set-parameters", handle_set_parameters, parameters_arguments},
     {"query-cpus-fast", handle_vcpus, NULL},
     {"query-memdev", handle_memdev, NULL},
     {"qom-get", handle_qom_get, qom_arguments},
@@ -498,6 +522,7 @@ static void run_machine(const struct fake_vm_script *script, _Atomic bool *has_r
 	struct machine machine = {
 	    .script = script,
 	    .has_run = has_run,
+	    .max_bandwidth = FAKE_VM_MAX_BANDWIDTH,
 	    .mutex = PTHREAD_MUTEX_INITIALIZER,
 	    .capabilities = {
 		{"events", false}, {"x-ignore-shared", false}, {"return-path", true}, {"xbzrle", false}}};

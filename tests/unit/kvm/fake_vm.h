@@ -16,6 +16,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+/* bytes/s; `migrate` is refused until it is 0, so that nothing else can be sent at that rate */
+#define FAKE_VM_MAX_BANDWIDTH 134217728
+
 struct fake_vm_script {
 	const char *socket_path;
 	const char *status;	/* run state at the start; NULL: "running" */
