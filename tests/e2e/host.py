@@ -225,8 +225,8 @@ class Qmp:
     def write(self, request):
         self.socket.sendall((json.dumps(request) + "\n").encode())
 
-    def execute(self, command):
-        self.write({"execute": command})
+    def execute(self, command, **arguments):
+        self.write({"execute": command, "arguments": arguments})
         while True:
             answer = json.loads(self.file.readline())
             if "return" in answer:
@@ -265,10 +265,10 @@ class Vmm:
         except OSError:
             return False
 
-    def execute(self, command):
+    def execute(self, command, **arguments):
         client = Qmp(self.monitor)
         try:
-            return client.execute(command)
+            return client.execute(command, **arguments)
         finally:
             client.close()
 

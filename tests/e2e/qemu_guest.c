@@ -7,32 +7,27 @@
  * page against what it wrote there the last time and writes what comes next. The main thread prints a
  * heartbeat with a number that rises by one, how often each thread has gone over its slice, and the words
  * that were wrong. The serial port moves with the VM: what both QEMUs have written, one behind the other, is
- * one text without a gap.
+ * one text without a gap. Words on the kernel's
+ * command line that it does not know are arguments: "disk" and "churn" start what qemu_guest_devices.c does.
  */
+#include "qemu_guest.h"
+
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/sysinfo.h>
 #include <time.h>
 #include <unistd.h>
 
-#define PAGE_BYTES     4096u
-#define WORDS	       (PAGE_BYTES / sizeof(uint64_t))
 #define THREADS_MAX    16
 #define STRIDE	       7919u /* prime, larger than a huge page has pages: each step is another huge page */
 #define MEMORY_PERCENT 60u
 #define HEARTBEAT_NS   100000000
-
-struct worker {
-	uint64_t *memory;
-	uint64_t pages;
-	int cpu;
-	atomic_ullong visits, wrong;
-};
 
 static uint64_t word_of(uint64_t page, uint64_t pass, size_t word)
 {
@@ -72,11 +67,12 @@ static void *work(void *opaque)
 	return NULL;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-	static struct worker workers[THREADS_MAX];
+	static struct worker workers[THREADS_MAX + 2];
 	struct sysinfo info;
 	int threads = get_nprocs() < THREADS_MAX ? get_nprocs() : THREADS_MAX;
+	guest_load_modules();
 	if (sysinfo(&info))
 		return 1;
 	uint64_t pages =
@@ -94,14 +90,21 @@ int main(void)
 		if (pthread_create(&thread, NULL, work, &workers[i]))
 			return 1;
 	}
+	for (int i = 1; i < argc && threads < THREADS_MAX + 2; i++) {
+		if (strcmp(argv[i], "disk") == 0)
+			guest_read_disk(&workers[threads++]);
+		else if (strcmp(argv[i], "churn") == 0)
+			guest_churn(&workers[threads++]);
+	}
 	for (uint64_t n = 0;; n++) {
 		unsigned long long wrong = 0;
 		char line[256];
 		int used = snprintf(line, sizeof(line), "beat %llu passes", (unsigned long long)n);
 		for (int i = 0; i < threads; i++) {
 			wrong += atomic_load(&workers[i].wrong);
-			used += snprintf(line + used, sizeof(line) - (size_t)used, " %llu",
-					 (unsigned long long)(atomic_load(&workers[i].visits) / pages));
+			used += snprintf(
+			    line + used, sizeof(line) - (size_t)used, " %llu",
+			    (unsigned long long)(atomic_load(&workers[i].visits) / workers[i].pages));
 		}
 		snprintf(line + used, sizeof(line) - (size_t)used, " wrong %llu end", wrong);
 		puts(line);

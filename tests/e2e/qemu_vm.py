@@ -17,26 +17,45 @@ import kernel as kernels  # noqa: E402
 from vm import CACHE, cpio_entry  # noqa: E402
 
 BEAT = re.compile(r"beat (\d+) passes((?: \d+)+) wrong (\d+) end\r?$")
+MODULES = ("virtio", "virtio_ring", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk",
+           "virtio_balloon")
 CONSOLE = (5, 1)  # /dev/console: what the kernel gives to /init as its output
 
 
-def initramfs(host):
-    path = os.path.join(host.folder, "qemu-initramfs")
+def modules(kernel):
+    """What virtio devices need; in the order in which it can be loaded."""
+    folder = os.path.join(kernel, "modules")
+    for name in sorted(os.listdir(folder)):
+        if name.split("-", 1)[1].removesuffix(".ko") in MODULES:
+            with open(os.path.join(folder, name), "rb") as file:
+                yield name, file.read()
+
+
+def initramfs(host, kernel, with_modules):
+    path = os.path.join(host.folder, f"qemu-initramfs-{with_modules}")
     if not os.path.exists(path):
         with open(os.path.join(host.build, "tests/e2e/qemu-guest"), "rb") as file:
             guest = file.read()
+        parts = [cpio_entry("dev", 0o40755), cpio_entry("dev/console", stat.S_IFCHR | 0o600, device=CONSOLE),
+                 cpio_entry("init", 0o100755, guest)]
+        if with_modules:
+            parts.append(cpio_entry("modules", 0o40755))
+            parts += [cpio_entry(f"modules/{name}", 0o100644, content) for name, content in modules(kernel)]
         with open(path, "wb") as file:
-            file.write(cpio_entry("dev", 0o40755) + cpio_entry("dev/console", stat.S_IFCHR | 0o600, device=CONSOLE) +
-                       cpio_entry("init", 0o100755, guest) + cpio_entry("TRAILER!!!", 0))
+            file.write(b"".join(parts) + cpio_entry("TRAILER!!!", 0))
     return path
 
 
 class Qemu(Vmm):
-    """blocks: megabytes of each memory backend, each a NUMA node of its own if there are several."""
+    """blocks: megabytes of each memory backend, each a NUMA node of its own if there are several.
 
-    def __init__(self, host, incoming=False, blocks=(256,), vcpus=2, machine="q35", extra=(), options=""):
+    words: for the guest's kernel and what it runs, which has virtio's modules then.
+    """
+
+    def __init__(self, host, incoming=False, blocks=(256,), vcpus=2, machine="q35", extra=(), options="",
+                 words=()):
         # No Vmm.__init__: what it starts is another program.
-        self.host, self.page_size, self.incoming = host, 2 * M, incoming
+        self.host, self.page_size, self.incoming, self.words = host, 2 * M, incoming, words
         self.qmp_path, self.monitor, self.attach = host.name("qmp"), host.name("monitor"), host.name("attach")
         self.serial = host.name("serial")
         self.rams = [os.path.join(host.mount(self.page_size), os.path.basename(host.name("ram"))) for _ in blocks]
@@ -57,10 +76,12 @@ class Qemu(Vmm):
         return words + ["-machine", machine if len(blocks) > 1 else f"{machine},memory-backend=ram0"]
 
     def rest(self, vcpus):
-        kernel = os.path.join(kernels.get("default", CACHE), "vmlinux")
+        kernel = kernels.get("default", CACHE)
         return ["-accel", "tcg,thread=multi", "-cpu", "max,-erms", "-smp", vcpus, "-nodefaults", "-no-user-config",
-                "-display", "none", "-kernel", kernel, "-initrd", initramfs(self.host),
-                "-append", "console=ttyS0 quiet panic=-1 mitigations=off", "-serial", f"file:{self.serial}",
+                "-display", "none", "-kernel", os.path.join(kernel, "vmlinux"),
+                "-initrd", initramfs(self.host, kernel, bool(self.words)),
+                "-append", " ".join(("console=ttyS0 quiet panic=-1 mitigations=off", *self.words)),
+                "-serial", f"file:{self.serial}",
                 "-qmp", f"unix:{self.qmp_path},server=on,wait=off", "-qmp", f"unix:{self.monitor},server=on,wait=off",
                 *(["-S", "-incoming", "defer"] if self.incoming else [])]
 
