@@ -92,11 +92,11 @@ static uint64_t wrong_words(const uint64_t *words, uint64_t disk_page)
 static void *read_disk(void *opaque)
 {
 	struct worker *worker = opaque;
-	off_t bytes = 0;
 	int fd = open(DISK, O_RDONLY | O_DIRECT | O_CLOEXEC);
-	if (fd < 0 || (bytes = lseek(fd, 0, SEEK_END)) <= 0)
+	off_t bytes = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+	uint64_t requests = bytes < 0 ? 0 : (uint64_t)bytes / PAGE_BYTES / REQUEST_PAGES;
+	if (requests == 0)
 		give_up(DISK);
-	uint64_t requests = (uint64_t)bytes / PAGE_BYTES / REQUEST_PAGES;
 	uint64_t buffers = BUFFER_PAGES / REQUEST_PAGES;
 	/* requests: no multiple of buffers, so a buffer never gets the same twice running */
 	for (uint64_t n = 0;; n++) {

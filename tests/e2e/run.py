@@ -29,6 +29,7 @@ import qemu_balloon  # noqa: E402
 import qemu_bitmaps  # noqa: E402
 import qemu_devices  # noqa: E402
 import qemu_disk  # noqa: E402
+import qemu_libvirt  # noqa: E402
 import qemu_recovery  # noqa: E402
 import recovery  # noqa: E402
 import recovery_by_hand  # noqa: E402
@@ -55,7 +56,7 @@ def main():
     modules = (moves, precopy, convergence, recovery, recovery_links, recovery_commit, recovery_by_hand,
                recovery_starts, poison, release, refusals, blocks, preflight, stalls, losses, peers, peer_rounds,
                hostile_sources, hostile_destinations, openings, control, cost, many, qemu, qemu_balloon, qemu_bitmaps,
-               qemu_devices, qemu_disk, qemu_recovery)
+               qemu_devices, qemu_disk, qemu_libvirt, qemu_recovery)
     cases = [case for module in modules for case in module.CASES
              if not wanted or any(part in case.__name__ for part in wanted)]
     signal.signal(signal.SIGTERM, stop)
