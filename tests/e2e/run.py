@@ -26,9 +26,13 @@ import poison  # noqa: E402
 import precopy  # noqa: E402
 import preflight  # noqa: E402
 import qemu  # noqa: E402
+import qemu_balloon  # noqa: E402
+import qemu_bitmaps  # noqa: E402
 import qemu_devices  # noqa: E402
+import qemu_disk  # noqa: E402
 import qemu_failures  # noqa: E402
 import qemu_kvm  # noqa: E402
+import qemu_libvirt  # noqa: E402
 import qemu_memory  # noqa: E402
 import qemu_network  # noqa: E402
 import qemu_recovery  # noqa: E402
@@ -82,6 +86,10 @@ MODULES = (
     qemu_failures,
     qemu_memory,
     qemu_network,
+    qemu_balloon,
+    qemu_bitmaps,
+    qemu_disk,
+    qemu_libvirt,
 )
 
 
