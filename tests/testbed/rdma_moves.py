@@ -3,11 +3,13 @@
 connection any more once it is up again, whoever asks. A neighbour with a wrong address is: what is sent is lost, and the
 adapter finds out by itself."""
 import ctypes
+import os
 import resource
 import signal
 
 from control import Control
-from host import M, Vmm, assert_runs, assert_whole, err_of, finish, listening_uri, one_line, receive, send, wait_until
+from host import (M, Vmm, assert_runs, assert_whole, err_of, finish, listening_uri, one_line, out_of, receive, send,
+                  wait_until)
 from machine import PEER, address, said_by
 from recovering import Move
 from recovery_by_hand import go_to, status, wait_status
@@ -85,6 +87,24 @@ def without_leave_to_lock_memory_the_vm_stays_and_it_is_said_why(host):
     assert finish(taker)[0] == 1
 
 
+def what_is_not_lent_is_refused(host):
+    """By the source's adapter, whatever its peer asks for; and nothing is lent any more after the end."""
+    host.need(2 * M, MEM // (2 * M) + 32)
+    source = Vmm(host, mem=MEM)
+    peer = host.start(os.path.join(host.build, "tests/testbed/bad-keys"), address("rdma"))
+    giver = send(host, source, listening_uri(peer), "--channels", 8)
+    code, said = finish(giver, 90)
+    peer.send_signal(signal.SIGUSR1)
+    assert code == 1, (code, said, out_of(peer))
+    one_line(said, "the peer closed the connection", "the source VM runs on")
+    code, said = finish(peer)
+    assert code == 0, (code, out_of(peer), said)
+    assert out_of(peer).count("remote access error") == 6, out_of(peer)
+    assert_runs(source)
+    assert source.errors() == 0
+    assert_whole(host, source)
+
+
 def silence(begin):
     """What is sent to the other host goes nowhere, and the adapter is not told."""
     wrong = ("lladdr", "02:00:00:00:00:99", "nud", "permanent") if begin else ()
@@ -138,5 +158,6 @@ CASES = [
     *map(programs_killed_while_pages_come_are_started_again, PLACEMENTS),
     what_needs_to_see_reads_is_refused,
     without_leave_to_lock_memory_the_vm_stays_and_it_is_said_why,
+    what_is_not_lent_is_refused,
 ]
 OF_TWO_HOSTS = [*map(a_silent_network_pauses_and_is_recovered_from, PLACEMENTS)]
