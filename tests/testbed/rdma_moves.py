@@ -10,7 +10,7 @@ import signal
 from control import Control
 from host import (M, Vmm, assert_runs, assert_whole, err_of, finish, listening_uri, one_line, out_of, receive, send,
                   wait_until)
-from machine import PEER, address, said_by
+from machine import ADDRESS, PEER, address, said_by
 from recovering import Move
 from recovery_by_hand import go_to, status, wait_status
 from two_hosts import in_two_parts
@@ -61,6 +61,51 @@ def programs_killed_while_pages_come_are_started_again(placement):
 def two_vms(host):
     host.need(2 * M, 2 * MEM // (2 * M) + 32)
     return Vmm(host, mem=MEM), Vmm(host, incoming=True, mem=MEM)
+
+
+def moves_with(host, wishes):
+    source, destination = two_vms(host)
+    taker = receive(host, destination, listen=address("rdma"))
+    for process in (send(host, source, f"{listening_uri(taker)}?{wishes}"), taker):
+        code, said = finish(process)
+        assert code == 0, (wishes, code, said)
+    assert_runs(destination)
+    assert_whole(host, destination)
+
+
+def gid_of_link0():
+    """The GID of link0's address, as the connection manager takes it: RoCE v2 has the greater index."""
+    mapped = "0000:0000:0000:0000:0000:ffff:" + "{:02x}{:02x}:{:02x}{:02x}".format(*map(int, ADDRESS.split(".")))
+    folder = "/sys/class/infiniband/rxe0/ports/1/gids"
+    def content(index):
+        with open(os.path.join(folder, index), encoding="ascii") as file:
+            return file.read().strip()
+    return max(int(index) for index in os.listdir(folder) if content(index) == mapped)
+
+
+def what_is_asked_of_the_way_is_had(host):
+    moves_with(host, f"mtu=1024&tos=104&gid-index={gid_of_link0()}")
+
+
+def is_refused(host, source, taker, wish, why):
+    code, said = finish(send(host, source, f"{listening_uri(taker)}?{wish}"))
+    assert code in (1, 2), (code, said)
+    assert why in said, said
+    assert source.status() == "running"
+    assert taker.poll() is None, err_of(taker)
+
+
+def what_the_device_has_not_is_refused(host):
+    source, destination = two_vms(host)
+    taker = receive(host, destination, listen=address("rdma"))
+    # Without a VLAN a frame has no priority, so rxe keeps no service level.
+    for wish, why in (("gid-index=200", "has no GID 200"), ("sl=9", "over RoCE a service level is 0 to 7"),
+                      ("sl=3", "the service level is 0 and not 3"),
+                      ("mtu=1500", "mtu is 256, 512, 1024, 2048 or 4096")):
+        is_refused(host, source, taker, wish, why)
+    said_by("ip", "link", "set", "link0", "mtu", "1500")
+    host.closing.append(lambda: said_by("ip", "link", "set", "link0", "mtu", "9000"))
+    is_refused(host, source, taker, "mtu=4096", "is 1024 bytes")
 
 
 def what_needs_to_see_reads_is_refused(host):
@@ -159,5 +204,7 @@ CASES = [
     what_needs_to_see_reads_is_refused,
     without_leave_to_lock_memory_the_vm_stays_and_it_is_said_why,
     what_is_not_lent_is_refused,
+    what_is_asked_of_the_way_is_had,
+    what_the_device_has_not_is_refused,
 ]
 OF_TWO_HOSTS = [*map(a_silent_network_pauses_and_is_recovered_from, PLACEMENTS)]
