@@ -11,6 +11,7 @@ from control import Control
 from host import (M, Vmm, assert_runs, assert_whole, err_of, finish, listening_uri, one_line, out_of, receive, send,
                   wait_until)
 from machine import ADDRESS, PEER, address, said_by
+from moves import demo
 from recovering import Move
 from recovery_by_hand import go_to, status, wait_status
 from two_hosts import in_two_parts
@@ -61,6 +62,11 @@ def programs_killed_while_pages_come_are_started_again(placement):
 def two_vms(host):
     host.need(2 * M, 2 * MEM // (2 * M) + 32)
     return Vmm(host, mem=MEM), Vmm(host, incoming=True, mem=MEM)
+
+
+def the_demo_runs_over_rdma(host):
+    report = demo(host, "--mem", "64M", "--listen", address("rdma", port=0))
+    assert report["transport"] == "rdma" and report["verified"] is True, report
 
 
 def moves_with(host, wishes):
@@ -199,6 +205,7 @@ def a_silent_network_pauses_and_is_recovered_from(placement):
 
 
 CASES = [
+    the_demo_runs_over_rdma,
     from_rdma_to_tcp_and_back_nothing_is_lost,
     *map(programs_killed_while_pages_come_are_started_again, PLACEMENTS),
     what_needs_to_see_reads_is_refused,
