@@ -16,27 +16,20 @@
  * Wants root and some huge pages; takes them from the host and gives them back.
  */
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/memfd.h>
 #include <stdbool.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include "deploy/monotonic.h"
 #include "hugemem/hugepool.h"
 #include "hugemem/kernel_compat.h"
-#include "hugemem/uffd_open.h"
-#include "hugemem/userfault.h"
 #include "perf/benchmark_shim.h"
+#include "perf/placing.h"
 #include "perf/samples.h"
 
-#define MIB	       (1ull << 20)
-#define GIB	       (1ull << 30)
-#define FEATURES       (UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_MINOR_HUGETLBFS)
-#define MFD_SIZE_SHIFT 26 /* MFD_HUGE_SHIFT of linux/memfd.h */
+#define MIB (1ull << 20)
+#define GIB (1ull << 30)
 
 struct size {
 	const char *name;
@@ -50,76 +43,32 @@ static const struct size sizes[] = {{"2M", 2 * MIB, 24}, {"1G", GIB, 1}};
 struct place {
 	struct hf_benchmark *benchmark;
 	const struct size *size;
-	uint64_t bytes, added_pages;
-	int fd, uffd; /* of the guest's memory */
-	uint8_t *guest, *alias, *staging, *plain;
+	struct hf_placing memory;
+	uint8_t *staging;
 	uint32_t page; /* the next to be used */
 	struct hf_samples us, raw_us;
 	struct hf_err err;
 };
 
-/* ---- memory ------------------------------------------------------------------------------------ */
-
-static int map(struct place *p, uint8_t **out)
-{
-	uint8_t *mapped = mmap(NULL, p->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, p->fd, 0);
-	if (mapped == MAP_FAILED)
-		return hf_err_set(&p->err, HF_ERR_LOCAL, errno, "no huge pages can be mapped: %s",
-				  strerror(errno));
-	*out = mapped;
-	return 0;
-}
-
-static int open_guest(struct place *p)
-{
-	unsigned shift = (unsigned)__builtin_ctzll(p->size->page_bytes);
-	p->fd = memfd_create("hf-place", MFD_CLOEXEC | MFD_HUGETLB | shift << MFD_SIZE_SHIFT);
-	if (p->fd < 0 || ftruncate(p->fd, (off_t)p->bytes))
-		return hf_err_set(&p->err, HF_ERR_LOCAL, errno, "no file of huge pages: %s", strerror(errno));
-	int result = map(p, &p->guest);
-	if (!result)
-		result = map(p, &p->alias);
-	if (!result)
-		result = map(p, &p->plain);
-	if (!result)
-		result = hf_uffd_open(&p->uffd, FEATURES, &p->err);
-	if (result)
-		return result;
-	result = hf_userfault_register(p->uffd, (uintptr_t)p->guest, p->bytes,
-				       UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR);
-	return result ? hf_err_set(&p->err, HF_ERR_LOCAL, -result, "userfaultfd does not take the memory")
-		      : 0;
-}
-
 static int start(struct place *p)
 {
+	const struct size *size = p->size;
 	void *staging = NULL;
-	p->fd = p->uffd = -1;
-	p->bytes = p->size->page_bytes * p->size->pages;
-	int result =
-	    hf_hugepages_reserve(p->size->page_bytes, 2ull * p->size->pages, &p->added_pages, &p->err);
+	int result = hf_placing_open(&p->memory, size->page_bytes, size->pages, size->pages, &p->err);
 	if (!result)
-		result = open_guest(p);
-	if (!result)
-		result = hf_hugepages_map(p->size->page_bytes, p->size->pages, &staging, &p->err);
+		result = hf_hugepages_map(size->page_bytes, size->pages, &staging, &p->err);
 	if (result)
 		return result;
 	p->staging = staging;
-	memset(staging, 0x5a, p->bytes);
+	memset(staging, 0x5a, p->memory.bytes);
 	return 0;
 }
 
 static void stop(struct place *p)
 {
-	uint8_t *mapped[] = {p->guest, p->alias, p->plain, p->staging};
-	for (size_t i = 0; i < sizeof(mapped) / sizeof(mapped[0]); i++)
-		if (mapped[i])
-			munmap(mapped[i], p->bytes);
-	if (p->uffd >= 0)
-		close(p->uffd);
-	if (p->fd >= 0)
-		close(p->fd);
-	hf_hugepages_give_back(p->size->page_bytes, p->added_pages, &p->err);
+	if (p->staging)
+		munmap(p->staging, p->memory.bytes);
+	hf_placing_close(&p->memory);
 	hf_samples_free(&p->us);
 	hf_samples_free(&p->raw_us);
 }
@@ -136,24 +85,14 @@ static void next_page(struct place *p)
 	p->page = (p->page + 1) % p->size->pages;
 }
 
-/* Neither the file nor anybody's mapping has the page. */
 static int take_away(struct place *p)
 {
-	if (fallocate(p->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset_of(p),
-		      (off_t)p->size->page_bytes))
-		return -errno;
-	return 0;
+	return hf_placing_take_away(&p->memory, p->page);
 }
 
-/* The file has it, through the alias; the guest's mapping and the plain one do not. */
 static int leave_in_file(struct place *p)
 {
-	uint64_t at = offset_of(p);
-	if (madvise(p->alias + at, p->size->page_bytes, MADV_POPULATE_WRITE) ||
-	    madvise(p->guest + at, p->size->page_bytes, MADV_DONTNEED) ||
-	    madvise(p->plain + at, p->size->page_bytes, MADV_DONTNEED))
-		return -errno;
-	return 0;
+	return hf_placing_leave_in_file(&p->memory, p->page);
 }
 
 static void touch(uint8_t *address)
@@ -174,30 +113,29 @@ struct way {
 
 static int copy(struct place *p)
 {
-	uint64_t at = offset_of(p);
-	return hf_userfault_copy(p->uffd, (uintptr_t)p->guest + at, p->staging + at, p->size->page_bytes);
+	return hf_placing_copy(&p->memory, p->page, p->staging + offset_of(p));
 }
 
 static int raw_copy(struct place *p)
 {
-	memcpy(p->alias + offset_of(p), p->staging + offset_of(p), p->size->page_bytes);
+	memcpy(p->memory.alias + offset_of(p), p->staging + offset_of(p), p->size->page_bytes);
 	return 0;
 }
 
 static int show(struct place *p)
 {
-	return hf_userfault_continue(p->uffd, (uintptr_t)p->guest + offset_of(p), p->size->page_bytes);
+	return hf_placing_continue(&p->memory, p->page);
 }
 
 static int raw_map(struct place *p)
 {
-	touch(p->plain + offset_of(p));
+	touch(p->memory.plain + offset_of(p));
 	return 0;
 }
 
 static int allocate_and_show(struct place *p)
 {
-	if (madvise(p->alias + offset_of(p), p->size->page_bytes, MADV_POPULATE_WRITE))
+	if (madvise(p->memory.alias + offset_of(p), p->size->page_bytes, MADV_POPULATE_WRITE))
 		return -errno;
 	raw_copy(p);
 	return show(p);
@@ -205,7 +143,7 @@ static int allocate_and_show(struct place *p)
 
 static int first_touch(struct place *p)
 {
-	touch(p->alias + offset_of(p));
+	touch(p->memory.alias + offset_of(p));
 	return 0;
 }
 
@@ -217,7 +155,7 @@ static int raw_allocate(struct place *p)
 
 static int raw_zero(struct place *p)
 {
-	memset(p->alias + offset_of(p), 0, p->size->page_bytes);
+	memset(p->memory.alias + offset_of(p), 0, p->size->page_bytes);
 	return 0;
 }
 

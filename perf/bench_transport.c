@@ -12,9 +12,6 @@
  * Without --uri both tcp: and unix: are measured. --bare is wanted where the bare loop cannot have an address
  * of its own beside URI: rdma:. --small leaves pages above 2 MiB out.
  */
-#include <errno.h>
-#include <poll.h>
-#include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,8 +22,9 @@
 #include "deploy/options.h"
 #include "perf/benchmark_shim.h"
 #include "perf/giver.h"
+#include "perf/halves.h"
+#include "perf/local.h"
 #include "perf/pairs.h"
-#include "perf/taker.h"
 
 #define MIB	     (1ull << 20)
 #define STREAM_BYTES (64 * MIB)
@@ -61,71 +59,22 @@ struct suite {
 struct run {
 	struct hf_benchmark *benchmark;
 	const struct transport_case *of;
-	struct hf_taker *taker;
-	struct hf_child giver;
+	struct hf_local local;
 	struct hf_pairs pairs;
 	struct hf_err err;
 };
-
-/* Each side has CPUs of its own, as on two hosts; where both run otherwise is chance, and stays so for a
- * while. */
-static void stay_on_half(const cpu_set_t *all, int half)
-{
-	cpu_set_t mine;
-	int seen = 0, count = CPU_COUNT(all);
-	CPU_ZERO(&mine);
-	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-		if (CPU_ISSET(cpu, all) && seen++ * 2 / count == half)
-			CPU_SET(cpu, &mine);
-	if (count > 1)
-		sched_setaffinity(0, sizeof(mine), &mine);
-}
-
-static int start_giver(struct run *run, const struct hf_giver_config *config)
-{
-	const cpu_set_t *all = &run->of->cpus;
-	stay_on_half(all, 1); /* a child begins where its parent is */
-	int result = hf_giver_start(&run->giver, config, &run->err);
-	stay_on_half(all, 0);
-	return result;
-}
-
-/* It fills its memory first, which takes as long as it takes. */
-static int wait_giver(struct run *run)
-{
-	struct hf_child *giver = &run->giver;
-	struct pollfd connects = {.fd = hf_taker_fd(run->taker), .events = POLLIN};
-	while (!giver->ended && poll(&connects, 1, 0) == 0)
-		hf_children_pump(&giver, 1, connects.fd, -1);
-	if (giver->ended)
-		return hf_err_set(&run->err, HF_ERR_LOCAL, ECHILD, "the giver has ended with %d",
-				  giver->exit_code);
-	return 0;
-}
 
 static int start(struct run *run)
 {
 	const struct transport_case *of = run->of;
 	struct hf_taker_config config = {
-	    .uri = of->link->uri,
-	    .bare_uri = of->link->bare_uri,
-	    .channels = of->channels,
-	};
-	int result = hf_taker_listen(&run->taker, &config, &run->err);
-	if (result)
-		return result;
-	struct hf_giver_config giver = {.uri = hf_taker_uri(run->taker),
-					.bare_uri = hf_taker_bare_uri(run->taker),
-					.channels = of->channels};
-	result = start_giver(run, &giver);
-	if (!result)
-		result = wait_giver(run);
-	return result ? result : hf_taker_accept(run->taker, &run->err);
+	    .uri = of->link->uri, .bare_uri = of->link->bare_uri, .channels = of->channels};
+	return hf_local_start(&run->local, &config, &of->cpus, &run->err);
 }
 
 static int once(struct run *run, struct hf_pair *pair)
 {
-	return hf_taker_pair(run->taker, &run->of->taking, run->giver.pid, pair, &run->err);
+	return hf_taker_pair(run->local.taker, &run->of->taking, run->local.giver.pid, pair, &run->err);
 }
 
 static void report_pages(struct run *run)
@@ -164,24 +113,11 @@ static void report(struct run *run)
 	else
 		report_stream(run);
 	hf_benchmark_counter(b, "page_bytes", (double)run->of->taking.bytes);
-	hf_benchmark_counter(b, "channels", hf_taker_info(run->taker)->channels[HF_FETCH_BACKGROUND]);
+	hf_benchmark_counter(b, "channels", hf_taker_info(run->local.taker)->channels[HF_FETCH_BACKGROUND]);
 	hf_benchmark_counter(b, "pairs", (double)run->pairs.ratio.count);
 	hf_benchmark_counter(b, "time_ratio_p25", hf_samples_rank(&run->pairs.ratio, 250));
 	hf_benchmark_counter(b, "time_ratio_p50", hf_samples_rank(&run->pairs.ratio, 500));
 	hf_benchmark_counter(b, "time_ratio_p75", hf_samples_rank(&run->pairs.ratio, 750));
-}
-
-/* With what the giver has said of it. */
-static void fail(struct run *run)
-{
-	struct hf_child *giver = &run->giver;
-	char line[HF_ERR_TEXT_BYTES] = "", text[2 * HF_ERR_TEXT_BYTES + 16];
-	if (giver->started) {
-		hf_children_pump(&giver, 1, -1, 100);
-		hf_child_last_line(giver, line, sizeof(line));
-	}
-	snprintf(text, sizeof(text), "%s%s%s", run->err.text, line[0] ? "; the giver: " : "", line);
-	hf_benchmark_fail(run->benchmark, text);
 }
 
 static void run_case(struct hf_benchmark *benchmark, const void *argument)
@@ -199,12 +135,13 @@ static void run_case(struct hf_benchmark *benchmark, const void *argument)
 		hf_pairs_add(&run.pairs, &pair);
 		hf_benchmark_took_ns(benchmark, pair.fetch_ns);
 	}
-	if (result)
-		fail(&run);
-	else
+	if (result) {
+		hf_local_explain(&run.local, &run.err);
+		hf_benchmark_fail(benchmark, run.err.text);
+	} else {
 		report(&run);
-	hf_taker_close(run.taker);
-	hf_child_end(&run.giver);
+	}
+	hf_local_stop(&run.local);
 	hf_pairs_free(&run.pairs);
 }
 
@@ -217,7 +154,7 @@ static void add(struct suite *suite, const struct transport_case *what)
 	struct transport_case *added = &suite->cases[suite->case_count++];
 	*added = *what;
 	added->taking.chunk_bytes = (uint32_t)suite->chunk_bytes;
-	sched_getaffinity(0, sizeof(added->cpus), &added->cpus);
+	added->cpus = hf_cpus();
 	hf_benchmark_add(added->name, run_case, added);
 }
 

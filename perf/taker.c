@@ -209,6 +209,11 @@ int hf_taker_fd(const struct hf_taker *taker)
 	return taker->scheme->listener_fd(taker->listener);
 }
 
+const uint8_t *hf_taker_window(const struct hf_taker *taker)
+{
+	return taker->window;
+}
+
 const struct hf_link_info *hf_taker_info(const struct hf_taker *taker)
 {
 	return taker->scheme->info(taker->link);
@@ -312,7 +317,7 @@ int hf_taker_pair(struct hf_taker *taker, const struct hf_taking *taking, pid_t 
 	int result = 0;
 	for (int turn = 0; turn < 2 && !result; turn++) {
 		bool raw = (turn == 0) == taker->raw_first;
-		if (raw && !taker->bare)
+		if (raw ? !taker->bare || taking->fetch_only : taking->raw_only)
 			continue;
 		uint64_t *cpu = raw ? pair->raw_cpu_ns : pair->fetch_cpu_ns;
 		add_cpu(giver, cpu, -1);

@@ -33,6 +33,8 @@ const char *hf_taker_bare_uri(const struct hf_taker *taker); /* NULL: none */
 /* Becomes readable when a giver connects. */
 int hf_taker_fd(const struct hf_taker *taker);
 int hf_taker_accept(struct hf_taker *taker, struct hf_err *err);
+/* What lands, lands there. */
+const uint8_t *hf_taker_window(const struct hf_taker *taker);
 const struct hf_link_info *hf_taker_info(const struct hf_taker *taker);
 void hf_taker_close(struct hf_taker *taker);
 
@@ -50,9 +52,10 @@ struct hf_taking {
 	uint64_t bytes;
 	uint32_t chunk_bytes; /* a power of two, at most HF_WINDOW_BYTES */
 	uint32_t depth;	      /* chunks on their way at once; 0: as many as the transport holds */
+	bool fetch_only, raw_only;
 };
 
-/* Each way once; which goes first changes from call to call. giver: its process, or 0. */
+/* Each way once, or only one; which goes first changes from call to call. giver: its process, or 0. */
 int hf_taker_pair(struct hf_taker *taker, const struct hf_taking *taking, pid_t giver, struct hf_pair *pair,
 		  struct hf_err *err);
 
