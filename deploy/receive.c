@@ -148,6 +148,8 @@ static int open_vm(struct receive *receive, struct hf_err *err)
 		result = check_waiting(receive, err);
 	if (!result && !receive->restarted)
 		result = hf_warn_untested(COMMAND, receive->vm, receive->options.vm, err);
+	if (!result && !receive->restarted)
+		result = hf_qmp_vm_check_incoming(receive->vm, err);
 	if (!result)
 		result = hf_attach_client_connect(&receive->attach, receive->options.attach, err);
 	if (!result)

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "deploy/receive_internal.h"
+#include "hugemem/residency.h"
 
 static int check_lent(const struct receive *receive, const struct hf_attached_region *regions, uint32_t count,
 		      const struct hf_qmp_vm_block *backends, uint32_t backend_count, struct hf_err *err)
@@ -24,6 +25,23 @@ static int check_lent(const struct receive *receive, const struct hf_attached_re
 			    "the VMM does not lend its memory backend '%s' over --attach %s; it must be a "
 			    "memory-backend-file with share=on and a mem-path that names a file on hugetlbfs",
 			    backends[i].idstr, receive->options.attach);
+	}
+	return 0;
+}
+
+/* Another process would see a page before it has come, as zeros, and fill the file with them. */
+static int check_unshared(const struct receive *receive, const struct hf_attached_region *regions,
+			  uint32_t count, struct hf_err *err)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		int result = regions[i].fd < 0
+				 ? 0
+				 : hf_file_check_unshared(regions[i].fd, hf_qmp_vm_pid(receive->vm), err);
+		if (result) {
+			hf_err_prefix(err, "memory '%s': end the process and start the waiting VMM afresh",
+				      regions[i].idstr);
+			return result;
+		}
 	}
 	return 0;
 }
@@ -43,6 +61,8 @@ static int name_by_backends(struct receive *receive, const struct hf_attached_re
 		result = hf_attach_client_name_regions(receive->attach, files, backend_count, err);
 	if (!result)
 		result = check_lent(receive, regions, count, backends, backend_count, err);
+	if (!result)
+		result = check_unshared(receive, regions, count, err);
 	free(files);
 	hf_qmp_vm_blocks_free(backends, backend_count);
 	return result;
@@ -64,9 +84,6 @@ int hf_receive_learn_blocks(struct receive *receive, struct hf_err *err)
 	const struct hf_attached_region *regions = hf_attach_client_regions(receive->attach, &count);
 	int result = receive->kept ? name_by_kept(receive, count, err)
 				   : name_by_backends(receive, regions, count, err);
-	if (!result && !count)
-		result = hf_err_set(err, HF_ERR_LOCAL, ENOENT, "the VMM at %s offers no memory to attach",
-				    receive->options.attach);
 	for (uint32_t i = 0; !result && i < count; i++)
 		result = hf_ramblocks_add(&receive->blocks, regions[i].idstr, regions[i].length_bytes,
 					  regions[i].page_size_bytes, err);

@@ -146,6 +146,8 @@ static int open_vm(struct send *send, struct hf_err *err)
 	if (!result)
 		result = hf_warn_untested(COMMAND, send->vm, send->options.vm, err);
 	if (!result)
+		result = hf_qmp_vm_check_outgoing(send->vm, send->options.precopy, err);
+	if (!result)
 		result = open_memory_and_link(send, err);
 	return result;
 }

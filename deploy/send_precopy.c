@@ -20,14 +20,20 @@ int hf_send_track(struct send *send, const struct hf_qmp_vm_block *backends, uin
 {
 	if (!send->options.precopy)
 		return 0;
+	struct hf_err why = HF_ERR_INIT;
+	int result = hf_outgoing_memory_check_unshared(send->memory, &why);
+	if (result)
+		return hf_err_set(err, HF_ERR_LOCAL, -result,
+				  "%.350s: rounds would miss what it writes; end it, or move the VM without "
+				  "--precopy",
+				  why.text);
 	struct hf_block_file *files = calloc(count + 1, sizeof(*files));
 	if (!files)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
 	for (uint32_t i = 0; i < count; i++)
 		files[i] = (struct hf_block_file){backends[i].idstr, backends[i].path};
-	int result =
-	    hf_precopy_memory_create(&send->tracked, send->options.attach, hf_qmp_vm_pid(send->vm),
-				     &send->blocks, files, hf_outgoing_memory_port(send->memory), err);
+	result = hf_precopy_memory_create(&send->tracked, send->options.attach, hf_qmp_vm_pid(send->vm),
+					  &send->blocks, files, hf_outgoing_memory_port(send->memory), err);
 	free(files);
 	if (result)
 		hf_err_prefix(err, "--attach %s", send->options.attach);

@@ -61,6 +61,14 @@ int hf_qmp_vm_blocks(struct hf_qmp_vm *vm, struct hf_qmp_vm_block **blocks, uint
 		     struct hf_err *err);
 void hf_qmp_vm_blocks_free(struct hf_qmp_vm_block *blocks, uint32_t count);
 /*
+ * Before anything is stopped. -EPERM with the device's name and what to do: it reaches guest memory by a way
+ * on which a page that has yet to come reads as zeros (VFIO, vhost-user, ...), or, with `precopy`, writes to
+ * it unseen by the tracking of writes (O_DIRECT), or the VMM itself says that it cannot be migrated.
+ */
+int hf_qmp_vm_check_outgoing(struct hf_qmp_vm *vm, bool precopy, struct hf_err *err);
+/* Likewise, of the VMM that waits; also if it has locked its memory. */
+int hf_qmp_vm_check_incoming(struct hf_qmp_vm *vm, struct hf_err *err);
+/*
  * HF_VM_RESUME in the caller's thread, for a program that does nothing else: thaws the VMM if it is frozen
  * and runs the VM unless it runs. Not once the worker has been started.
  */

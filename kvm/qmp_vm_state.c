@@ -16,8 +16,10 @@
  *
  * Capabilities decide what QEMU puts into the stream: x-ignore-shared keeps shared memory out; those that
  * need an answer, a pause, or more connections from a real destination are switched off; `events` spares
- * polling. Capabilities that a VMM does not know are not mentioned to it. They are set beforehand, while the
- * VM runs, and again when that has failed.
+ * polling. With dirty-bitmaps the bitmaps of block nodes are part of the stream, under the nodes' names: QEMU
+ * writes them when the VM stands, since its own postcopy is off, and nothing where there are none.
+ * Capabilities that a VMM does not know are not mentioned to it. They are set beforehand, while the VM runs,
+ * and again when that has failed.
  */
 #include <errno.h>
 #include <poll.h>
@@ -192,14 +194,9 @@ struct wanted_capability {
 };
 
 static const struct wanted_capability wanted[] = {
-    {"events", true},
-    {"x-ignore-shared", true},
-    {"late-block-activate", true},
-    {"return-path", false},
-    {"pause-before-switchover", false},
-    {"postcopy-ram", false},
-    {"multifd", false},
-    {"mapped-ram", false},
+    {"events", true},	     {"x-ignore-shared", true}, {"late-block-activate", true},
+    {"dirty-bitmaps", true}, {"return-path", false},	{"pause-before-switchover", false},
+    {"postcopy-ram", false}, {"multifd", false},	{"mapped-ram", false},
 };
 
 static const struct wanted_capability *find_wanted(const char *name)

@@ -16,7 +16,7 @@ from debian import NoPackage
 
 # crc32_generic: RoCE's check sum, asked for at run time, so that no dependency names it.
 MODULES = ("virtio_pci", "virtio_net", "9pnet_virtio", "9p", "overlay", "dummy", "crc32_generic", "rdma_rxe", "rdma_ucm",
-           "kvm_amd", "virtio_blk", "virtio_rng")
+           "kvm_amd", "virtio_blk", "virtio_rng", "virtio_balloon")
 # What follows the release's codename in the suites a kernel is taken from.
 SUITES = {"default": ("", "-updates", "-security"), "backports": ("-backports",)}
 BZIMAGE_SETUP_SECTORS, BZIMAGE_PAYLOAD = 0x1f1, 0x248

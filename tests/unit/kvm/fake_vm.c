@@ -171,6 +171,9 @@ static int handle_query_migrate(void *opaque, const json_t *arguments, json_t **
 	*result = json_object();
 	if (machine->migration && !machine->script->silent_migration)
 		json_object_set_new(*result, "status", json_string(machine->migration));
+	if (machine->script->blocked_reason)
+		json_object_set_new(*result, "blocked-reasons",
+				    json_pack("[s]", machine->script->blocked_reason));
 	if (machine->error_desc && machine->migration && strcmp(machine->migration, "failed") == 0)
 		json_object_set_new(*result, "error-desc", json_string(machine->error_desc));
 	pthread_mutex_unlock(&machine->mutex);
@@ -439,6 +442,44 @@ static int handle_query_version(void *opaque, const json_t *arguments, json_t **
 	return enter(machine, "query-version", err);
 }
 
+static int handle_qom_list(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
+{
+	const struct fake_vm_script *script = ((struct machine *)opaque)->script;
+	const char *path = json_string_value(json_object_get(arguments, "path"));
+	const char *text = NULL;
+	int r = enter(opaque, "qom-list", err);
+	if (r < 0)
+		return r;
+	if (path && strcmp(path, "/machine/peripheral") == 0)
+		text = script->peripherals;
+	else if (path && strcmp(path, "/objects") == 0)
+		text = script->objects;
+	if (!text)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "Device '%s' not found", path ? path : "");
+	*result = json_loads(text, JSON_DECODE_ANY, NULL);
+	return 0;
+}
+
+static int handle_human(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
+{
+	const char *text = ((struct machine *)opaque)->script->networks;
+	const char *line = json_string_value(json_object_get(arguments, "command-line"));
+	int r = enter(opaque, "human-monitor-command", err);
+	if (r == 0)
+		*result = json_string(text && line && strcmp(line, "info network") == 0 ? text : "");
+	return r;
+}
+
+static int handle_block_nodes(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
+{
+	const char *text = ((struct machine *)opaque)->script->block_nodes;
+	(void)arguments;
+	int r = enter(opaque, "query-named-block-nodes", err);
+	if (r == 0)
+		*result = json_loads(text ? text : "[]", JSON_DECODE_ANY, NULL);
+	return r;
+}
+
 static int handle_quit(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
 {
 	(void)arguments, (void)result;
@@ -452,6 +493,9 @@ static const char *const incoming_arguments[] = {"uri", "*exit-on-error", NULL};
 static const char *const capabilities_argument[] = {"capabilities", NULL};
 static const char *const parameters_arguments[] = {"max-bandwidth", NULL};
 static const char *const qom_arguments[] = {"path", "property", NULL};
+static const char *const path_argument[] = {"path", NULL};
+static const char *const line_argument[] = {"command-line", NULL};
+static const char *const flat_argument[] = {"flat", NULL};
 static const struct hf_qmp_command commands[] = {
     {"query-version", handle_query_version, NULL}, /* the first ones are those that a script may lack */
     {"query-migrate-capabilities", handle_query_capabilities, NULL},
@@ -468,6 +512,9 @@ static const struct hf_qmp_command commands[] = {
     {"query-cpus-fast", handle_vcpus, NULL},
     {"query-memdev", handle_memdev, NULL},
     {"qom-get", handle_qom_get, qom_arguments},
+    {"qom-list", handle_qom_list, path_argument},
+    {"human-monitor-command", handle_human, line_argument},
+    {"query-named-block-nodes", handle_block_nodes, flat_argument},
     {"quit", handle_quit, NULL},
     {NULL, NULL, NULL},
 };

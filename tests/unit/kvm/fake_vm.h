@@ -46,6 +46,11 @@ struct fake_vm_script {
 	const char *status_after_cont; /* NULL: "running" */
 	const char *vcpus;	       /* answers, as JSON; NULL: a usual one */
 	const char *memory_backends;
+	const char *blocked_reason; /* query-migrate: it cannot be migrated */
+	const char *peripherals;    /* qom-list of /machine/peripheral; NULL: it has no such container */
+	const char *objects;	    /* qom-list of /objects */
+	const char *networks;	    /* human-monitor-command */
+	const char *block_nodes;    /* query-named-block-nodes */
 };
 
 struct fake_vm {
