@@ -184,6 +184,9 @@ static int op_stop(struct hf_qmp_vm *vm, struct hf_err *err)
 		return hf_qmp_vm_error(vm, EPERM, err,
 				       "is in state %s, not running any more: somebody else has stopped it",
 				       status);
+	r = hf_qmp_vm_prepare(vm, err);
+	if (r < 0)
+		return r;
 	/* Before: that somebody stops and runs it at this very moment must not go unnoticed. */
 	set_revived(vm, false);
 	r = hf_qmp_client_execute(vm->client, "stop", NULL, STOP_LIMIT_MS, NULL, err);
@@ -424,8 +427,9 @@ static void run_and_report(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request 
 				      .length_bytes = length_bytes};
 	vm->done(vm->engine, &result);
 	free(data);
-	if (request->op == HF_VM_SAVE)
-		hf_qmp_vm_after_save(vm);
+	/* The VM waits for none of this. */
+	if (request->op == HF_VM_SAVE || request->op == HF_VM_LOAD || request->op == HF_VM_RESUME)
+		hf_qmp_vm_restore(vm);
 }
 
 static void *worker_thread(void *opaque)
@@ -513,11 +517,21 @@ int hf_qmp_vm_create_silent(struct hf_qmp_vm **out, const char *target, struct h
 	return create(out, target, true, err);
 }
 
+/* While the source's VM runs; what goes wrong is told when it matters. */
+static void prepare_incoming(struct hf_qmp_vm *vm)
+{
+	char status[STATUS_MAX_BYTES];
+	bool running;
+	if (hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, NULL) == 0 &&
+	    strcmp(status, "inmigrate") == 0)
+		hf_qmp_vm_prepare(vm, NULL);
+}
+
 int hf_qmp_vm_start(struct hf_qmp_vm *vm, void (*done)(void *engine, const struct hf_vm_result *result),
 		    void *engine, struct hf_err *err)
 {
 	if (!vm->silent)
-		hf_qmp_vm_prepare(vm, NULL); // what goes wrong is told when it matters
+		prepare_incoming(vm);
 	vm->done = done;
 	vm->engine = engine;
 	sigset_t all, before; // signals are for the program's own threads
@@ -574,6 +588,7 @@ void hf_qmp_vm_destroy(struct hf_qmp_vm *vm)
 	hf_qmp_client_destroy(vm->client);
 	hf_vmm_close(&vm->process);
 	hf_vmm_words_close(&vm->words);
+	json_decref(vm->capabilities_before);
 	hf_cond_destroy(&vm->changed);
 	hf_lock_destroy(&vm->mutex);
 	if (vm->wake_fd >= 0)

@@ -51,7 +51,8 @@ struct hf_qmp_vm {
 	/* start()'s, then the worker's own */
 	bool prepared;
 	bool bandwidth_lifted;
-	json_int_t max_bandwidth; /* QEMU's, of its migrations, in bytes a second; 0: none */
+	json_t *capabilities_before; /* of those that were changed; NULL: none was */
+	json_int_t max_bandwidth;    /* QEMU's, of its migrations, in bytes a second; 0: none */
 
 	struct hf_lock mutex;
 	struct hf_cond changed;
@@ -105,10 +106,10 @@ int hf_qmp_vm_do(struct hf_qmp_vm *vm, enum hf_vm_op op, struct hf_err *err);
 /* We have frozen it, or somebody else has: it does not answer. */
 bool hf_qmp_vm_is_fenced(struct hf_qmp_vm *vm);
 
-/* Capabilities and what else SAVE and LOAD need, once; afterwards it is done. */
+/* Capabilities and what else SAVE and LOAD need; done already, it does nothing. */
 int hf_qmp_vm_prepare(struct hf_qmp_vm *vm, struct hf_err *err);
-/* What can wait until the end of SAVE has been reported. */
-void hf_qmp_vm_after_save(struct hf_qmp_vm *vm);
+/* Takes that back. */
+void hf_qmp_vm_restore(struct hf_qmp_vm *vm);
 int hf_qmp_vm_save(struct hf_qmp_vm *vm, void **data, size_t *length_bytes, struct hf_err *err);
 int hf_qmp_vm_load(struct hf_qmp_vm *vm, const void *data, size_t length_bytes, struct hf_err *err);
 

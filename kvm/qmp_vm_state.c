@@ -18,8 +18,8 @@
  * need an answer, a pause, or more connections from a real destination are switched off; `events` spares
  * polling. With dirty-bitmaps the bitmaps of block nodes are part of the stream, under the nodes' names: QEMU
  * writes them when the VM stands, since its own postcopy is off, and nothing where there are none.
- * Capabilities that a VMM does not know are not mentioned to it. They are set beforehand, while the VM runs,
- * and again when that has failed.
+ * Capabilities that a VMM does not know are not mentioned to it. They are set before the VM
+ * stops, or while the destination waits, and put back as soon as they have served.
  */
 #include <errno.h>
 #include <poll.h>
@@ -208,17 +208,20 @@ static const struct wanted_capability *find_wanted(const char *name)
 	return NULL;
 }
 
-/* The changes to make, as migrate-set-capabilities takes them. */
-static json_t *capability_changes(const json_t *known)
+/* The changes to make, as migrate-set-capabilities takes them, and what takes them back. */
+static json_t *capability_changes(const json_t *known, json_t *before)
 {
 	json_t *changes = json_array();
 	for (size_t i = 0; i < json_array_size(known); i++) {
 		const json_t *entry = json_array_get(known, i);
 		const struct wanted_capability *want =
 		    find_wanted(json_string_value(json_object_get(entry, "capability")));
-		if (want && json_is_true(json_object_get(entry, "state")) != want->state)
-			json_array_append_new(changes, json_pack("{s:s, s:b}", "capability", want->name,
-								 "state", (int)want->state));
+		if (!want || json_is_true(json_object_get(entry, "state")) == want->state)
+			continue;
+		json_array_append_new(
+		    changes, json_pack("{s:s, s:b}", "capability", want->name, "state", (int)want->state));
+		json_array_append_new(
+		    before, json_pack("{s:s, s:b}", "capability", want->name, "state", (int)!want->state));
 	}
 	return changes;
 }
@@ -228,11 +231,12 @@ static int set_capabilities(struct hf_qmp_vm *vm, struct hf_err *err)
 	struct hf_err command_err = HF_ERR_INIT;
 	json_t *known = NULL;
 	json_t *changes = NULL;
+	json_t *before = json_array();
 	int r = hf_qmp_vm_command(vm, "query-migrate-capabilities", NULL, &known, &command_err);
 	if (r == -ENOSYS)
 		changes = json_pack("[{s:s, s:b}]", "capability", "events", "state", 1);
 	else if (r == 0)
-		changes = capability_changes(known);
+		changes = capability_changes(known, before);
 	// Steals `changes`.
 	if (changes && json_array_size(changes) > 0)
 		r = hf_qmp_vm_command(vm, "migrate-set-capabilities",
@@ -243,6 +247,10 @@ static int set_capabilities(struct hf_qmp_vm *vm, struct hf_err *err)
 	if (r == -ENOSYS || (r == -EREMOTEIO && !known))
 		r = 0;
 	json_decref(known);
+	if (r == 0 && json_array_size(before) > 0)
+		vm->capabilities_before = before;
+	else
+		json_decref(before);
 	if (r < 0 && err)
 		*err = command_err;
 	return r;
@@ -278,11 +286,17 @@ static void lift_max_bandwidth(struct hf_qmp_vm *vm)
 		set_max_bandwidth(vm, 0);
 }
 
-void hf_qmp_vm_after_save(struct hf_qmp_vm *vm)
+/* With x-ignore-shared left on, a migration that somebody else begins would not carry the VM's memory. */
+void hf_qmp_vm_restore(struct hf_qmp_vm *vm)
 {
 	if (vm->bandwidth_lifted)
 		set_max_bandwidth(vm, vm->max_bandwidth);
 	vm->bandwidth_lifted = false;
+	if (vm->capabilities_before)
+		hf_qmp_vm_command(vm, "migrate-set-capabilities",
+				  json_pack("{s:o}", "capabilities", vm->capabilities_before), NULL, NULL);
+	vm->capabilities_before = NULL;
+	vm->prepared = false;
 }
 
 int hf_qmp_vm_prepare(struct hf_qmp_vm *vm, struct hf_err *err)

@@ -27,14 +27,21 @@ def move(host, source, destination, *options, listen="tcp:127.0.0.1:0", send_opt
         return json.load(file)
 
 
+def settings(vm):
+    """What a migration of somebody else's would go by."""
+    return vm.execute("query-migrate-capabilities"), vm.execute("query-migrate-parameters")
+
+
 def moved(scheme, placement):
     def case(host):
         source, destination = pair(host)
         listen = "tcp:127.0.0.1:0" if scheme == "tcp" else f"unix:{host.name('link')}"
+        before = settings(destination)
         report = move(host, source, destination, "--placement", placement, listen=listen)
         assert report["placement"] == placement and report["pages_received"] == report["pages_total"] == 128
         assert report["faults"]["vcpu"] == sum(vcpu["faults"] for vcpu in report["blocktime"]["vcpus"])
         check_guest(source, destination)
+        assert settings(destination) == before
     case.__name__ = f"a_guest_lives_on_over_{scheme}_by_{placement}"
     return case
 
@@ -79,6 +86,7 @@ def another_machine_refuses_the_state_and_the_source_runs_on(host):
     host.need(2 * M, PAGES)
     source = Qemu(host, extra=("-device", "virtio-rng-pci"))
     destination = Qemu(host, incoming=True)
+    before = settings(source)
     taker = receive(host, destination)
     giver = send(host, source, listening_uri(taker))
     for process in (giver, taker):
@@ -88,6 +96,7 @@ def another_machine_refuses_the_state_and_the_source_runs_on(host):
     source.wait_runs()
     assert source.status() == "running"
     assert_one_guest(source)
+    assert settings(source) == before
 
 
 def memory_that_was_preallocated_at_the_destination_is_refused(host):

@@ -347,6 +347,19 @@ static int handle_set_parameters(void *opaque, const json_t *arguments, json_t *
 	return r;
 }
 
+/* Without them all of memory would be in the stream, and the end of it wait for an answer. */
+static int check_capabilities(const struct machine *machine, struct hf_err *err)
+{
+	for (int i = 0; i < CAPABILITIES_MAX && !machine->script->no_capability_commands; i++) {
+		const struct capability *capability = &machine->capabilities[i];
+		bool wanted = strcmp(capability->name, "x-ignore-shared") == 0;
+		if ((wanted || strcmp(capability->name, "return-path") == 0) && capability->state != wanted)
+			return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "%s is not as it should be",
+					  capability->name);
+	}
+	return 0;
+}
+
 static int handle_migrate(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
 {
 	struct machine *machine = opaque;
@@ -359,6 +372,9 @@ static int handle_migrate(void *opaque, const json_t *arguments, json_t **result
 		return r;
 	if (machine->max_bandwidth)
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "this would take long");
+	r = check_capabilities(machine, err);
+	if (r < 0)
+		return r;
 	if (machine->script->fails_unconnected) {
 		end_migration(machine, machine->script->migration_error);
 		return 0;
@@ -378,6 +394,9 @@ static int handle_migrate_incoming(void *opaque, const json_t *arguments, json_t
 	int r = enter(machine, "migrate-incoming", err);
 	if (r == 0)
 		r = address_of_uri(arguments, &address, err);
+	if (r < 0)
+		return r;
+	r = check_capabilities(machine, err);
 	if (r < 0)
 		return r;
 	const json_t *exits = json_object_get(arguments, "exit-on-error");
