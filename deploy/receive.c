@@ -24,6 +24,7 @@
 #include "deploy/program.h"
 #include "deploy/receive_internal.h"
 #include "deploy/report.h"
+#include "deploy/vmm_version.h"
 #include "hugemem/memory_lock.h"
 
 /* ---- events of the memory port, passed on to the engine ---- */
@@ -146,6 +147,8 @@ static int open_vm(struct receive *receive, struct hf_err *err)
 	if (!result && !receive->restarted)
 		result = check_waiting(receive, err);
 	if (!result && !receive->restarted)
+		result = hf_warn_untested(COMMAND, receive->vm, receive->options.vm, err);
+	if (!result && !receive->restarted)
 		result = hf_qmp_vm_check_incoming(receive->vm, err);
 	if (!result)
 		result = hf_attach_client_connect(&receive->attach, receive->options.attach, err);
@@ -208,8 +211,10 @@ static uint64_t max_page_stall_ns(const struct receive *receive)
 
 static int explain_vmm_end(const struct receive *receive, struct hf_err *err)
 {
-	return hf_err_set(err, HF_ERR_LOCAL, ESRCH, "the destination's VMM at %s has ended",
-			  receive->options.vm);
+	hf_err_set(err, HF_ERR_LOCAL, ESRCH, "the destination's VMM at %s has ended", receive->options.vm);
+	if (receive->vm)
+		hf_qmp_vm_add_words(receive->vm, err);
+	return -ESRCH;
 }
 
 /* A pause needs no program: the VMM keeps the pages, the files what is known of them. */

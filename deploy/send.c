@@ -26,6 +26,7 @@
 #include "deploy/program.h"
 #include "deploy/report.h"
 #include "deploy/send_internal.h"
+#include "deploy/vmm_version.h"
 
 #define NS_PER_S 1000000000ull
 
@@ -142,6 +143,8 @@ static int open_vm(struct send *send, struct hf_err *err)
 		result = hf_vmm_open(&send->vmm, hf_qmp_vm_pid(send->vm), err);
 	if (!result)
 		result = check_running(send, err);
+	if (!result)
+		result = hf_warn_untested(COMMAND, send->vm, send->options.vm, err);
 	if (!result)
 		result = hf_qmp_vm_check_outgoing(send->vm, send->options.precopy, err);
 	if (!result)

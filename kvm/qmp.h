@@ -74,7 +74,7 @@ int hf_qmp_client_connect(struct hf_qmp_client **out, const char *target, hf_qmp
  */
 int hf_qmp_client_connect_silent(struct hf_qmp_client **out, const char *target, hf_qmp_event *on_event,
 				 void *opaque, struct hf_err *err);
-/* Of the process that made the VMM's socket (SO_PEERCRED). */
+/* Of the process that has the VMM's socket (qmp_owner.h). */
 pid_t hf_qmp_client_pid(const struct hf_qmp_client *client);
 uid_t hf_qmp_client_uid(const struct hf_qmp_client *client);
 const char *hf_qmp_client_path(const struct hf_qmp_client *client);

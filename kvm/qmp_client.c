@@ -35,6 +35,7 @@
 #include "core/lock.h"
 #include "kvm/qmp.h"
 #include "kvm/qmp_codec.h"
+#include "kvm/qmp_owner.h"
 
 #define CONNECT_TIMEOUT_MS 10000
 #define CONNECT_RETRY_MS   10
@@ -601,10 +602,11 @@ static int connect_client(struct hf_qmp_client *client, bool silent, struct hf_e
 	int r = connect_socket(&client->address, deadline_ms, &client->stream.fd, err);
 	if (r < 0)
 		return r;
-	socklen_t length_bytes = sizeof(client->vmm);
-	if (getsockopt(client->stream.fd, SOL_SOCKET, SO_PEERCRED, &client->vmm, &length_bytes) < 0)
-		return hf_err_set(err, HF_ERR_LOCAL, errno, "QMP socket %s: no credentials of the VMM: %s",
-				  client->address.sun_path, strerror(errno));
+	r = hf_qmp_owner(client->stream.fd, &client->vmm, err);
+	if (r < 0) {
+		hf_err_prefix(err, "QMP socket %s", client->address.sun_path);
+		return r;
+	}
 	r = start_reader(client, err);
 	return r < 0 || silent ? r : wait_greeting(client, deadline_ms, err);
 }

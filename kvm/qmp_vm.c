@@ -490,6 +490,8 @@ static int create(struct hf_qmp_vm **out, const char *target, bool silent, struc
 			   : hf_qmp_client_connect(&vm->client, target, on_event, vm, err);
 	if (r == 0)
 		r = hf_vmm_open(&vm->process, hf_qmp_client_pid(vm->client), err);
+	if (r == 0)
+		hf_vmm_words_open(&vm->words, vm->process.pid);
 	if (r < 0) {
 		hf_qmp_vm_destroy(vm);
 		return r;
@@ -566,6 +568,7 @@ void hf_qmp_vm_destroy(struct hf_qmp_vm *vm)
 	hf_qmp_vm_stop(vm);
 	hf_qmp_client_destroy(vm->client);
 	hf_vmm_close(&vm->process);
+	hf_vmm_words_close(&vm->words);
 	hf_cond_destroy(&vm->changed);
 	hf_lock_destroy(&vm->mutex);
 	if (vm->wake_fd >= 0)

@@ -22,6 +22,8 @@
 
 struct hf_qmp_vm;
 
+#define HF_QMP_VM_TESTED "7.2 and 10.0"
+
 struct hf_qmp_vm_block {
 	char *idstr; /* id of the memory backend */
 	char *path;  /* its mem-path */
@@ -44,6 +46,14 @@ void hf_qmp_vm_destroy(struct hf_qmp_vm *vm);
 pid_t hf_qmp_vm_pid(const struct hf_qmp_vm *vm);
 /* "running", "paused", "inmigrate", ... as query-status says; "fenced" if the VMM is frozen, by whomever. */
 int hf_qmp_vm_status(struct hf_qmp_vm *vm, char *status, size_t status_bytes, struct hf_err *err);
+/* Adds what the VMM has written to its log since create(), if that is a file, to the text of an error. */
+void hf_qmp_vm_add_words(const struct hf_qmp_vm *vm, struct hf_err *err);
+/*
+ * "QEMU 7.2.22" (query-version), and whether Hugeferry is tested with such a one. A VMM that is no QEMU says
+ * nothing, with 0.
+ */
+int hf_qmp_vm_version(struct hf_qmp_vm *vm, char *version, size_t version_bytes, bool *tested,
+		      struct hf_err *err);
 /* Thread ids of the vCPUs, in cpu-index order (query-cpus-fast). Free with free(). */
 int hf_qmp_vm_vcpus(struct hf_qmp_vm *vm, uint32_t **thread_ids, uint32_t *count, struct hf_err *err);
 /* Memory backends (query-memdev, qom-get). Free with hf_qmp_vm_blocks_free(). */

@@ -43,6 +43,7 @@
 #define FIRST_CAPACITY	  (1u << 20)
 #define DESC_PRECISION	  250
 #define STATUS_MAX_BYTES  64
+#define URI_BYTES	  (sizeof("unix:") + sizeof(((struct sockaddr_un *)0)->sun_path))
 
 /* ---- the socket ---- */
 
@@ -246,12 +247,41 @@ static int set_capabilities(struct hf_qmp_vm *vm, struct hf_err *err)
 	return r;
 }
 
+/* ---- the bandwidth ---- */
+
+static void set_max_bandwidth(struct hf_qmp_vm *vm, json_int_t bytes_per_s)
+{
+	hf_qmp_vm_command(vm, "migrate-set-parameters", json_pack("{s:I}", "max-bandwidth", bytes_per_s),
+			  NULL, NULL);
+}
+
+/*
+ * QEMU sends its small RAM blocks no faster than it may send a VM's memory over a network: 64 MiB of video
+ * memory would take half a second. Returns the limit that was, 0: none.
+ */
+static json_int_t lift_max_bandwidth(struct hf_qmp_vm *vm)
+{
+	json_t *parameters = NULL;
+	if (hf_qmp_vm_command(vm, "query-migrate-parameters", NULL, &parameters, NULL) < 0)
+		return 0;
+	json_int_t before = json_integer_value(json_object_get(parameters, "max-bandwidth"));
+	json_decref(parameters);
+	if (before)
+		set_max_bandwidth(vm, 0);
+	return before;
+}
+
+static const char *uri_of(const struct channel *channel, char uri[static URI_BYTES])
+{
+	snprintf(uri, URI_BYTES, "unix:%s", channel->address.sun_path);
+	return uri;
+}
+
 static int give_uri(struct hf_qmp_vm *vm, const char *command, const struct channel *channel,
 		    struct hf_err *err)
 {
-	char uri[sizeof("unix:") + sizeof(channel->address.sun_path)];
-	snprintf(uri, sizeof(uri), "unix:%s", channel->address.sun_path);
-	return hf_qmp_vm_command(vm, command, json_pack("{s:s}", "uri", uri), NULL, err);
+	char uri[URI_BYTES];
+	return hf_qmp_vm_command(vm, command, json_pack("{s:s}", "uri", uri_of(channel, uri)), NULL, err);
 }
 
 /* ---- SAVE ---- */
@@ -355,9 +385,7 @@ static void abandon(struct hf_qmp_vm *vm)
 static int save_through(struct hf_qmp_vm *vm, struct channel *channel, struct buffer *buffer,
 			struct hf_err *err)
 {
-	int r = set_capabilities(vm, err);
-	if (r == 0)
-		r = channel_listen(vm, channel, err);
+	int r = channel_listen(vm, channel, err);
 	if (r == 0)
 		r = give_uri(vm, "migrate", channel, err);
 	if (r < 0)
@@ -378,14 +406,22 @@ int hf_qmp_vm_save(struct hf_qmp_vm *vm, void **data, size_t *length_bytes, stru
 	struct channel channel;
 	struct buffer buffer = {0};
 	struct hf_err save_err = HF_ERR_INIT;
+	json_int_t max_bandwidth = 0;
 	int r = channel_open(vm, &channel, &save_err);
 	if (r == 0)
+		r = set_capabilities(vm, &save_err);
+	if (r == 0) {
+		max_bandwidth = lift_max_bandwidth(vm);
 		r = save_through(vm, &channel, &buffer, &save_err);
+	}
 	channel_close(&channel);
+	// Only a VMM that still answers can be told.
+	bool answers = save_err.class != HF_ERR_CANCELLED && r != -ECONNRESET;
+	if (r < 0 && channel.migrating && answers)
+		abandon(vm);
+	if (max_bandwidth && answers)
+		set_max_bandwidth(vm, max_bandwidth);
 	if (r < 0) {
-		// Only a VMM that still answers can be told.
-		if (channel.migrating && save_err.class != HF_ERR_CANCELLED && r != -ECONNRESET)
-			abandon(vm);
 		free(buffer.data);
 		if (err)
 			*err = save_err;
@@ -494,13 +530,31 @@ static int wait_loaded(struct hf_qmp_vm *vm, uint64_t limit_ms, struct hf_err *e
 	}
 }
 
+/*
+ * QEMU 9.1 and later can be told to stay and say why when it cannot load; older ones, and others, do not know
+ * the word, and have done nothing when they say so.
+ */
+static int give_incoming(struct hf_qmp_vm *vm, const struct channel *channel, struct hf_err *err)
+{
+	char uri[URI_BYTES];
+	struct hf_err unknown = HF_ERR_INIT;
+	int r = hf_qmp_vm_command(vm, "migrate-incoming",
+				  json_pack("{s:s, s:b}", "uri", uri_of(channel, uri), "exit-on-error", 0),
+				  NULL, &unknown);
+	if (r == -EREMOTEIO)
+		return give_uri(vm, "migrate-incoming", channel, err);
+	if (r < 0 && err)
+		*err = unknown;
+	return r;
+}
+
 static int load_through(struct hf_qmp_vm *vm, struct channel *channel, const void *data, size_t length_bytes,
 			struct hf_err *err)
 {
 	size_t sent_bytes = 0;
 	int r = set_capabilities(vm, err);
 	if (r == 0)
-		r = give_uri(vm, "migrate-incoming", channel, err);
+		r = give_incoming(vm, channel, err);
 	if (r == 0)
 		r = connect_vmm(vm, channel, err);
 	if (r == 0)
@@ -532,11 +586,17 @@ static int check_stands_still(struct hf_qmp_vm *vm, struct hf_err *err)
 int hf_qmp_vm_load(struct hf_qmp_vm *vm, const void *data, size_t length_bytes, struct hf_err *err)
 {
 	struct channel channel;
-	int r = channel_open(vm, &channel, err);
+	struct hf_err load_err = HF_ERR_INIT;
+	int r = channel_open(vm, &channel, &load_err);
 	if (r == 0)
-		r = load_through(vm, &channel, data, length_bytes, err);
+		r = load_through(vm, &channel, data, length_bytes, &load_err);
 	if (r == 0)
-		r = check_stands_still(vm, err);
+		r = check_stands_still(vm, &load_err);
 	channel_close(&channel);
+	if (r == 0 || !err)
+		return r;
+	*err = load_err;
+	if (load_err.class != HF_ERR_CANCELLED)
+		hf_vmm_words_add(&vm->words, err);
 	return r;
 }

@@ -49,9 +49,9 @@ def wait_until(condition, what, limit_s=LIMIT_S):
 
 class Host:
     listen = "tcp:127.0.0.1:0"  # where a `receive` listens unless its test says otherwise
+    qemu = "installed"  # which of emulator.KINDS a QEMU is
 
     def __init__(self, build):
-        self.build = build
         self.build = build
         self.hugeferry = os.path.join(build, "deploy/hugeferry")
         self.vmm = os.path.join(build, "kvm/vmm/hugeferry-vmm")

@@ -13,55 +13,69 @@ from host import M, Vmm, err_of, wait_until
 
 sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "testbed"))
 
+import emulator  # noqa: E402
 import kernel as kernels  # noqa: E402
 from vm import CACHE, cpio_entry  # noqa: E402
 
 BEAT = re.compile(r"beat (\d+) passes((?: \d+)+) wrong (\d+) end\r?$")
-MODULES = ("virtio", "virtio_ring", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk",
-           "virtio_balloon")
 CONSOLE = (5, 1)  # /dev/console: what the kernel gives to /init as its output
+CPU = "Nehalem"  # with `max` the kernel does not come up in QEMU 10
 
 
-def modules(kernel):
-    """What virtio devices need; in the order in which it can be loaded."""
-    folder = os.path.join(kernel, "modules")
+DISK_BYTES = 1 * M  # as tests/e2e/qemu_guest.c uses
+MANAGED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "managed.py")
+
+
+def modules():
+    """Those for virtio devices, in the order in which they can be loaded."""
+    folder, parts = os.path.join(kernels.get("default", CACHE), "modules"), [cpio_entry("modules", 0o40755)]
     for name in sorted(os.listdir(folder)):
-        if name.split("-", 1)[1].removesuffix(".ko") in MODULES:
+        if re.search("virtio|failover|rng_core", name) and "9p" not in name:
             with open(os.path.join(folder, name), "rb") as file:
-                yield name, file.read()
+                parts.append(cpio_entry(f"modules/{name}", 0o100644, file.read()))
+    return b"".join(parts)
 
 
-def initramfs(host, kernel, with_modules):
-    path = os.path.join(host.folder, f"qemu-initramfs-{with_modules}")
+def initramfs(host):
+    path = os.path.join(host.folder, "qemu-initramfs")
     if not os.path.exists(path):
         with open(os.path.join(host.build, "tests/e2e/qemu-guest"), "rb") as file:
             guest = file.read()
-        parts = [cpio_entry("dev", 0o40755), cpio_entry("dev/console", stat.S_IFCHR | 0o600, device=CONSOLE),
-                 cpio_entry("init", 0o100755, guest)]
-        if with_modules:
-            parts.append(cpio_entry("modules", 0o40755))
-            parts += [cpio_entry(f"modules/{name}", 0o100644, content) for name, content in modules(kernel)]
         with open(path, "wb") as file:
-            file.write(b"".join(parts) + cpio_entry("TRAILER!!!", 0))
+            file.write(cpio_entry("dev", 0o40755) + cpio_entry("dev/console", stat.S_IFCHR | 0o600, device=CONSOLE) +
+                       modules() + cpio_entry("init", 0o100755, guest) + cpio_entry("TRAILER!!!", 0))
     return path
+
+
+def devices(host):
+    """Options for a screen, a network card, random numbers and a disk; the same for both sides, as shared storage is."""
+    disk = host.name("disk")
+    with open(disk, "wb") as file:
+        file.truncate(DISK_BYTES)
+    return ("-vga", "std", "-device", "virtio-rng-pci", "-drive", f"file={disk},format=raw,if=none,id=disk",
+            "-device", "virtio-blk-pci,drive=disk", "-netdev", "hubport,id=net,hubid=0",
+            "-device", "virtio-net-pci,netdev=net,romfile=")
 
 
 class Qemu(Vmm):
     """blocks: megabytes of each memory backend, each a NUMA node of its own if there are several.
 
-    words: for the guest's kernel and what it runs, which has virtio's modules then.
+    managed: its QMP socket is made by another program, as libvirt does. words: for the guest (tests/e2e/qemu_guest.c).
     """
 
     def __init__(self, host, incoming=False, blocks=(256,), vcpus=2, machine="q35", extra=(), options="",
-                 words=()):
+                 managed=False, words=()):
         # No Vmm.__init__: what it starts is another program.
         self.host, self.page_size, self.incoming, self.words = host, 2 * M, incoming, words
         self.qmp_path, self.monitor, self.attach = host.name("qmp"), host.name("monitor"), host.name("attach")
         self.serial = host.name("serial")
         self.rams = [os.path.join(host.mount(self.page_size), os.path.basename(host.name("ram"))) for _ in blocks]
         self.ram = self.rams[0]
-        self.process = host.start(host.hugeferry, "exec", "--attach", self.attach, "--", "qemu-system-x86_64",
-                                  *self.memory(blocks, machine, vcpus, options), *self.rest(vcpus), *extra)
+        qemu = emulator.get(host.qemu, CACHE)
+        self.managed = (sys.executable, MANAGED, self.qmp_path) if managed else ()
+        self.process = host.start(*self.managed, host.hugeferry, "exec", "--attach", self.attach, "--", qemu.program, *qemu.options,
+                                  *self.memory(blocks, machine, vcpus, options), *self.rest(vcpus), *extra,
+                                  before_exec=lambda: os.environ.update(qemu.environment()))
         wait_until(self.answers, "QEMU answers")
         if not incoming:
             wait_until(lambda: all(self.passes()), "the guest has gone over its memory")
@@ -76,14 +90,18 @@ class Qemu(Vmm):
         return words + ["-machine", machine if len(blocks) > 1 else f"{machine},memory-backend=ram0"]
 
     def rest(self, vcpus):
-        kernel = kernels.get("default", CACHE)
-        return ["-accel", "tcg,thread=multi", "-cpu", "max,-erms", "-smp", vcpus, "-nodefaults", "-no-user-config",
-                "-display", "none", "-kernel", os.path.join(kernel, "vmlinux"),
-                "-initrd", initramfs(self.host, kernel, bool(self.words)),
+        kernel = os.path.join(kernels.get("default", CACHE), "vmlinux")
+        return ["-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", vcpus, "-nodefaults", "-no-user-config",
+                "-display", "none", "-kernel", kernel, "-initrd", initramfs(self.host),
                 "-append", " ".join(("console=ttyS0 quiet panic=-1 mitigations=off", *self.words)),
                 "-serial", f"file:{self.serial}",
-                "-qmp", f"unix:{self.qmp_path},server=on,wait=off", "-qmp", f"unix:{self.monitor},server=on,wait=off",
+                *self.qmp(), "-qmp", f"unix:{self.monitor},server=on,wait=off",
                 *(["-S", "-incoming", "defer"] if self.incoming else [])]
+
+    def qmp(self):
+        if self.managed:
+            return ["-chardev", "socket,id=managed,fd=33,server=on,wait=off", "-mon", "chardev=managed,mode=control"]
+        return ["-qmp", f"unix:{self.qmp_path},server=on,wait=off"]
 
     def said(self):
         if self.process.poll() not in (None, -9):
@@ -119,10 +137,10 @@ def check_guest(source, destination):
     assert_one_guest(source, destination)
 
 
-def assert_one_guest(source, destination):
+def assert_one_guest(*vms):
     """No heartbeat is missing or comes twice, and no word was ever wrong."""
     beats = []
-    for line in (source.said() + destination.said()).splitlines()[:-1]:
+    for line in "".join(vm.said() for vm in vms).splitlines()[:-1]:
         beat = BEAT.match(line)
         assert beat or not beats, f"this is no heartbeat: {line!r}"
         if beat:

@@ -29,8 +29,13 @@ import qemu_balloon  # noqa: E402
 import qemu_bitmaps  # noqa: E402
 import qemu_devices  # noqa: E402
 import qemu_disk  # noqa: E402
+import qemu_failures  # noqa: E402
+import qemu_library  # noqa: E402
 import qemu_libvirt  # noqa: E402
+import qemu_memory  # noqa: E402
+import qemu_network  # noqa: E402
 import qemu_recovery  # noqa: E402
+import qemu_versions  # noqa: E402
 import recovery  # noqa: E402
 import recovery_by_hand  # noqa: E402
 import recovery_commit  # noqa: E402
@@ -55,8 +60,9 @@ def main():
     build, wanted = sys.argv[1], sys.argv[2:]
     modules = (moves, precopy, convergence, recovery, recovery_links, recovery_commit, recovery_by_hand,
                recovery_starts, poison, release, refusals, blocks, preflight, stalls, losses, peers, peer_rounds,
-               hostile_sources, hostile_destinations, openings, control, cost, many, qemu, qemu_balloon, qemu_bitmaps,
-               qemu_devices, qemu_disk, qemu_libvirt, qemu_recovery)
+               hostile_sources, hostile_destinations, openings, control, cost, many, qemu, qemu_recovery, qemu_failures,
+               qemu_network, qemu_memory, qemu_library, qemu_balloon, qemu_bitmaps, qemu_devices, qemu_disk,
+               qemu_libvirt, qemu_versions)
     cases = [case for module in modules for case in module.CASES
              if not wanted or any(part in case.__name__ for part in wanted)]
     signal.signal(signal.SIGTERM, stop)

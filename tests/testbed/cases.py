@@ -24,8 +24,8 @@ import roce  # noqa: E402
 import rounds  # noqa: E402
 import two_hosts  # noqa: E402
 import whole_moves  # noqa: E402
+from debian import NoPackage  # noqa: E402
 from host import Host  # noqa: E402
-from kernel import NoKernel  # noqa: E402
 from one_case import run_case  # noqa: E402
 from vm import VmError, run  # noqa: E402
 
@@ -107,7 +107,7 @@ def run_group(group, build, names):
         codes = run([os.path.abspath(__file__), "--in-vm", group.name, build, *names], results.hear, **group.options)
         if any(codes):
             print(f"# the VM's cases ended with {codes}", flush=True)
-    except (NoKernel, VmError, OSError) as error:
+    except (NoPackage, VmError, OSError) as error:
         for line in str(error).splitlines():
             print(f"# {line}", flush=True)
     results.end(names)

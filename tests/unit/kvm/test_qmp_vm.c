@@ -251,6 +251,34 @@ static void a_state_past_the_limit_is_refused_and_the_vm_can_be_resumed(void **s
 	expect_ok(fixture, HF_VM_RESUME);
 }
 
+static void expect_max_bandwidth_as_it_was(const struct fixture *fixture)
+{
+	struct raw_qmp raw;
+	char expected[128];
+	snprintf(expected, sizeof(expected),
+		 "{\"return\": {\"max-bandwidth\": %d, \"downtime-limit\": \"*\"}}", FAKE_VM_MAX_BANDWIDTH);
+	raw_negotiate(&raw, fixture->directory.socket_path);
+	raw_send(&raw, "{\"execute\": \"query-migrate-parameters\"}\n");
+	raw_expect(&raw, expected);
+	raw_close(&raw);
+}
+
+static void a_save_knows_no_limit_of_bandwidth_and_leaves_it_as_it_was(void **state)
+{
+	struct fixture *fixture = *state;
+	for (int fails = 0; fails < 2; fails++) {
+		struct fake_vm_script script = script_for(HF_VM_SAVE);
+		script.migration_error = fails ? "no" : NULL;
+		open_vm(fixture, script);
+		if (fails)
+			expect_failure(fixture, HF_VM_SAVE, EREMOTEIO, "no");
+		else
+			expect_ok(fixture, HF_VM_SAVE);
+		expect_max_bandwidth_as_it_was(fixture);
+		close_vm(fixture);
+	}
+}
+
 static void a_save_of_no_bytes_is_an_error(void **state)
 {
 	struct fixture *fixture = *state;
@@ -504,6 +532,7 @@ int main(void)
 	    TEST(a_failed_migration_of_device_state_gives_the_vmms_own_reason),
 	    TEST(a_vmm_that_loads_half_the_state_is_not_believed),
 	    TEST(a_state_past_the_limit_is_refused_and_the_vm_can_be_resumed),
+	    TEST(a_save_knows_no_limit_of_bandwidth_and_leaves_it_as_it_was),
 	    TEST(a_save_of_no_bytes_is_an_error),
 	    TEST(a_vm_that_cannot_run_after_cont_is_an_error),
 	    TEST(a_vm_that_runs_is_run_again_without_a_cont),
