@@ -11,6 +11,7 @@ interrupted.
 """
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import statistics
@@ -21,14 +22,15 @@ import time
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests/e2e"))
 
-from host import M, Qmp, assert_whole, err_of, finish, free_port, listening_uri, receive, send  # noqa: E402
+from host import M, Qmp, assert_whole, finish, free_port, listening_uri, receive, send  # noqa: E402
 from networks import ADDRESSES, Networks  # noqa: E402
-from qemu_flat import FlatQemu, assert_one_guest  # noqa: E402
+from qemu_flat import PATTERNS, FlatQemu, assert_one_guest  # noqa: E402
 from results import machine, print_table  # noqa: E402
 
 PAGE = 2 * M
 LAST_TICKS, LONGEST, STALLED = 6, 7, 13  # positions of the guest's counters
 CLOCK_S = 1  # for how long its clock is compared with ours
+LOOPBACK = "loopback"
 QEMU, PREEMPT, HUGEFERRY = "QEMU", "QEMU, preempt", "Hugeferry"
 
 
@@ -90,12 +92,12 @@ def warm_pages(host, options):
 class Pair:
     """Source and destination of a run, and what the guest has measured until now."""
 
-    def __init__(self, host, options, lent):
+    def __init__(self, host, options, rate, pattern, lent):
         host.need(PAGE, pages_of(options))
-        networks = Networks(host, options.rate) if options.rate else None
+        networks = Networks(host, rate) if rate != LOOPBACK else None
         self.address = ADDRESSES[1] if networks else "127.0.0.1"
         self.enter = [networks.enter(number) if networks else None for number in range(2)]
-        shape = {"mem": options.mem, "vcpus": options.vcpus, "pattern": options.pattern, "fill_percent": 100,
+        shape = {"mem": options.mem, "vcpus": options.vcpus, "pattern": pattern, "fill_percent": 100,
                  "qemu": options.qemu, "accel": options.accel, "lent": lent}
         self.host = host
         self.source = FlatQemu(host, before_exec=self.enter[0], **shape)
@@ -136,8 +138,8 @@ def set_capabilities(watch, *names):
 
 
 def move_by_qemu(*capabilities):
-    def move(host, options):
-        pair = Pair(host, options, lent=False)
+    def move(host, options, rate, pattern):
+        pair = Pair(host, options, rate, pattern, lent=False)
         source, destination = pair.watches
         for watch in pair.watches:
             set_capabilities(watch, "postcopy-ram", *capabilities)
@@ -154,16 +156,20 @@ def move_by_qemu(*capabilities):
     return move
 
 
-def move_by_hugeferry(host, options):
-    pair = Pair(host, options, lent=True)
+def move_by_hugeferry(host, options, rate, pattern):
+    pair = Pair(host, options, rate, pattern, lent=True)
     path = host.name("json")
-    taker = receive(host, pair.destination, "--json", path, listen=f"tcp:{pair.address}:0", before_exec=pair.enter[1])
+    control = host.name("control")
+    taker = receive(host, pair.destination, "--json", path, "--qmp", f"unix:{control}",
+                    listen=f"tcp:{pair.address}:0", before_exec=pair.enter[1])
     uri = listening_uri(taker)
+    watch = Watch(control)
     begin = time.time()
     giver = send(host, pair.source, uri, before_exec=pair.enter[0])
-    taken = finish(taker)
-    end = time.time()
-    assert taken[0] == 0 and finish(giver)[0] == 0, (taken, err_of(giver))
+    end = watch.at("MIGRATION", status="completed")
+    watch.close()
+    codes = [finish(process) for process in (taker, giver)]
+    assert [code for code, _ in codes] == [0, 0], codes
     with open(path, encoding="utf-8") as file:
         report = json.load(file)
     blocktime = report["blocktime"]
@@ -188,48 +194,60 @@ def version(qemu):
 
 
 def head(options):
-    link = f"a link of {options.rate}" if options.rate else "loopback"
     yield (f"Made {time.strftime('%Y-%m-%d')} on a machine with {machine()}, load {os.getloadavg()[0]:.1f}: QEMU"
            f" {version(options.qemu)} ({options.accel}),\na VM of {options.mem // M} MiB in pages of 2 MiB with"
-           f" {options.vcpus} vCPUs, {link}; medians of {options.runs} rounds.\n")
-    yield f"| | {' | '.join(COLUMNS.values())} |\n|{'---|' * (len(COLUMNS) + 1)}"
+           f" {options.vcpus} vCPUs; medians of {options.runs} rounds.\n")
+    yield f"| link, guest | | {' | '.join(COLUMNS.values())} |\n|{'---|' * (len(COLUMNS) + 2)}"
 
 
-def row(way, runs):
+def row(where, way, runs):
     cells = [f"{statistics.median(run[key] for run in runs):.0f}" for key in COLUMNS]
-    return f"| {way} | {' | '.join(cells)} |"
+    return f"| {where} | {way} | {' | '.join(cells)} |"
 
 
 def ratio(rounds, way, key):
-    """Hugeferry by another, within each round; the median of that."""
-    return statistics.median(each[HUGEFERRY][key] / each[way][key] if each[way][key] else float("inf")
-                             for each in rounds)
+    """Hugeferry by another, within each round; the median of that. None if the other has nothing."""
+    ratios = [each[HUGEFERRY][key] / each[way][key] for each in rounds if each[way][key]]
+    return statistics.median(ratios) if ratios else None
 
 
-def ratios(rounds, way):
-    cells = [f"{ratio(rounds, way, key):.2f}" if key in COMPARED else "" for key in COLUMNS]
-    return f"| Hugeferry / {way} | {' | '.join(cells)} |"
+def ratios(rounds):
+    return {way: {key: ratio(rounds, way, key) for key in COMPARED} for way in (QEMU, PREEMPT)}
+
+
+def ratio_row(where, way, found):
+    cells = [f"{found[key]:.2f}" if found.get(key) is not None else "-" for key in COLUMNS]
+    return f"| {where} | Hugeferry / {way} | {' | '.join(cells)} |"
+
+
+def play(host, options, rate, pattern):
+    """The rounds on one kind of link with one kind of guest; who is first changes."""
+    rounds = []
+    for number in range(options.runs):
+        first = number % len(WAYS)
+        order = list(WAYS)[first:] + list(WAYS)[:first]
+        rounds.append({way: WAYS[way](host, options, rate, pattern) for way in order})
+        if options.log:
+            print(rate, pattern, json.dumps(rounds[-1]), file=sys.stderr, flush=True)
+    return rounds
 
 
 def measure(host, options):
     yield from head(options)
-    rounds = []
+    found = []
     with warm_pages(host, options):
-        for number in range(options.runs):
-            order = list(WAYS)[number % len(WAYS):] + list(WAYS)[:number % len(WAYS)]
-            rounds.append({way: WAYS[way](host, options) for way in order})
-            if options.log:
-                print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
-    for way in WAYS:
-        yield row(way, [each[way] for each in rounds])
-    for way in (QEMU, PREEMPT):
-        yield ratios(rounds, way)
+        for rate, pattern in itertools.product(options.rates, options.patterns):
+            rounds = play(host, options, rate, pattern)
+            found.append({"rate": rate, "pattern": pattern, "rounds": rounds, "ratios": ratios(rounds)})
+            where = f"{rate}, {pattern}"
+            for way in WAYS:
+                yield row(where, way, [each[way] for each in rounds])
+            for way, values in found[-1]["ratios"].items():
+                yield ratio_row(where, way, values)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump({"machine": machine(), "qemu": version(options.qemu), "accel": options.accel,
-                       "memory_bytes": options.mem, "vcpus": options.vcpus, "rate": options.rate, "rounds": rounds,
-                       "ratios": {way: {key: ratio(rounds, way, key) for key in COMPARED}
-                                  for way in (QEMU, PREEMPT)}}, file, indent=1)
+                       "memory_bytes": options.mem, "vcpus": options.vcpus, "measured": found}, file, indent=1)
 
 
 def parse():
@@ -240,8 +258,10 @@ def parse():
     parser.add_argument("--runs", type=int, default=5, help="rounds")
     parser.add_argument("--mem", type=int, default=1024, help="MiB of the VM")
     parser.add_argument("--vcpus", type=int, default=2)
-    parser.add_argument("--pattern", choices=["sequential", "random", "hot"], default="random")
-    parser.add_argument("--rate", help="of a link between two networks, as tc takes it; without: loopback")
+    parser.add_argument("--patterns", nargs="+", choices=list(PATTERNS), default=["random", "hot"],
+                        help="in which order the guest goes over its pages; hot: nine visits of ten to a tenth of them")
+    parser.add_argument("--rates", nargs="+", default=[LOOPBACK, "5gbit"],
+                        help=f"of a link between two networks, as tc takes it, or {LOOPBACK}")
     parser.add_argument("--json", metavar="FILE", help="where every run is to be written")
     parser.add_argument("--into", metavar="FILE", help="where the table is to stand in the place of the last one")
     parser.add_argument("--log", action="store_true", help="each round on stderr")

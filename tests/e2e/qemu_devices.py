@@ -22,7 +22,7 @@ class Machine(Qemu):
 
     def rest(self, vcpus):
         return ["-accel", "tcg,tb-size=16", "-nodefaults", "-no-user-config", "-display", "none",
-                "-qmp", f"unix:{self.qmp_path},server=on,wait=off", "-qmp", f"unix:{self.monitor},server=on,wait=off",
+                *self.qmp(), "-qmp", f"unix:{self.monitor},server=on,wait=off",
                 *(["-S", "-incoming", "defer"] if self.incoming else [])]
 
     def passes(self):

@@ -5,7 +5,7 @@ import os
 import random
 import signal
 
-from host import M, assert_runs, assert_whole, finish, listening_uri, receive, send
+from host import M, assert_runs, assert_whole, finish, listening_uri, out_of, receive, send
 from qemu_flat import FlatQemu, assert_one_guest
 from recovering import Move, rest
 
@@ -89,10 +89,35 @@ def killed(placement):
     return case
 
 
+def the_comparison_with_qemus_own_postcopy_measures_all_it_tells(host):
+    """perf/compare_qemu.py with a tiny guest; of its times nothing is expected but that they are there."""
+    path = host.name("json")
+    command = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../perf/compare_qemu.py")
+    process = host.start(command, host.build, "--mem", 32, "--runs", 1, "--rates", "loopback", "--patterns", "random",
+                         "--json", path)
+    code, said = finish(process)
+    assert code == 0, said
+    with open(path, encoding="utf-8") as file:
+        told = json.load(file)
+    assert told["memory_bytes"] == 32 * M and told["vcpus"] == 2 and told["qemu"], told
+    measured, = told["measured"]
+    assert (measured["rate"], measured["pattern"]) == ("loopback", "random")
+    ways, = measured["rounds"]
+    assert list(sorted(ways)) == ["Hugeferry", "QEMU", "QEMU, preempt"], ways
+    for figures in ways.values():
+        assert all(figures[key] > 0 for key in ("total_ms", "downtime_ms", "longest_ms")), figures
+        assert all(figures[key] >= 0 for key in ("overlapped_ms", "worst_ms", "stalled_ms")), figures
+        assert len(figures["vcpus_ms"]) == 2 and max(figures["vcpus_ms"]) == figures["worst_ms"], figures
+    assert set(measured["ratios"]) == {"QEMU", "QEMU, preempt"}, measured["ratios"]
+    lines = [line for line in out_of(process).splitlines() if line.startswith("| ")]
+    assert len(lines) == 1 + 3 + 2 and len({line.count("|") for line in lines}) == 1, lines
+
+
 CASES = [
     moved("continue"),
     moved("copy"),
     rounds_see_what_vcpus_of_a_qemu_under_kvm_write,
     killed("continue"),
     killed("copy"),
+    the_comparison_with_qemus_own_postcopy_measures_all_it_tells,
 ]

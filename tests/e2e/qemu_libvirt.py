@@ -34,6 +34,7 @@ class Domain(Machine):
 
     def __init__(self, host, incoming=False):
         self.host, self.page_size, self.incoming = host, 2 * M, incoming
+        self.words = ()
         self.qmp_path, self.monitor, self.attach = (host.name(what) for what in ("qmp", "monitor", "attach"))
         self.ram = os.path.join(host.mount(self.page_size), os.path.basename(host.name("ram")))
         given = environment()

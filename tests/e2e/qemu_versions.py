@@ -3,6 +3,9 @@
 import contextlib
 
 import qemu
+import qemu_bitmaps
+import qemu_devices
+import qemu_disk
 import qemu_failures
 import qemu_network
 import qemu_recovery
@@ -62,5 +65,11 @@ CASES = [with_backports(case) for case in (
     qemu_recovery.killed("continue"),
     qemu_recovery.both_killed_while_qemus_main_loop_waits_for_a_page,
     qemu_failures.fails(qemu_failures.its_qemu_is_killed),
+    qemu_bitmaps.bitmaps_arrive_and_go_on,
+    qemu_devices.refused(qemu_devices.virtio_mem),
+    qemu_devices.refused(qemu_devices.vhost_user),
+    qemu_devices.a_qemu_that_cannot_be_migrated_says_why_while_it_runs,
+    qemu_devices.a_qemu_with_mem_lock_on_is_refused_as_destination,
+    qemu_disk.read_past_the_page_cache("native", "continue"),
     qemu_network.the_destination_announces_the_guest_when_it_runs_there,
 )] + [a_guest_moves_to_a_newer_qemu, a_qemu_that_knows_how_stays_and_says_why_it_cannot_load]

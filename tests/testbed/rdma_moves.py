@@ -114,7 +114,7 @@ def what_the_device_has_not_is_refused(host):
     is_refused(host, source, taker, "mtu=4096", "is 1024 bytes")
 
 
-def what_needs_to_see_reads_is_refused(host):
+def no_memory_is_given_back_that_an_adapter_holds(host):
     source, destination = two_vms(host)
     taker = receive(host, destination, listen=address("rdma"))
     code, said = finish(send(host, source, listening_uri(taker), "--release-ram"))
@@ -208,7 +208,7 @@ CASES = [
     the_demo_runs_over_rdma,
     from_rdma_to_tcp_and_back_nothing_is_lost,
     *map(programs_killed_while_pages_come_are_started_again, PLACEMENTS),
-    what_needs_to_see_reads_is_refused,
+    no_memory_is_given_back_that_an_adapter_holds,
     without_leave_to_lock_memory_the_vm_stays_and_it_is_said_why,
     what_is_not_lent_is_refused,
     what_is_asked_of_the_way_is_had,
