@@ -324,13 +324,21 @@ static int wait_save_over(struct hf_qmp_vm *vm, struct hf_err *err)
 	}
 }
 
-int hf_qmp_vm_resume(struct hf_qmp_vm *vm, struct hf_err *err)
+static int op_resume(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	bool still;
 	int r = hf_qmp_vm_is_fenced(vm) ? thaw(vm, err) : 0;
 	if (r == 0)
 		r = wait_save_over(vm, err);
 	return r < 0 ? r : run_vm(vm, RUN_LIMIT_MS, &still, err);
+}
+
+int hf_qmp_vm_resume(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	int r = op_resume(vm, err);
+	if (r == 0)
+		hf_qmp_vm_keep_memory_in(vm);
+	return r;
 }
 
 static int set_revived_error(struct hf_qmp_vm *vm, struct hf_err *err)
@@ -385,7 +393,7 @@ int hf_qmp_vm_do(struct hf_qmp_vm *vm, enum hf_vm_op op, struct hf_err *err)
 	case HF_VM_STOP:
 		return op_stop(vm, err);
 	case HF_VM_RESUME:
-		return hf_qmp_vm_resume(vm, err);
+		return op_resume(vm, err);
 	case HF_VM_RUN:
 		return op_run(vm, err);
 	case HF_VM_FENCE:

@@ -110,6 +110,8 @@ bool hf_qmp_vm_is_fenced(struct hf_qmp_vm *vm);
 int hf_qmp_vm_prepare(struct hf_qmp_vm *vm, struct hf_err *err);
 /* Takes that back. */
 void hf_qmp_vm_restore(struct hf_qmp_vm *vm);
+/* Instead, for who does not know what it was: of a program that was killed. */
+void hf_qmp_vm_keep_memory_in(struct hf_qmp_vm *vm);
 int hf_qmp_vm_save(struct hf_qmp_vm *vm, void **data, size_t *length_bytes, struct hf_err *err);
 int hf_qmp_vm_load(struct hf_qmp_vm *vm, const void *data, size_t length_bytes, struct hf_err *err);
 

@@ -299,6 +299,13 @@ void hf_qmp_vm_restore(struct hf_qmp_vm *vm)
 	vm->prepared = false;
 }
 
+void hf_qmp_vm_keep_memory_in(struct hf_qmp_vm *vm)
+{
+	json_t *off = json_pack("[{s:s, s:b}]", "capability", "x-ignore-shared", "state", 0);
+	hf_qmp_vm_command(vm, "migrate-set-capabilities", json_pack("{s:o}", "capabilities", off), NULL,
+			  NULL);
+}
+
 int hf_qmp_vm_prepare(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	if (vm->prepared)
