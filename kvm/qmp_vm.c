@@ -438,6 +438,8 @@ static void run_and_report(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request 
 	/* The VM waits for none of this. */
 	if (request->op == HF_VM_SAVE || request->op == HF_VM_LOAD || request->op == HF_VM_RESUME)
 		hf_qmp_vm_restore(vm);
+	if (request->op == HF_VM_RUN && vm->silent && r == 0) // a program before this one has loaded it
+		hf_qmp_vm_keep_memory_in(vm);
 }
 
 static void *worker_thread(void *opaque)
