@@ -70,7 +70,8 @@ int hf_qmp_vm_check_outgoing(struct hf_qmp_vm *vm, bool precopy, struct hf_err *
 int hf_qmp_vm_check_incoming(struct hf_qmp_vm *vm, struct hf_err *err);
 /*
  * HF_VM_RESUME in the caller's thread, for a program that does nothing else: thaws the VMM if it is frozen
- * and runs the VM unless it runs. Not once the worker has been started.
+ * and runs the VM unless it runs; memory is in the stream again of whatever migration comes next. Not once
+ * the worker has been started.
  */
 int hf_qmp_vm_resume(struct hf_qmp_vm *vm, struct hf_err *err);
 /* Ends the VMM: quit, or SIGKILL if it is frozen, and then the files it would have removed stay. */
