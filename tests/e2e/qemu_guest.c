@@ -15,7 +15,7 @@
  *
  * With the word "halt" on the kernel's command line it stands still for ever when each thread has gone over
  * its slice some times; then nothing writes to its memory any more, and two copies of it can be compared. The
- * words "disk" and "churn" start what qemu_guest_devices.c does.
+ * words "disk" (instead of the slice of one) and "churn" start what qemu_guest_devices.c does.
  */
 #include "qemu_guest.h"
 
@@ -46,7 +46,7 @@
 #define PASSES_TO_HALT 10u
 #define MODULES	       "/modules"
 
-static struct worker workers[THREADS_MAX + 4];
+static struct worker workers[THREADS_MAX + 3];
 static int worker_count;
 
 static uint64_t word_of(uint64_t page, uint64_t pass, size_t word)
@@ -178,19 +178,23 @@ static void halt(void)
 	reboot(RB_HALT_SYSTEM);
 }
 
+static bool has_word(char **words, const char *wanted)
+{
+	while (*words && strcmp(*words, wanted) != 0)
+		words++;
+	return *words != NULL;
+}
+
 int main(int argc, char **argv)
 {
-	bool halts = argc > 1 && strcmp(argv[1], "halt") == 0;
+	(void)argc;
+	bool halts = has_word(argv, "halt"), reads = has_word(argv, "disk");
 	if (!load_modules() || mount("dev", "/dev", "devtmpfs", 0, NULL) || !add_vcpus() ||
-	    !add_device(use_disk, DISK_PAGES, "/dev/vda", O_RDWR | O_DIRECT) ||
+	    (!reads && !add_device(use_disk, DISK_PAGES, "/dev/vda", O_RDWR | O_DIRECT)) ||
+	    (reads && !add_worker(guest_read_disk, GUEST_DISK_PASS, GUEST_DISK_PAGES, 0, -1)) ||
+	    (has_word(argv, "churn") && !add_worker(guest_churn, 1, GUEST_CHURN_PAGES, 0, -1)) ||
 	    !add_device(use_random, RANDOM_READS, "/dev/hwrng", O_RDONLY))
 		return 1;
-	for (int i = 1; i < argc; i++) {
-		if ((strcmp(argv[i], "disk") == 0 &&
-		     !add_worker(guest_read_disk, GUEST_DISK_PASS, GUEST_DISK_PAGES, 0, -1)) ||
-		    (strcmp(argv[i], "churn") == 0 && !add_worker(guest_churn, 1, GUEST_CHURN_PAGES, 0, -1)))
-			return 1;
-	}
 	for (int i = 0; i < worker_count; i++) {
 		pthread_t thread;
 		if (pthread_create(&thread, NULL, workers[i].work, &workers[i]))
