@@ -54,9 +54,9 @@ static const struct spec specs[] = {
      "QMP socket of the VM; to send it must be running, to receive it must be in inmigrate"},
     {"to", "URI", SEND | CHECK, SEND, KIND_TEXT, AT(to), 0, 0, NULL,
      "where `hugeferry receive` listens: tcp:HOST:PORT, rdma:HOST:PORT or unix:PATH"},
-    {"listen", "URI", RECEIVE, RECEIVE, KIND_TEXT, AT(listen), 0, 0, NULL,
+    {"listen", "URI", RECEIVE | DEMO, RECEIVE, KIND_TEXT, AT(listen), 0, 0, NULL,
      "tcp:HOST:PORT, rdma:HOST:PORT (port 0: any free one) or unix:PATH; `listening on URI` is printed "
-     "when ready"},
+     "when ready (demo: instead of --transport)"},
     {"attach", "PATH", SEND | RECEIVE | EXEC, RECEIVE | EXEC, KIND_TEXT, AT(attach), 0, 0, NULL,
      "attach socket of the VMM, which exec has it make: to receive, over which its memory is handed out; to "
      "send with --precopy, over which its writes are tracked"},

@@ -84,9 +84,6 @@ int hf_receive_learn_blocks(struct receive *receive, struct hf_err *err)
 	const struct hf_attached_region *regions = hf_attach_client_regions(receive->attach, &count);
 	int result = receive->kept ? name_by_kept(receive, count, err)
 				   : name_by_backends(receive, regions, count, err);
-	if (!result && !count)
-		result = hf_err_set(err, HF_ERR_LOCAL, ENOENT, "the VMM at %s offers no memory to attach",
-				    receive->options.attach);
 	for (uint32_t i = 0; !result && i < count; i++)
 		result = hf_ramblocks_add(&receive->blocks, regions[i].idstr, regions[i].length_bytes,
 					  regions[i].page_size_bytes, err);

@@ -152,7 +152,12 @@ int hf_attach_client_take_regions(struct hf_attach_client *client, const json_t 
 				  struct hf_attach_fds *fds, struct hf_err *err)
 {
 	size_t count = json_array_size(list);
-	if (!count || count > HF_RAMBLOCKS_MAX)
+	if (!count)
+		return hf_err_set(
+		    err, HF_ERR_PEER, ENOENT,
+		    "it lends no memory; guest memory must be a file on hugetlbfs, mapped shared "
+		    "(QEMU: memory-backend-file with share=on)");
+	if (count > HF_RAMBLOCKS_MAX)
 		return hf_err_set(err, HF_ERR_PEER, EPROTO, "it names %zu regions; 1 to %d are allowed",
 				  count, HF_RAMBLOCKS_MAX);
 	struct taking taking = {.regions = calloc(count, sizeof(*taking.regions)),

@@ -16,6 +16,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -95,6 +96,16 @@ static bool read_faults(struct hf_fault_reader *reader)
 	return true;
 }
 
+/*
+ * Before all ordinary threads: what it does is short, a vCPU stands meanwhile, and what it has not read yet
+ * is in no blocktime. Where that is not allowed it goes without.
+ */
+static void go_first(void)
+{
+	struct sched_param lowest = {.sched_priority = sched_get_priority_min(SCHED_FIFO)};
+	pthread_setschedparam(pthread_self(), SCHED_FIFO, &lowest);
+}
+
 static void *read_until_stopped(void *opaque)
 {
 	struct hf_fault_reader *reader = opaque;
@@ -103,6 +114,7 @@ static void *read_until_stopped(void *opaque)
 	nfds_t count = 2;
 
 	hf_lock_thread_only_queues("hf-faults");
+	go_first();
 	for (;;) {
 		int ready = poll(polled, count, -1);
 		if (ready < 0)

@@ -29,6 +29,11 @@ int hf_precopy_memory_create(struct hf_precopy_memory **out, const char *attach_
 			     struct hf_source_memory below, struct hf_err *err);
 struct hf_source_memory hf_precopy_memory_port(struct hf_precopy_memory *memory);
 /*
+ * The port below lends the memory to a network adapter (guest_memory.h). To be told before the link starts
+ * that does; again is fine.
+ */
+int hf_precopy_memory_lent(struct hf_precopy_memory *memory, struct hf_err *err);
+/*
  * answers: the VMM can be asked to end the tracking. One that is frozen or gone is not; if it ever runs again
  * it pays a fault that the kernel resolves for each page it writes, until somebody tracks it again or it
  * ends.

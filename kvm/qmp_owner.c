@@ -16,7 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -103,15 +102,21 @@ static unsigned search(const struct sockets *sockets, pid_t *pid)
 	return found;
 }
 
+/* As it is now: it may have given up being root since it called listen(). */
 static void set_uid(struct ucred *owner)
 {
-	char path[64];
-	struct stat folder;
-	snprintf(path, sizeof(path), "/proc/%d", (int)owner->pid);
-	if (stat(path, &folder) == 0) {
-		owner->uid = folder.st_uid;
-		owner->gid = folder.st_gid;
+	char path[64], line[128];
+	unsigned real, effective;
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)owner->pid);
+	FILE *file = fopen(path, "re");
+	while (file && fgets(line, sizeof(line), file)) {
+		if (sscanf(line, "Uid: %u %u", &real, &effective) == 2)
+			owner->uid = effective;
+		else if (sscanf(line, "Gid: %u %u", &real, &effective) == 2)
+			owner->gid = effective;
 	}
+	if (file)
+		fclose(file);
 }
 
 int hf_qmp_owner(int fd, struct ucred *owner, struct hf_err *err)
@@ -126,8 +131,10 @@ int hf_qmp_owner(int fd, struct ucred *owner, struct hf_err *err)
 	int r = sockets_named(owner->pid, name.sun_path, &sockets);
 	if (r == 0)
 		r = has_one(owner->pid, &sockets);
-	if (r == 1 || r == -EACCES || r == -EPERM)
+	if (r == 1 || r == -EACCES || r == -EPERM) {
+		set_uid(owner);
 		return 0;
+	}
 	if (sockets_named(getpid(), name.sun_path, &sockets) < 0 || search(&sockets, &found) != 1)
 		return hf_err_set(
 		    err, HF_ERR_LOCAL, ENXIO,

@@ -424,6 +424,8 @@ static void run_and_report(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request 
 				      .length_bytes = length_bytes};
 	vm->done(vm->engine, &result);
 	free(data);
+	if (request->op == HF_VM_SAVE)
+		hf_qmp_vm_after_save(vm);
 }
 
 static void *worker_thread(void *opaque)
@@ -481,6 +483,7 @@ static int create(struct hf_qmp_vm **out, const char *target, bool silent, struc
 	hf_lock_init(&vm->mutex, "hf_qmp_vm.mutex", HF_RANK_VM_ADAPTER);
 	hf_cond_init(&vm->changed);
 	vm->run_silence_ms = UINT32_MAX;
+	vm->silent = silent;
 	vm->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	int r = 0;
 	if (vm->wake_fd < 0)
@@ -513,6 +516,8 @@ int hf_qmp_vm_create_silent(struct hf_qmp_vm **out, const char *target, struct h
 int hf_qmp_vm_start(struct hf_qmp_vm *vm, void (*done)(void *engine, const struct hf_vm_result *result),
 		    void *engine, struct hf_err *err)
 {
+	if (!vm->silent)
+		hf_qmp_vm_prepare(vm, NULL); // what goes wrong is told when it matters
 	vm->done = done;
 	vm->engine = engine;
 	sigset_t all, before; // signals are for the program's own threads

@@ -40,12 +40,18 @@ struct hf_qmp_vm {
 	struct hf_vmm_process process;
 	struct hf_vmm_words words;
 	int wake_fd;		 /* written at events that an operation may wait for, and at the end */
+	bool silent;		 /* it may not answer before pages are served */
 	uint32_t run_silence_ms; /* RUN: no answer to a command; UINT32_MAX: for ever */
 
 	/* set by start() */
 	void (*done)(void *engine, const struct hf_vm_result *result);
 	void *engine;
 	pthread_t worker;
+
+	/* start()'s, then the worker's own */
+	bool prepared;
+	bool bandwidth_lifted;
+	json_int_t max_bandwidth; /* QEMU's, of its migrations, in bytes a second; 0: none */
 
 	struct hf_lock mutex;
 	struct hf_cond changed;
@@ -99,6 +105,10 @@ int hf_qmp_vm_do(struct hf_qmp_vm *vm, enum hf_vm_op op, struct hf_err *err);
 /* We have frozen it, or somebody else has: it does not answer. */
 bool hf_qmp_vm_is_fenced(struct hf_qmp_vm *vm);
 
+/* Capabilities and what else SAVE and LOAD need, once; afterwards it is done. */
+int hf_qmp_vm_prepare(struct hf_qmp_vm *vm, struct hf_err *err);
+/* What can wait until the end of SAVE has been reported. */
+void hf_qmp_vm_after_save(struct hf_qmp_vm *vm);
 int hf_qmp_vm_save(struct hf_qmp_vm *vm, void **data, size_t *length_bytes, struct hf_err *err);
 int hf_qmp_vm_load(struct hf_qmp_vm *vm, const void *data, size_t length_bytes, struct hf_err *err);
 

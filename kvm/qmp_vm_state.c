@@ -18,7 +18,8 @@
  * need an answer, a pause, or more connections from a real destination are switched off; `events` spares
  * polling. With dirty-bitmaps the bitmaps of block nodes are part of the stream, under the nodes' names: QEMU
  * writes them when the VM stands, since its own postcopy is off, and nothing where there are none.
- * Capabilities that a VMM does not know are not mentioned to it.
+ * Capabilities that a VMM does not know are not mentioned to it. They are set beforehand, while the VM runs,
+ * and again when that has failed.
  */
 #include <errno.h>
 #include <poll.h>
@@ -249,6 +250,17 @@ static int set_capabilities(struct hf_qmp_vm *vm, struct hf_err *err)
 
 /* ---- the bandwidth ---- */
 
+/* 0: none. */
+static json_int_t query_max_bandwidth(struct hf_qmp_vm *vm)
+{
+	json_t *parameters = NULL;
+	if (hf_qmp_vm_command(vm, "query-migrate-parameters", NULL, &parameters, NULL) < 0)
+		return 0;
+	json_int_t bytes_per_s = json_integer_value(json_object_get(parameters, "max-bandwidth"));
+	json_decref(parameters);
+	return bytes_per_s;
+}
+
 static void set_max_bandwidth(struct hf_qmp_vm *vm, json_int_t bytes_per_s)
 {
 	hf_qmp_vm_command(vm, "migrate-set-parameters", json_pack("{s:I}", "max-bandwidth", bytes_per_s),
@@ -257,18 +269,32 @@ static void set_max_bandwidth(struct hf_qmp_vm *vm, json_int_t bytes_per_s)
 
 /*
  * QEMU sends its small RAM blocks no faster than it may send a VM's memory over a network: 64 MiB of video
- * memory would take half a second. Returns the limit that was, 0: none.
+ * memory would take half a second.
  */
-static json_int_t lift_max_bandwidth(struct hf_qmp_vm *vm)
+static void lift_max_bandwidth(struct hf_qmp_vm *vm)
 {
-	json_t *parameters = NULL;
-	if (hf_qmp_vm_command(vm, "query-migrate-parameters", NULL, &parameters, NULL) < 0)
-		return 0;
-	json_int_t before = json_integer_value(json_object_get(parameters, "max-bandwidth"));
-	json_decref(parameters);
-	if (before)
+	vm->bandwidth_lifted = vm->max_bandwidth != 0;
+	if (vm->bandwidth_lifted)
 		set_max_bandwidth(vm, 0);
-	return before;
+}
+
+void hf_qmp_vm_after_save(struct hf_qmp_vm *vm)
+{
+	if (vm->bandwidth_lifted)
+		set_max_bandwidth(vm, vm->max_bandwidth);
+	vm->bandwidth_lifted = false;
+}
+
+int hf_qmp_vm_prepare(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	if (vm->prepared)
+		return 0;
+	int r = set_capabilities(vm, err);
+	if (r < 0)
+		return r;
+	vm->max_bandwidth = query_max_bandwidth(vm);
+	vm->prepared = true;
+	return 0;
 }
 
 static const char *uri_of(const struct channel *channel, char uri[static URI_BYTES])
@@ -387,6 +413,8 @@ static int save_through(struct hf_qmp_vm *vm, struct channel *channel, struct bu
 {
 	int r = channel_listen(vm, channel, err);
 	if (r == 0)
+		lift_max_bandwidth(vm);
+	if (r == 0)
 		r = give_uri(vm, "migrate", channel, err);
 	if (r < 0)
 		return r;
@@ -406,22 +434,16 @@ int hf_qmp_vm_save(struct hf_qmp_vm *vm, void **data, size_t *length_bytes, stru
 	struct channel channel;
 	struct buffer buffer = {0};
 	struct hf_err save_err = HF_ERR_INIT;
-	json_int_t max_bandwidth = 0;
 	int r = channel_open(vm, &channel, &save_err);
 	if (r == 0)
-		r = set_capabilities(vm, &save_err);
-	if (r == 0) {
-		max_bandwidth = lift_max_bandwidth(vm);
+		r = hf_qmp_vm_prepare(vm, &save_err);
+	if (r == 0)
 		r = save_through(vm, &channel, &buffer, &save_err);
-	}
 	channel_close(&channel);
-	// Only a VMM that still answers can be told.
-	bool answers = save_err.class != HF_ERR_CANCELLED && r != -ECONNRESET;
-	if (r < 0 && channel.migrating && answers)
-		abandon(vm);
-	if (max_bandwidth && answers)
-		set_max_bandwidth(vm, max_bandwidth);
 	if (r < 0) {
+		// Only a VMM that still answers can be told.
+		if (channel.migrating && save_err.class != HF_ERR_CANCELLED && r != -ECONNRESET)
+			abandon(vm);
 		free(buffer.data);
 		if (err)
 			*err = save_err;
@@ -552,7 +574,7 @@ static int load_through(struct hf_qmp_vm *vm, struct channel *channel, const voi
 			struct hf_err *err)
 {
 	size_t sent_bytes = 0;
-	int r = set_capabilities(vm, err);
+	int r = hf_qmp_vm_prepare(vm, err);
 	if (r == 0)
 		r = give_incoming(vm, channel, err);
 	if (r == 0)

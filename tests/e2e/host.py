@@ -4,6 +4,7 @@
 Everything taken from the host is given back by Host.close(); processes die with this one, and the mounts live in
 a mount namespace of this process, so a killed run leaves only a raised pool of huge pages.
 """
+import contextlib
 import ctypes
 import json
 import mmap
@@ -188,6 +189,15 @@ def out_of(process):
         return file.read()
 
 
+def free_port():
+    """One that no outgoing connection is given."""
+    for port in range(20000 + os.getpid() % 5000, 32000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
 def err_of(process):
     with open(process.err_path, encoding="utf-8") as file:
         return file.read()
@@ -301,8 +311,8 @@ class Vmm:
             except (OSError, ValueError):
                 assert time.monotonic() < end, "the VMM neither answers nor is frozen"
 
-    def counted(self, position):
-        """One counter of the guest, summed over all vCPUs. System pages exist, so looking allocates nothing."""
+    def counted_each(self, position):
+        """One counter of the guest, of each vCPU. System pages exist, so looking allocates nothing."""
         with open(self.ram, "rb") as file:
             with mmap.mmap(file.fileno(), self.page_size, mmap.MAP_SHARED, mmap.PROT_READ) as first:
                 header = struct.unpack_from("<16Q", first, 0x1000)
@@ -310,8 +320,11 @@ class Vmm:
             with mmap.mmap(file.fileno(), self.page_size * system_pages, mmap.MAP_SHARED,
                            mmap.PROT_READ) as system:
                 # Counts are sealed: the high byte is a check.
-                return sum(struct.unpack_from("<Q", system, status + 128 * vcpu + 8 * position)[0]
-                           & (1 << 56) - 1 for vcpu in range(vcpus))
+                return [struct.unpack_from("<Q", system, status + 128 * vcpu + 8 * position)[0] & (1 << 56) - 1
+                        for vcpu in range(vcpus)]
+
+    def counted(self, position):
+        return sum(self.counted_each(position))
 
     def visits(self):
         return self.counted(1)

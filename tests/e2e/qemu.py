@@ -5,7 +5,7 @@ import os
 import signal
 
 from host import M, finish, listening_uri, one_line, receive, send
-from qemu_vm import Qemu, assert_one_guest, check_guest, devices
+from qemu_vm import USED, Qemu, assert_one_guest, check_guest, devices
 
 PAGES = 2 * 128 + 96  # of two VMs, and what `copy` stages
 
@@ -50,9 +50,9 @@ def a_guest_moves_ten_times_there_and_back_again(host):
     """Each time to a QEMU of its own, as between hosts; in all ways, one after the other."""
     host.need(2 * M, PAGES)
     extra = devices(host)
-    vms = [Qemu(host, extra=extra)]
+    vms = [Qemu(host, extra=extra, words=USED)]
     for number in range(10):
-        vms.append(Qemu(host, incoming=True, extra=extra))
+        vms.append(Qemu(host, incoming=True, extra=extra, words=USED))
         rounds = ("--precopy", "--attach", vms[-2].attach) if number % 4 == 2 else ()
         move(host, vms[-2], vms[-1], "--placement", ("continue", "copy")[number % 2], send_options=rounds,
              listen="tcp:127.0.0.1:0" if number % 3 < 2 else f"unix:{host.name('link')}")
@@ -66,7 +66,7 @@ def machine(name, placement, blocks):
     """With all devices, and its memory on both sides of the gap below 4 GiB."""
     def case(host):
         extra = devices(host)
-        source, destination = pair(host, machine=f"{name},max-ram-below-4g=128M", blocks=blocks, extra=extra)
+        source, destination = pair(host, machine=f"{name},max-ram-below-4g=128M", blocks=blocks, extra=extra, words=USED)
         assert len(source.passes()) == 4, "two vCPUs, the disk and random numbers are checked"
         move(host, source, destination, "--placement", placement)
         check_guest(source, destination)
@@ -116,7 +116,7 @@ def private_memory_is_refused(host):
     destination = Qemu(host, incoming=True, options=",share=off")
     code, said = finish(receive(host, destination))
     assert code == 1
-    one_line(said, "ram0", "share=on")
+    one_line(said, destination.attach, "share=on")
 
 
 def a_program_that_is_not_there_is_named(host):

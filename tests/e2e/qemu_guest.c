@@ -9,18 +9,13 @@
  * that were wrong. The serial port moves with the VM: what both QEMUs have written, one behind the other, is
  * one text without a gap.
  *
- * Devices that are there get a thread each: a disk is a slice like memory, read and written past all caches,
- * and random numbers must not repeat themselves. A device that does not go on after a move, or that reads
- * from pages that have not come, is seen like a vCPU that does.
- *
- * With the word "halt" on the kernel's command line it stands still for ever when each thread has gone over
- * its slice some times; then nothing writes to its memory any more, and two copies of it can be compared. The
- * words "disk" (instead of the slice of one) and "churn" start what qemu_guest_devices.c does.
+ * Words on the kernel's command line that it does not know are arguments. "disk", "slice", "random" and
+ * "churn" start what qemu_guest_devices.c does; "halt" has the kernel stop all vCPUs for ever when each
+ * thread has gone over its slice some times: nothing writes to memory any more, and two copies of it can be
+ * compared.
  */
 #include "qemu_guest.h"
 
-#include <dirent.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -30,9 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/mount.h>
 #include <sys/reboot.h>
-#include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <time.h>
 #include <unistd.h>
@@ -41,12 +34,9 @@
 #define STRIDE	       7919u /* prime, larger than a huge page has pages: each step is another huge page */
 #define MEMORY_PERCENT 60u
 #define HEARTBEAT_NS   100000000
-#define DISK_PAGES     256u
-#define RANDOM_READS   64u /* are a pass */
 #define PASSES_TO_HALT 10u
-#define MODULES	       "/modules"
 
-static struct worker workers[THREADS_MAX + 3];
+static struct worker workers[THREADS_MAX + 4];
 static int worker_count;
 
 static uint64_t word_of(uint64_t page, uint64_t pass, size_t word)
@@ -56,7 +46,7 @@ static uint64_t word_of(uint64_t page, uint64_t pass, size_t word)
 	return x * 0xd6e8feb86659fd93u;
 }
 
-static void visit(struct worker *worker, uint64_t *words, uint64_t page, uint64_t pass)
+void guest_visit(struct worker *worker, uint64_t *words, uint64_t page, uint64_t pass)
 {
 	uint64_t wrong = 0;
 	for (size_t i = 0; i < WORDS; i++) {
@@ -78,7 +68,7 @@ static void *work(void *opaque)
 	uint64_t page = 0;
 	for (uint64_t pass = 0;; pass++) {
 		for (uint64_t i = 0; i < worker->pages; i++) {
-			visit(worker, worker->memory + page * WORDS, page, pass);
+			guest_visit(worker, worker->memory + page * WORDS, page, pass);
 			page = (page + STRIDE) %
 			       worker->pages; // pages: no multiple of STRIDE, so each comes once
 		}
@@ -86,57 +76,7 @@ static void *work(void *opaque)
 	return NULL;
 }
 
-static void *use_disk(void *opaque)
-{
-	struct worker *worker = opaque;
-	for (uint64_t pass = 0;; pass++) {
-		for (uint64_t page = 0; page < worker->pages; page++) {
-			off_t at = (off_t)(page * PAGE_BYTES);
-			bool done = pread(worker->fd, worker->memory, PAGE_BYTES, at) == PAGE_BYTES;
-			visit(worker, worker->memory, page, pass);
-			done = pwrite(worker->fd, worker->memory, PAGE_BYTES, at) == PAGE_BYTES && done;
-			if (!done)
-				atomic_fetch_add(&worker->wrong, 1);
-		}
-	}
-	return NULL;
-}
-
-static void *use_random(void *opaque)
-{
-	struct worker *worker = opaque;
-	uint64_t last = 0, next;
-	for (;;) {
-		if (read(worker->fd, &next, sizeof(next)) != sizeof(next) || next == last)
-			atomic_fetch_add(&worker->wrong, 1);
-		last = next;
-		atomic_fetch_add(&worker->visits, 1);
-	}
-	return NULL;
-}
-
-static bool add_worker(void *(*work_of)(void *), uint64_t pages, uint64_t mapped_pages, int cpu, int fd)
-{
-	struct worker *worker = &workers[worker_count++];
-	void *memory =
-	    mmap(NULL, mapped_pages * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	worker->work = work_of;
-	worker->memory = memory;
-	worker->pages = pages;
-	worker->cpu = cpu;
-	worker->fd = fd;
-	return memory != MAP_FAILED;
-}
-
-/* The file of random numbers is there also where nothing gives any. */
-static bool add_device(void *(*work_of)(void *), uint64_t pages, const char *path, int flags)
-{
-	static _Alignas(PAGE_BYTES) char page[PAGE_BYTES];
-	int fd = open(path, flags);
-	return fd < 0 || read(fd, page, sizeof(page)) <= 0 || add_worker(work_of, pages, 1, 0, fd);
-}
-
-static bool add_vcpus(void)
+static bool start_vcpus(void)
 {
 	struct sysinfo info;
 	int threads = get_nprocs() < THREADS_MAX ? get_nprocs() : THREADS_MAX;
@@ -146,75 +86,76 @@ static bool add_vcpus(void)
 	    info.totalram / 100 * MEMORY_PERCENT * info.mem_unit / PAGE_BYTES / (uint64_t)threads;
 	pages -= pages % STRIDE == 0;
 	for (int i = 0; i < threads; i++) {
-		if (!add_worker(work, pages, pages, i, -1))
+		pthread_t thread;
+		struct worker *worker = &workers[worker_count++];
+		void *memory = mmap(NULL, pages * PAGE_BYTES, PROT_READ | PROT_WRITE,
+				    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (memory == MAP_FAILED)
+			return false;
+		worker->memory = memory;
+		worker->pages = pages;
+		worker->cpu = i;
+		if (pthread_create(&thread, NULL, work, worker))
 			return false;
 	}
 	return true;
 }
 
-/* In the order of their names. */
-static bool load_modules(void)
+static void start_device(const char *word)
 {
-	struct dirent **names;
-	int count = scandir(MODULES, &names, NULL, alphasort);
-	for (int i = 0; i < count; i++) {
-		char path[sizeof(MODULES) + sizeof(names[i]->d_name) + 1];
-		snprintf(path, sizeof(path), MODULES "/%s", names[i]->d_name);
-		int fd = open(path, O_RDONLY);
-		if (names[i]->d_name[0] != '.' && syscall(SYS_finit_module, fd, "", 0))
-			return false;
-		close(fd);
-	}
-	return true;
+	static const struct {
+		const char *word;
+		void (*start)(struct worker *worker);
+	} devices[] = {{"disk", guest_read_disk},
+		       {"slice", guest_use_disk},
+		       {"random", guest_draw_random},
+		       {"churn", guest_churn}};
+	for (size_t i = 0; i < sizeof(devices) / sizeof(devices[0]); i++)
+		if (strcmp(word, devices[i].word) == 0)
+			devices[i].start(&workers[worker_count++]);
 }
 
-/* The kernel stops all vCPUs for ever: from then on nothing writes to memory any more. */
-static void halt(void)
+static unsigned long long passes(const struct worker *worker)
 {
-	for (int i = 0; i < worker_count; i++) {
-		if (atomic_load(&workers[i].visits) / workers[i].pages < PASSES_TO_HALT)
+	return atomic_load(&worker->visits) / worker->pages;
+}
+
+static void halt_in_time(void)
+{
+	for (int i = 0; i < worker_count; i++)
+		if (passes(&workers[i]) < PASSES_TO_HALT)
 			return;
-	}
 	reboot(RB_HALT_SYSTEM);
 }
 
-static bool has_word(char **words, const char *wanted)
+static void beat(unsigned long long number)
 {
-	while (*words && strcmp(*words, wanted) != 0)
-		words++;
-	return *words != NULL;
+	unsigned long long wrong = 0;
+	char line[256];
+	int used = snprintf(line, sizeof(line), "beat %llu passes", number);
+	for (int i = 0; i < worker_count; i++) {
+		wrong += atomic_load(&workers[i].wrong);
+		used += snprintf(line + used, sizeof(line) - (size_t)used, " %llu", passes(&workers[i]));
+	}
+	snprintf(line + used, sizeof(line) - (size_t)used, " wrong %llu end", wrong);
+	puts(line);
+	fflush(stdout);
 }
 
 int main(int argc, char **argv)
 {
-	(void)argc;
-	bool halts = has_word(argv, "halt"), reads = has_word(argv, "disk");
-	if (!load_modules() || mount("dev", "/dev", "devtmpfs", 0, NULL) || !add_vcpus() ||
-	    (!reads && !add_device(use_disk, DISK_PAGES, "/dev/vda", O_RDWR | O_DIRECT)) ||
-	    (reads && !add_worker(guest_read_disk, GUEST_DISK_PASS, GUEST_DISK_PAGES, 0, -1)) ||
-	    (has_word(argv, "churn") && !add_worker(guest_churn, 1, GUEST_CHURN_PAGES, 0, -1)) ||
-	    !add_device(use_random, RANDOM_READS, "/dev/hwrng", O_RDONLY))
+	bool halts = false;
+	guest_load_modules();
+	if (!start_vcpus())
 		return 1;
-	for (int i = 0; i < worker_count; i++) {
-		pthread_t thread;
-		if (pthread_create(&thread, NULL, workers[i].work, &workers[i]))
-			return 1;
+	for (int i = 1; i < argc && worker_count < THREADS_MAX + 4; i++) {
+		halts |= strcmp(argv[i], "halt") == 0;
+		start_device(argv[i]);
 	}
-	for (uint64_t n = 0;; n++) {
-		unsigned long long wrong = 0;
-		char line[256];
-		int used = snprintf(line, sizeof(line), "beat %llu passes", (unsigned long long)n);
-		for (int i = 0; i < worker_count; i++) {
-			wrong += atomic_load(&workers[i].wrong);
-			used += snprintf(
-			    line + used, sizeof(line) - (size_t)used, " %llu",
-			    (unsigned long long)(atomic_load(&workers[i].visits) / workers[i].pages));
-		}
-		snprintf(line + used, sizeof(line) - (size_t)used, " wrong %llu end", wrong);
-		puts(line);
-		fflush(stdout);
+	for (unsigned long long n = 0;; n++) {
+		beat(n);
 		if (halts)
-			halt();
+			halt_in_time();
 		nanosleep(&(struct timespec){.tv_nsec = HEARTBEAT_NS}, NULL);
 	}
 }

@@ -10,7 +10,7 @@ import qemu_failures
 import qemu_network
 import qemu_recovery
 from host import M, finish, listening_uri, one_line, receive, send
-from qemu_vm import Qemu, check_guest, devices
+from qemu_vm import USED, Qemu, check_guest, devices
 
 
 @contextlib.contextmanager
@@ -34,9 +34,9 @@ def a_guest_moves_to_a_newer_qemu(host):
     """As when hosts are upgraded: with a type of machine that both know."""
     host.need(2 * M, qemu.PAGES)
     extra = devices(host)
-    source = Qemu(host, machine="pc-q35-7.2", extra=extra)
+    source = Qemu(host, machine="pc-q35-7.2", extra=extra, words=USED)
     with backports(host):
-        destination = Qemu(host, incoming=True, machine="pc-q35-7.2", extra=extra)
+        destination = Qemu(host, incoming=True, machine="pc-q35-7.2", extra=extra, words=USED)
     qemu.move(host, source, destination)
     check_guest(source, destination)
 

@@ -22,7 +22,8 @@ CONSOLE = (5, 1)  # /dev/console: what the kernel gives to /init as its output
 CPU = "Nehalem"  # with `max` the kernel does not come up in QEMU 10
 
 
-DISK_BYTES = 1 * M  # as tests/e2e/qemu_guest.c uses
+DISK_BYTES = 1 * M  # as tests/e2e/qemu_guest_devices.c uses
+USED = ("slice", "random")  # by the guest, of devices()
 MANAGED = os.path.join(os.path.dirname(os.path.abspath(__file__)), "managed.py")
 
 

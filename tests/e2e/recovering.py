@@ -3,25 +3,15 @@
 import contextlib
 import os
 import signal
-import socket
 import struct
 import subprocess
 import threading
 import time
 
-from host import M, Vmm, assert_runs, assert_whole, err_of, finish, listening_uri, wait_until
+from host import M, Vmm, assert_runs, assert_whole, err_of, finish, free_port, listening_uri, wait_until
 from relay import Relay
 
 SLOW = 12 * M  # bytes a second: a small VM is on its way for ten seconds
-
-
-def free_port():
-    """One that no outgoing connection is given."""
-    for port in range(20000 + os.getpid() % 5000, 32000):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no port is free")
 
 
 class Looks(threading.Thread):

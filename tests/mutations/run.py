@@ -25,7 +25,7 @@ import tomllib
 from pathlib import Path
 
 GROUPS = ["placement", "end", "source", "threads", "ownership", "refusals", "schedule", "wire", "link", "cost", "takeover",
-          "recovery", "poison", "release", "precopy"]
+          "recovery", "poison", "release", "precopy", "qemu"]
 FIELDS = {"name", "rule", "source", "file", "find", "replace", "test", "case"}
 # Of the tests: what a test waits for while a rule is off, it waits for in vain.
 WAIT_LIMIT_MS = 5000

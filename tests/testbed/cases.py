@@ -6,7 +6,6 @@ Cases that want the same kind of VM are a group: one VM, or two joined by a link
 this program runs again, as cases.py --in-vm GROUP BUILD-DIRECTORY NAME... A case of two VMs runs in both, as two
 parts, and is well if both are. A case that a VM has not come to is failed.
 """
-import fcntl
 import os
 import re
 import signal
@@ -17,6 +16,8 @@ sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "e2e"), os.path.join(os.path.dirname(HERE), "peer")]
 
+import beside_perftest  # noqa: E402
+import blocktimes  # noqa: E402
 import facts_hold  # noqa: E402
 import gigantic  # noqa: E402
 import rdma_moves  # noqa: E402
@@ -32,14 +33,15 @@ from vm import VmError, run  # noqa: E402
 Group = namedtuple("Group", "name options cases")
 GROUPS = (
     Group("6.1", {"kernel": "default", "memory": "2G"},
-          roce.CASES + facts_hold.cases("default") + whole_moves.CASES + rdma_moves.CASES),
+          roce.CASES + facts_hold.cases("default") + whole_moves.CASES + rdma_moves.CASES +
+          beside_perftest.CASES),
     Group("6.12", {"kernel": "backports", "memory": "2G"},
-          facts_hold.cases("backports") + whole_moves.CASES + rounds.CASES),
+          facts_hold.cases("backports") + whole_moves.CASES + rounds.CASES +
+          [blocktimes.the_kernel_timed_a_wait_for_every_fault]),
     Group("two-hosts", {"kernel": "default", "memory": "1G", "vms": 2}, two_hosts.CASES + rdma_moves.OF_TWO_HOSTS),
     Group("gigantic", {"kernel": "default", "memory": "6500M",
                        "words": ["hugepagesz=1G", f"hugepages={gigantic.PAGES}"]}, gigantic.CASES),
 )
-KVM_CREATE_VM = 0xAE01
 RESULT = re.compile(rb"(ok|not ok) \d+ - (\w+)(.*)")
 
 
@@ -51,15 +53,7 @@ def stop(*_):
     raise Stopped
 
 
-def keep_kvm_on():
-    """A KVM VM that stays. With the first and the last one Linux patches its scheduler, and it has happened that QEMU's
-    CPUs went on with the breakpoint that stands there meanwhile, for ever."""
-    kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
-    return kvm, fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
-
-
 def in_vm(name, build, wanted):
-    keep_kvm_on()
     group = next(group for group in GROUPS if group.name == name)
     host = Host(build)
     try:

@@ -25,6 +25,7 @@
 struct heard {
 	int faults_fd, failures_fd; /* semaphores that count */
 	uint64_t last_page;
+	int policy; /* of the thread that told */
 	struct hf_err err;
 };
 
@@ -46,6 +47,8 @@ static uint64_t now_ns(void *self)
 static void on_fault(void *opaque, uint32_t block, uint64_t page, uint32_t thread_id, uint64_t arrived_ns)
 {
 	struct heard *heard = opaque;
+	struct sched_param param;
+	pthread_getschedparam(pthread_self(), &heard->policy, &param);
 	assert_int_equal(block, 0);
 	assert_int_equal(thread_id, 77);
 	assert_int_equal(arrived_ns, 1);
@@ -136,6 +139,33 @@ static void a_fault_in_no_region_is_reported_once_and_others_still_come(void **s
 	wait_one(fixture->heard.faults_fd);
 	assert_int_equal(fixture->heard.last_page, 2);
 	assert_true(is_silent(fixture->heard.failures_fd));
+}
+
+static void *try_to_go_first(void *opaque)
+{
+	struct sched_param lowest = {.sched_priority = sched_get_priority_min(SCHED_FIFO)};
+	*(int *)opaque =
+	    pthread_setschedparam(pthread_self(), SCHED_FIFO, &lowest) ? SCHED_OTHER : SCHED_FIFO;
+	return NULL;
+}
+
+/* What a thread of this process may be at all: without the right to it the reader does without. */
+static int first_policy(void)
+{
+	pthread_t thread;
+	int policy = -1;
+	assert_int_equal(pthread_create(&thread, NULL, try_to_go_first, &policy), 0);
+	pthread_join(thread, NULL);
+	return policy;
+}
+
+static void faults_are_read_before_ordinary_threads_run(void **state)
+{
+	struct fixture *fixture = *state;
+	start(fixture);
+	say_fault(fixture, ADDRESS);
+	wait_one(fixture->heard.faults_fd);
+	assert_int_equal(fixture->heard.policy, first_policy());
 }
 
 static void a_descriptor_that_ends_is_reported(void **state)
@@ -229,6 +259,7 @@ int main(void)
 #define WITH_FIXTURE(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
 	    WITH_FIXTURE(a_fault_in_no_region_is_reported_once_and_others_still_come),
+	    WITH_FIXTURE(faults_are_read_before_ordinary_threads_run),
 	    WITH_FIXTURE(a_descriptor_that_ends_is_reported),
 	    WITH_FIXTURE(a_read_that_fails_for_good_is_reported_with_its_reason),
 	    WITH_FIXTURE(stopping_under_a_storm_of_faults_ends_it),

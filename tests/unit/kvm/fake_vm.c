@@ -66,9 +66,11 @@ static void emit(struct machine *machine, const char *name, json_t *data)
 /* Counts commands; dies or refuses where the script says so. */
 static int enter(struct machine *machine, const char *name, struct hf_err *err)
 {
-	if (++machine->commands == machine->script->die_at_command)
+	const char *from = machine->script->count_from;
+	machine->commands += machine->commands || !from || strcmp(from, name) == 0;
+	if (machine->commands && machine->commands == machine->script->die_at_command)
 		_exit(1);
-	if (machine->commands == machine->script->silent_from_command)
+	if (machine->commands && machine->commands == machine->script->silent_from_command)
 		for (;;)
 			pause();
 	bool tired = machine->script->refusals && machine->refused == machine->script->refusals;
@@ -432,6 +434,14 @@ static int handle_qom_get(void *opaque, const json_t *arguments, json_t **result
 	return 0;
 }
 
+static int handle_query_version(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
+{
+	struct machine *machine = opaque;
+	(void)arguments;
+	*result = json_loads(machine->script->version, JSON_DECODE_ANY, NULL);
+	return enter(machine, "query-version", err);
+}
+
 static int handle_qom_list(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
 {
 	const struct fake_vm_script *script = ((struct machine *)opaque)->script;
@@ -468,14 +478,6 @@ static int handle_block_nodes(void *opaque, const json_t *arguments, json_t **re
 	if (r == 0)
 		*result = json_loads(text ? text : "[]", JSON_DECODE_ANY, NULL);
 	return r;
-}
-
-static int handle_query_version(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
-{
-	struct machine *machine = opaque;
-	(void)arguments;
-	*result = json_loads(machine->script->version, JSON_DECODE_ANY, NULL);
-	return enter(machine, "query-version", err);
 }
 
 static int handle_quit(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)

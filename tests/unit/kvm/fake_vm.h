@@ -23,6 +23,7 @@ struct fake_vm_script {
 	const char *socket_path;
 	const char *status;	/* run state at the start; NULL: "running" */
 	size_t state_bytes;	/* of the device state it sends, or expects; bytes are fake_vm_state_byte() */
+	const char *count_from; /* commands are counted from the first of this name on; NULL: all */
 	int die_at_command;	/* exits instead of answering its nth command; 0: never */
 	size_t die_after_bytes; /* exits in the stream; 0: never */
 	int silent_from_command;	    /* from its nth command on it answers nothing; 0: never */
