@@ -4,10 +4,10 @@
 
 A round moves a VM once in each way: by QEMU's postcopy, by that with postcopy-preempt, by Hugeferry. What is compared
 is compared within a round; what is printed are medians over the rounds. The guest (kvm/guest/program.c) reads and
-writes pages at random on each vCPU and measures by its own clock how long its loads wait. Times that both have are taken in
-the same way for both: downtime and end from the events of the QEMUs. After each run every byte of memory is checked,
-and that no heartbeat is missing. Wants root, /dev/kvm and huge pages; gives everything back, also when it is
-interrupted.
+writes pages at random on each vCPU and measures by its own clock how long its loads wait. Times that both have are
+taken in the same way for both: downtime and end from the events of the QEMUs. After each run every byte of memory is
+checked, and that no heartbeat is missing. Wants root, /dev/kvm and huge pages; gives everything back, also when it
+is interrupted.
 """
 import argparse
 import contextlib
@@ -25,7 +25,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(
 from host import M, Qmp, assert_whole, finish, free_port, listening_uri, receive, send  # noqa: E402
 from networks import ADDRESSES, Networks  # noqa: E402
 from qemu_flat import PATTERNS, FlatQemu, assert_one_guest  # noqa: E402
-from results import machine, print_table  # noqa: E402
+from results import machine, print_table, read_json  # noqa: E402
 
 PAGE = 2 * M
 LAST_TICKS, LONGEST, STALLED = 6, 7, 13  # positions of the guest's counters
@@ -158,23 +158,30 @@ def move_by_qemu(*capabilities):
 
 def move_by_hugeferry(host, options, rate, pattern):
     pair = Pair(host, options, rate, pattern, lent=True)
-    path = host.name("json")
+    paths = host.name("send-json"), host.name("receive-json")
     control = host.name("control")
-    taker = receive(host, pair.destination, "--json", path, "--qmp", f"unix:{control}",
+    taker = receive(host, pair.destination, "--json", paths[1], "--qmp", f"unix:{control}",
                     listen=f"tcp:{pair.address}:0", before_exec=pair.enter[1])
     uri = listening_uri(taker)
     watch = Watch(control)
     begin = time.time()
-    giver = send(host, pair.source, uri, before_exec=pair.enter[0])
+    giver = send(host, pair.source, uri, "--json", paths[0], before_exec=pair.enter[0])
     end = watch.at("MIGRATION", status="completed")
     watch.close()
     codes = [finish(process) for process in (taker, giver)]
     assert [code for code, _ in codes] == [0, 0], codes
-    with open(path, encoding="utf-8") as file:
-        report = json.load(file)
-    blocktime = report["blocktime"]
+    given, taken = map(read_json, paths)
+    blocktime = taken["blocktime"]
     vcpus_ms = [vcpu["blocktime_ns"] / 1e6 for vcpu in blocktime["vcpus"]]
-    return pair.figures(begin, end, blocktime["overlapped_ns"] / 1e6, vcpus_ms)
+    return {**pair.figures(begin, end, blocktime["overlapped_ns"] / 1e6, vcpus_ms), "parts_ms": parts(given, taken)}
+
+
+def parts(given, taken):
+    """Where Hugeferry's total and downtime go."""
+    found = {"set-up": taken["setup_time_ns"], "postcopy": taken["postcopy_time_ns"], "stop": given["stop_time_ns"],
+             "save": given["save_time_ns"], "load": taken["load_time_ns"], "fence": given["fence_time_ns"],
+             "records": given["record_time_ns"] + taken["record_time_ns"]}
+    return {name: time_ns / 1e6 for name, time_ns in found.items()}
 
 
 WAYS = {QEMU: move_by_qemu(), PREEMPT: move_by_qemu("postcopy-preempt"), HUGEFERRY: move_by_hugeferry}
@@ -207,8 +214,8 @@ def row(where, way, runs):
 
 def ratio(rounds, way, key):
     """Hugeferry by another, within each round; the median of that. None if the other has nothing."""
-    ratios = [each[HUGEFERRY][key] / each[way][key] for each in rounds if each[way][key]]
-    return statistics.median(ratios) if ratios else None
+    found = [each[HUGEFERRY][key] / each[way][key] for each in rounds if each[way][key]]
+    return statistics.median(found) if found else None
 
 
 def ratios(rounds):
@@ -218,6 +225,15 @@ def ratios(rounds):
 def ratio_row(where, way, found):
     cells = [f"{found[key]:.2f}" if found.get(key) is not None else "-" for key in COLUMNS]
     return f"| {where} | Hugeferry / {way} | {' | '.join(cells)} |"
+
+
+def part_rows(found):
+    names = list(found[0]["rounds"][0][HUGEFERRY]["parts_ms"])
+    yield f"\n| Hugeferry | {' | '.join(f'{name} ms' for name in names)} |\n|{'---|' * (len(names) + 1)}"
+    for each in found:
+        cells = [f"{statistics.median(ways[HUGEFERRY]['parts_ms'][name] for ways in each['rounds']):.1f}"
+                 for name in names]
+        yield f"| {each['rate']}, {each['pattern']} | {' | '.join(cells)} |"
 
 
 def play(host, options, rate, pattern):
@@ -244,6 +260,7 @@ def measure(host, options):
                 yield row(where, way, [each[way] for each in rounds])
             for way, values in found[-1]["ratios"].items():
                 yield ratio_row(where, way, values)
+    yield from part_rows(found)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
             json.dump({"machine": machine(), "qemu": version(options.qemu), "accel": options.accel,

@@ -22,7 +22,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(
 from host import (M, Vmm, assert_runs, assert_whole, err_of, finish, listening_uri, out_of,  # noqa: E402
                   receive, send, wait_until)
 from networks import ADDRESSES, Networks  # noqa: E402
-from results import machine, print_table  # noqa: E402
+from results import machine, print_table, read_json  # noqa: E402
 
 PAGE = 2 * M
 VCPUS = 2
@@ -82,11 +82,6 @@ def count_writes(vmm):
     time.sleep(WATCH_S)
     writes, end = vmm.counted(WRITES) - before, time.monotonic()
     return writes * PAGE / (end - begin)
-
-
-def read_json(path):
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
 
 
 def check(host, vmm):

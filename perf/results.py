@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the commands that measure moving VMs share: how they are stopped, and where their tables go."""
+import json
 import os
 import platform
 import signal
@@ -21,6 +22,11 @@ def stop(*_):
 def machine():
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
     return f"{os.cpu_count()} CPUs, {memory_gib:.0f} GiB, Linux {platform.release()}"
+
+
+def read_json(path):
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
 
 
 def write_into(path, lines):
