@@ -197,8 +197,8 @@ static int check_vmm(const struct hf_precopy_memory *memory, pid_t vmm_pid, stru
 }
 
 int hf_precopy_memory_create(struct hf_precopy_memory **out, const char *attach_path, pid_t vmm_pid,
-			     const struct hf_ramblocks *blocks, struct hf_source_memory below,
-			     struct hf_err *err)
+			     const struct hf_ramblocks *blocks, const struct hf_block_file *files,
+			     struct hf_source_memory below, struct hf_err *err)
 {
 	struct hf_precopy_memory *memory = calloc(1, sizeof(*memory));
 	if (!memory)
@@ -208,6 +208,8 @@ int hf_precopy_memory_create(struct hf_precopy_memory **out, const char *attach_
 	int result = hf_attach_client_connect(&memory->client, attach_path, err);
 	if (result == 0)
 		result = check_vmm(memory, vmm_pid, err);
+	if (result == 0)
+		result = hf_attach_client_name_regions(memory->client, files, blocks->count, err);
 	if (result == 0)
 		result = hf_vmm_pagemap_open(vmm_pid, &memory->pagemap_fd, err);
 	if (result == 0)

@@ -15,6 +15,7 @@
 #include "deploy/monotonic.h"
 #include "perf/benchmark_shim.h"
 #include "perf/moving.h"
+#include "perf/samples.h"
 
 #define MIB		  (1ull << 20)
 #define GIB		  (1ull << 30)
@@ -97,45 +98,11 @@ static bool wait_placed(struct run *run, const struct hf_moving_fault *wait)
 	return hf_moving_wait_placed(run->moving, wait) == 0 || fail(run, "a page never came");
 }
 
-/* ---- samples ----------------------------------------------------------------------------------- */
-
-struct samples {
-	double *values;
-	size_t count, room;
-};
-
-static void add_sample(struct samples *samples, double value)
-{
-	if (samples->count == samples->room) {
-		samples->room = samples->room ? 2 * samples->room : 256;
-		samples->values = realloc(samples->values, samples->room * sizeof(double));
-		if (!samples->values)
-			abort();
-	}
-	samples->values[samples->count++] = value;
-}
-
-static int compare_values(const void *a, const void *b)
-{
-	double left = *(const double *)a, right = *(const double *)b;
-	return (left > right) - (left < right);
-}
-
-/* Nearest rank; 100 is the largest. */
-static double percentile(struct samples *samples, unsigned percent)
-{
-	if (samples->count == 0)
-		return 0;
-	qsort(samples->values, samples->count, sizeof(double), compare_values);
-	size_t rank = (samples->count * percent + 99) / 100;
-	return samples->values[rank ? rank - 1 : 0];
-}
-
 /* ---- urgent_page ------------------------------------------------------------------------------- */
 
 struct latencies {
-	struct samples idle_us, busy_us;
-	struct samples in_flight,
+	struct hf_samples idle_us, busy_us;
+	struct hf_samples in_flight,
 	    posted; /* background chunks: at the fault; from then until its bytes had landed */
 };
 
@@ -153,7 +120,7 @@ static bool fault_idle(struct run *run, struct latencies *latencies)
 	fault(run, &wait);
 	if (!wait_placed(run, &wait))
 		return false;
-	add_sample(&latencies->idle_us, waited_us(&wait));
+	hf_samples_add(&latencies->idle_us, waited_us(&wait));
 	return true;
 }
 
@@ -168,11 +135,11 @@ static bool fault_busy(struct run *run, struct latencies *latencies)
 	if (!wait_placed(run, &wait))
 		return false;
 	const int background = HF_FETCH_BACKGROUND;
-	add_sample(&latencies->busy_us, waited_us(&wait));
-	add_sample(&latencies->in_flight, (double)(wait.at_fault.posted_chunks[background] -
-						   wait.at_fault.ended_chunks[background]));
-	add_sample(&latencies->posted, (double)(wait.at_landed.posted_chunks[background] -
-						wait.at_fault.posted_chunks[background]));
+	hf_samples_add(&latencies->busy_us, waited_us(&wait));
+	hf_samples_add(&latencies->in_flight, (double)(wait.at_fault.posted_chunks[background] -
+						       wait.at_fault.ended_chunks[background]));
+	hf_samples_add(&latencies->posted, (double)(wait.at_landed.posted_chunks[background] -
+						    wait.at_fault.posted_chunks[background]));
 	hf_benchmark_took_ns(run->benchmark, wait.placed_ns - wait.faulted_ns);
 	return true;
 }
@@ -182,18 +149,20 @@ static void report_latencies(struct run *run, struct latencies *latencies)
 	struct hf_benchmark *b = run->benchmark;
 	uint64_t share_chunks = run->shape->page_bytes / CHUNK_BYTES * HF_SCHEDULE_SHARE_DEFAULT_PERCENT /
 				(100 - HF_SCHEDULE_SHARE_DEFAULT_PERCENT);
-	double idle_p50 = percentile(&latencies->idle_us, 50), idle_p99 = percentile(&latencies->idle_us, 99);
-	double busy_p50 = percentile(&latencies->busy_us, 50), busy_p99 = percentile(&latencies->busy_us, 99);
+	double idle_p50 = hf_samples_rank(&latencies->idle_us, 500),
+	       idle_p99 = hf_samples_rank(&latencies->idle_us, 990);
+	double busy_p50 = hf_samples_rank(&latencies->busy_us, 500),
+	       busy_p99 = hf_samples_rank(&latencies->busy_us, 990);
 	hf_benchmark_counter(b, "idle_p50_us", idle_p50);
 	hf_benchmark_counter(b, "idle_p99_us", idle_p99);
 	hf_benchmark_counter(b, "busy_p50_us", busy_p50);
 	hf_benchmark_counter(b, "busy_p99_us", busy_p99);
 	hf_benchmark_counter(b, "ratio_p50", busy_p50 / idle_p50);
 	hf_benchmark_counter(b, "ratio_p99", busy_p99 / idle_p99);
-	hf_benchmark_counter(b, "background_in_flight_p50", percentile(&latencies->in_flight, 50));
-	hf_benchmark_counter(b, "background_in_flight_max", percentile(&latencies->in_flight, 100));
-	hf_benchmark_counter(b, "background_posted_p50", percentile(&latencies->posted, 50));
-	hf_benchmark_counter(b, "background_posted_max", percentile(&latencies->posted, 100));
+	hf_benchmark_counter(b, "background_in_flight_p50", hf_samples_rank(&latencies->in_flight, 500));
+	hf_benchmark_counter(b, "background_in_flight_max", hf_samples_rank(&latencies->in_flight, 1000));
+	hf_benchmark_counter(b, "background_posted_p50", hf_samples_rank(&latencies->posted, 500));
+	hf_benchmark_counter(b, "background_posted_max", hf_samples_rank(&latencies->posted, 1000));
 	hf_benchmark_counter(b, "background_promised_max", (double)(2 + share_chunks));
 }
 
@@ -212,10 +181,10 @@ static void urgent_page(struct hf_benchmark *benchmark, const void *shape)
 	if (good)
 		report_latencies(&run, &latencies);
 	stop(&run);
-	free(latencies.idle_us.values);
-	free(latencies.busy_us.values);
-	free(latencies.in_flight.values);
-	free(latencies.posted.values);
+	hf_samples_free(&latencies.idle_us);
+	hf_samples_free(&latencies.busy_us);
+	hf_samples_free(&latencies.in_flight);
+	hf_samples_free(&latencies.posted);
 }
 
 /* ---- background_share -------------------------------------------------------------------------- */
@@ -223,7 +192,7 @@ static void urgent_page(struct hf_benchmark *benchmark, const void *shape)
 struct share {
 	struct hf_moving_fault waits[WAITING_THREADS];
 	struct hf_moving_counts start;
-	struct samples behind_chunks; /* after each batch; below zero: ahead */
+	struct hf_samples behind_chunks; /* after each batch; below zero: ahead */
 };
 
 /* A thread has its page, and faults on the next at once: the others wait meanwhile. */
@@ -257,7 +226,7 @@ static void note_share(struct run *run, struct share *share)
 	double urgent = (double)posted_since(&share->start, &now, HF_FETCH_URGENT);
 	double background = (double)posted_since(&share->start, &now, HF_FETCH_BACKGROUND);
 	double due = (urgent + background) * HF_SCHEDULE_SHARE_DEFAULT_PERCENT / 100;
-	add_sample(&share->behind_chunks, (due - background) / CHUNK_BYTES);
+	hf_samples_add(&share->behind_chunks, (due - background) / CHUNK_BYTES);
 	hf_benchmark_counter(run->benchmark, "share_percent", 100 * background / (urgent + background));
 	hf_benchmark_counter(run->benchmark, "posted_chunks", (urgent + background) / CHUNK_BYTES);
 }
@@ -286,10 +255,10 @@ static void background_share(struct hf_benchmark *benchmark, const void *shape)
 	while (good && hf_benchmark_next(benchmark))
 		good = batch(&run, &share);
 	hf_benchmark_counter(benchmark, "share_stated_percent", HF_SCHEDULE_SHARE_DEFAULT_PERCENT);
-	hf_benchmark_counter(benchmark, "behind_p50_chunks", percentile(&share.behind_chunks, 50));
-	hf_benchmark_counter(benchmark, "behind_max_chunks", percentile(&share.behind_chunks, 100));
+	hf_benchmark_counter(benchmark, "behind_p50_chunks", hf_samples_rank(&share.behind_chunks, 500));
+	hf_benchmark_counter(benchmark, "behind_max_chunks", hf_samples_rank(&share.behind_chunks, 1000));
 	stop(&run);
-	free(share.behind_chunks.values);
+	hf_samples_free(&share.behind_chunks);
 }
 
 int main(int argc, char **argv)

@@ -5,7 +5,8 @@
  * run_until(). The destination's transport is looked through: every fetch and every end is counted on its
  * way.
  *
- * Memory is a window of one page on each side, made of one small file mapped over and over.
+ * Memory is a window on each side, used over and over: a file that is larger than caches, or, for longer
+ * pages, that file mapped several times.
  */
 #include "perf/moving.h"
 
@@ -187,9 +188,9 @@ static int memory_prepare(void *self)
 static void *memory_landing(void *self, uint32_t block, uint64_t page, uint32_t slot)
 {
 	(void)block;
-	(void)page;
 	(void)slot;
-	return ((struct hf_moving *)self)->window[1];
+	struct hf_moving *m = self;
+	return m->window[1] + page * m->config.page_bytes % m->window_bytes;
 }
 
 static int memory_place(void *self, uint32_t block, uint64_t page, uint32_t slot, struct hf_err *err)
@@ -259,7 +260,7 @@ static int source_chunk(void *self, uint32_t block, uint64_t offset_bytes, uint3
 	(void)block;
 	(void)err;
 	struct hf_moving *m = self;
-	const uint8_t *address = (const uint8_t *)m->window[0] + offset_bytes % m->config.page_bytes;
+	const uint8_t *address = (const uint8_t *)m->window[0] + offset_bytes % m->window_bytes;
 	*bytes = hf_is_zero(address, length_bytes) ? NULL : address;
 	return 0;
 }
@@ -426,19 +427,37 @@ static int create_engines(struct hf_moving *m, struct hf_err *err)
 	    .vm = {.ops = &source_vm_ops, .self = m},
 	};
 	m->link = hf_tcp_transport(m->destination_link);
+	const struct hf_moving_memory *memory = m->config.memory;
 	struct hf_destination_config destination = {
 	    .vm_name = "to",
 	    .blocks = &m->blocks,
-	    .vcpu_thread_ids = thread_ids,
-	    .vcpus = 1,
+	    .vcpu_thread_ids = memory ? memory->vcpu_thread_ids : thread_ids,
+	    .vcpus = memory ? memory->vcpus : 1,
 	    .clock = hf_monotonic_clock(),
-	    .memory = {.ops = &memory_ops, .self = m, .placement = HF_PLACEMENT_CONTINUE},
+	    .memory =
+		memory
+		    ? memory->port
+		    : (struct hf_memory){.ops = &memory_ops, .self = m, .placement = HF_PLACEMENT_CONTINUE},
 	    .transport = {.ops = &watched_ops, .self = m},
 	    .vm = {.ops = &destination_vm_ops, .self = m},
 	    .background_held = true,
 	};
 	int result = hf_source_create(&m->source, &source, err);
-	return result < 0 ? result : hf_destination_create(&m->destination, &destination, err);
+	if (result == 0)
+		result = hf_destination_create(&m->destination, &destination, err);
+	if (result == 0 && memory)
+		result = memory->start(memory->self, m->destination, err);
+	return result;
+}
+
+static int start_source(struct hf_moving *m, struct hf_err *err)
+{
+	if (m->config.before_source)
+		m->config.before_source(m->config.opaque);
+	int result = hf_tcp_start(m->source_link, &hf_source_events, m->source, err);
+	if (m->config.behind_source)
+		m->config.behind_source(m->config.opaque);
+	return result;
 }
 
 static bool vm_runs(const struct hf_moving *m, const void *argument)
@@ -466,7 +485,7 @@ static int start(struct hf_moving *m, struct hf_err *err)
 	if (result == 0)
 		result = hf_tcp_start(m->destination_link, &watched_events, m, err);
 	if (result == 0)
-		result = hf_tcp_start(m->source_link, &hf_source_events, m->source, err);
+		result = start_source(m, err);
 	if (result == 0 && run_until(m, vm_runs, NULL) < 0)
 		result = hf_err_set(err, HF_ERR_LOCAL, EIO, "the migration did not get under way");
 	return result;
@@ -485,7 +504,7 @@ int hf_moving_start(struct hf_moving **out, const struct hf_moving_config *confi
 	pthread_mutex_init(&m->lock, NULL);
 	hf_ramblocks_init(&m->blocks);
 	m->config = *config;
-	m->window_bytes = config->page_bytes;
+	m->window_bytes = config->page_bytes < FILE_BYTES ? FILE_BYTES : config->page_bytes;
 	int result = start(m, err);
 	if (result < 0) {
 		hf_moving_stop(m);
@@ -499,6 +518,8 @@ void hf_moving_stop(struct hf_moving *m)
 {
 	if (!m)
 		return;
+	if (m->config.memory)
+		m->config.memory->stop(m->config.memory->self);
 	hf_tcp_close(m->destination_link);
 	hf_tcp_close(m->source_link);
 	hf_tcp_listener_close(m->listener);
@@ -515,6 +536,11 @@ void hf_moving_stop(struct hf_moving *m)
 }
 
 /* ---- in the middle of it ----------------------------------------------------------------------- */
+
+struct hf_destination *hf_moving_destination(struct hf_moving *m)
+{
+	return m->destination;
+}
 
 void hf_moving_hold_background(struct hf_moving *m, bool hold)
 {

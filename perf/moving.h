@@ -17,11 +17,24 @@
 #include <stdint.h>
 
 #include "core/err.h"
+#include "core/memory.h"
 #include "core/transport.h"
 
+struct hf_destination;
 struct hf_moving;
 
 struct hf_moving_fault;
+
+/* Memory of a VM that somebody looks at: the destination's real port, and who may fault. */
+struct hf_moving_memory {
+	struct hf_memory port;
+	const uint32_t *vcpu_thread_ids;
+	uint32_t vcpus;
+	/* Starts and stops the port's threads, which call the engine. */
+	int (*start)(void *self, struct hf_destination *engine, struct hf_err *err);
+	void (*stop)(void *self);
+	void *self;
+};
 
 struct hf_moving_config {
 	const char *uri; /* to listen on */
@@ -31,10 +44,16 @@ struct hf_moving_config {
 	/* A fault has ended. In the link's threads, several at once; may fault again. NULL is fine. */
 	void (*placed)(void *opaque, struct hf_moving_fault *fault);
 	void *opaque;
+	const struct hf_moving_memory *memory; /* NULL: nobody's; faults come from hf_moving_fault() alone */
+	void (*before_source)(
+	    void *opaque); /* NULL is fine: called around the start of the source's threads */
+	void (*behind_source)(void *opaque);
 };
 
 int hf_moving_start(struct hf_moving **out, const struct hf_moving_config *config, struct hf_err *err);
 void hf_moving_stop(struct hf_moving *moving);
+
+struct hf_destination *hf_moving_destination(struct hf_moving *moving);
 
 void hf_moving_hold_background(struct hf_moving *moving, bool hold);
 

@@ -16,6 +16,8 @@ sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "e2e"), os.path.join(os.path.dirname(HERE), "peer")]
 
+import beside_perftest  # noqa: E402
+import blocktimes  # noqa: E402
 import facts_hold  # noqa: E402
 import gigantic  # noqa: E402
 import rdma_moves  # noqa: E402
@@ -23,17 +25,19 @@ import roce  # noqa: E402
 import rounds  # noqa: E402
 import two_hosts  # noqa: E402
 import whole_moves  # noqa: E402
+from debian import NoPackage  # noqa: E402
 from host import Host  # noqa: E402
-from kernel import NoKernel  # noqa: E402
 from one_case import run_case  # noqa: E402
 from vm import VmError, run  # noqa: E402
 
 Group = namedtuple("Group", "name options cases")
 GROUPS = (
     Group("6.1", {"kernel": "default", "memory": "2G"},
-          roce.CASES + facts_hold.cases("default") + whole_moves.CASES + rdma_moves.CASES),
+          roce.CASES + facts_hold.cases("default") + whole_moves.CASES + rdma_moves.CASES +
+          beside_perftest.CASES),
     Group("6.12", {"kernel": "backports", "memory": "2G"},
-          facts_hold.cases("backports") + whole_moves.CASES + rounds.CASES),
+          facts_hold.cases("backports") + whole_moves.CASES + rounds.CASES +
+          [blocktimes.the_kernel_timed_a_wait_for_every_fault]),
     Group("two-hosts", {"kernel": "default", "memory": "1G", "vms": 2}, two_hosts.CASES + rdma_moves.OF_TWO_HOSTS),
     Group("gigantic", {"kernel": "default", "memory": "6500M",
                        "words": ["hugepagesz=1G", f"hugepages={gigantic.PAGES}"]}, gigantic.CASES),
@@ -97,7 +101,7 @@ def run_group(group, build, names):
         codes = run([os.path.abspath(__file__), "--in-vm", group.name, build, *names], results.hear, **group.options)
         if any(codes):
             print(f"# the VM's cases ended with {codes}", flush=True)
-    except (NoKernel, VmError, OSError) as error:
+    except (NoPackage, VmError, OSError) as error:
         for line in str(error).splitlines():
             print(f"# {line}", flush=True)
     results.end(names)

@@ -30,10 +30,10 @@ class VmError(Exception):
     """A VM came to no exit code: says what it came to."""
 
 
-def cpio_entry(name, mode, content=b""):
+def cpio_entry(name, mode, content=b"", device=(0, 0)):
     """One file of an initramfs, in the format that the kernel calls newc."""
     encoded = name.encode() + b"\0"
-    fields = (0, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(encoded), 0)
+    fields = (0, mode, 0, 0, 1, 0, len(content), 0, 0, *device, len(encoded), 0)
     head = b"070701" + "".join(f"{field:08x}" for field in fields).encode() + encoded
     head += b"\0" * (-len(head) % 4)
     return head + content + b"\0" * (-len(content) % 4)

@@ -74,8 +74,9 @@ static void open_vm(struct vm *vm)
 	hf_ramblocks_init(&vm->blocks);
 	const struct hf_outgoing_region region = {
 	    .idstr = "ram0", .path = vm->ram_path, .length_bytes = LENGTH};
+	const struct hf_block_file file = {region.idstr, region.path};
 	if (hf_outgoing_memory_create(&vm->memory, getpid(), &region, 1, &vm->blocks, &vm->err) ||
-	    hf_precopy_memory_create(&vm->tracked, vm->attach_path, getpid(), &vm->blocks,
+	    hf_precopy_memory_create(&vm->tracked, vm->attach_path, getpid(), &vm->blocks, &file,
 				     hf_outgoing_memory_port(vm->memory), &vm->err))
 		fail_msg("%s", vm->err.text);
 	vm->port = hf_precopy_memory_port(vm->tracked);
