@@ -12,6 +12,33 @@
 
 #include "core/text.h"
 
+#define TIMEOUT_DEFAULT_MS 10000u
+
+static const char *class_name(int class)
+{
+	return class == HF_FETCH_URGENT ? "urgent" : "background";
+}
+
+int hf_opening_check_options(uint32_t channels[static HF_FETCH_CLASSES], uint32_t *timeout_ms,
+			     struct hf_err *err)
+{
+	static const uint32_t usual[HF_FETCH_CLASSES] = {[HF_FETCH_URGENT] = 1, [HF_FETCH_BACKGROUND] = 2};
+	if (!*timeout_ms)
+		*timeout_ms = TIMEOUT_DEFAULT_MS;
+	if (*timeout_ms > HF_OPENING_TIMEOUT_MAX_MS)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "a timeout of %u ms is too long; %u is possible",
+				  *timeout_ms, HF_OPENING_TIMEOUT_MAX_MS);
+	for (int i = 0; i < HF_FETCH_CLASSES; i++) {
+		if (!channels[i])
+			channels[i] = usual[i];
+		if (channels[i] > HF_WIRE_CHANNELS_MAX)
+			return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
+					  "%u %s channels are too many; %u are possible", channels[i],
+					  class_name(i), HF_WIRE_CHANNELS_MAX);
+	}
+	return 0;
+}
+
 /* ---- source ------------------------------------------------------------------------------------ */
 
 int hf_opening_check_offer(const struct hf_opening_offer *offer, struct hf_err *err)
@@ -48,11 +75,6 @@ struct hf_wire_hello hf_opening_hello(const struct hf_opening_offer *offer, enum
 	if (channel == HF_WIRE_CHANNEL_CONTROL)
 		memcpy(hello.channels_wanted, offer->channels, sizeof(hello.channels_wanted));
 	return hello;
-}
-
-static const char *class_name(int class)
-{
-	return class == HF_FETCH_URGENT ? "urgent" : "background";
 }
 
 int hf_opening_take_terms(const struct hf_opening_offer *offer, const struct hf_wire_hello_reply *reply,
@@ -201,4 +223,23 @@ bool hf_opening_same_session(const struct hf_wire_hello *control, const struct h
 	return memcmp(page->session, control->session, sizeof(page->session)) == 0 &&
 	       page->epoch == control->epoch && page->version_min == control->version_min &&
 	       page->version_max == control->version_max && page->features == control->features;
+}
+
+void hf_opening_note_trouble(struct hf_err *trouble, const char *listener_uri, const struct hf_err *why)
+{
+	if (trouble->class != HF_ERR_NONE)
+		return;
+	*trouble = *why;
+	hf_err_prefix(trouble, "%s", listener_uri);
+}
+
+int hf_opening_nobody(const struct hf_err *trouble, const char *listener_uri, uint32_t timeout_ms,
+		      struct hf_err *err)
+{
+	if (trouble->class == HF_ERR_NONE)
+		return hf_err_set(err, HF_ERR_LINK, ETIMEDOUT, "%s: nobody connected within %u ms",
+				  listener_uri, timeout_ms);
+	if (err)
+		*err = *trouble;
+	return -trouble->errnum;
 }

@@ -19,6 +19,12 @@
 #include "core/transport.h"
 #include "core/wire.h"
 
+#define HF_OPENING_TIMEOUT_MAX_MS 3600000u
+
+/* What an operator wants of a transport; what is 0 becomes the default. */
+int hf_opening_check_options(uint32_t channels[static HF_FETCH_CLASSES], uint32_t *timeout_ms,
+			     struct hf_err *err);
+
 /* ---- source ---- */
 
 struct hf_opening_offer {
@@ -60,6 +66,11 @@ void hf_opening_expect(struct hf_opening_guard *guard, const uint8_t *session, u
 /* What the two sides agree on; or the refusal, and its reason. */
 int hf_opening_settle(const struct hf_opening_guard *guard, const struct hf_wire_hello *hello,
 		      struct hf_link_info *info, enum hf_wire_hello_status *refusal, struct hf_err *err);
+/* The first thing that went wrong stays in *trouble, which names the listener. */
+void hf_opening_note_trouble(struct hf_err *trouble, const char *listener_uri, const struct hf_err *why);
+/* Nobody whole has come in time: because of trouble, if there was any. */
+int hf_opening_nobody(const struct hf_err *trouble, const char *listener_uri, uint32_t timeout_ms,
+		      struct hf_err *err);
 /* Does a page channel's hello repeat the control channel's? */
 bool hf_opening_same_session(const struct hf_wire_hello *control, const struct hf_wire_hello *page);
 

@@ -46,10 +46,7 @@ struct acceptance {
 
 static void note_trouble(struct acceptance *acceptance, const struct hf_err *why)
 {
-	if (acceptance->trouble.class == HF_ERR_NONE) {
-		acceptance->trouble = *why;
-		hf_err_prefix(&acceptance->trouble, "%s", acceptance->listener->uri);
-	}
+	hf_opening_note_trouble(&acceptance->trouble, acceptance->listener->uri, why);
 }
 
 /* ---- answering -------------------------------------------------------------------------------- */
@@ -167,7 +164,7 @@ static struct page_channel *awaited_channel(const struct acceptance *acceptance,
 		return NULL;
 	for (uint32_t i = 0; i < rdma->channel_count; i++) {
 		struct page_channel *channel = &rdma->channels[i];
-		if (channel->class == class && channel->index == hello->index && !channel->id)
+		if (channel->load.class == class && channel->index == hello->index && !channel->id)
 			return channel;
 	}
 	return NULL;
@@ -247,16 +244,6 @@ static int step(struct acceptance *acceptance, struct hf_err *err)
 	return 0;
 }
 
-static int give_up(struct acceptance *acceptance, struct hf_err *err)
-{
-	if (acceptance->trouble.class == HF_ERR_NONE)
-		return hf_err_set(err, HF_ERR_LINK, ETIMEDOUT, "%s: nobody connected within %u ms",
-				  acceptance->listener->uri, acceptance->listener->options.timeout_ms);
-	if (err)
-		*err = acceptance->trouble;
-	return -acceptance->trouble.errnum;
-}
-
 static int accept_session(struct acceptance *acceptance, struct hf_err *err)
 {
 	for (;;) {
@@ -267,7 +254,8 @@ static int accept_session(struct acceptance *acceptance, struct hf_err *err)
 		if (rdma && !in_time)
 			lose_session(acceptance, ETIMEDOUT, "stopped opening channels");
 		if (!acceptance->rdma && (acceptance->trouble.class != HF_ERR_NONE || !in_time))
-			return give_up(acceptance, err);
+			return hf_opening_nobody(&acceptance->trouble, acceptance->listener->uri,
+						 acceptance->listener->options.timeout_ms, err);
 		int result = step(acceptance, err);
 		if (result)
 			return result;

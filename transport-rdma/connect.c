@@ -245,7 +245,7 @@ static int open_page_channel(struct opening *opening, struct hf_rdma *rdma, stru
 			     struct hf_err *err)
 {
 	enum hf_wire_channel kind =
-	    channel->class == HF_FETCH_URGENT ? HF_WIRE_CHANNEL_URGENT : HF_WIRE_CHANNEL_BACKGROUND;
+	    channel->load.class == HF_FETCH_URGENT ? HF_WIRE_CHANNEL_URGENT : HF_WIRE_CHANNEL_BACKGROUND;
 	struct hf_wire_hello hello = hf_opening_hello(&opening->offer, kind, channel->index);
 	struct hf_wire_hello_reply reply = {0};
 	int result = make_id(opening, &opening->address, &channel->id);

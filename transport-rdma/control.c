@@ -22,44 +22,6 @@
 
 /* ---- the queue -------------------------------------------------------------------------------- */
 
-static struct control_message *make_message(uint32_t type, const void *payload, size_t length_bytes)
-{
-	struct control_message *message =
-	    malloc(sizeof(*message) + HF_WIRE_FRAME_HEADER_BYTES + length_bytes);
-	if (!message)
-		return NULL;
-	struct hf_wire_frame_header header = {.type = type, .length_bytes = (uint32_t)length_bytes};
-	if (hf_wire_encode_frame_header(&header, message->bytes, HF_WIRE_FRAME_HEADER_BYTES) !=
-	    HF_WIRE_FRAME_HEADER_BYTES) {
-		free(message);
-		errno = EINVAL;
-		return NULL;
-	}
-	if (length_bytes)
-		memcpy(message->bytes + HF_WIRE_FRAME_HEADER_BYTES, payload, length_bytes);
-	message->length_bytes = HF_WIRE_FRAME_HEADER_BYTES + length_bytes;
-	message->next = NULL;
-	return message;
-}
-
-/* Under the lock. */
-static int enqueue(struct hf_rdma *rdma, struct control_message *message)
-{
-	hf_lock_assert_held(&rdma->lock);
-	if (atomic_load(&rdma->state) != RDMA_STATE_UP)
-		return -ENOTCONN;
-	if (message->length_bytes > RDMA_QUEUE_MAX_BYTES - rdma->queue_bytes)
-		return -ENOBUFS;
-	if (rdma->queue_last)
-		rdma->queue_last->next = message;
-	else
-		rdma->queue_first = message;
-	rdma->queue_last = message;
-	rdma->queue_bytes += message->length_bytes;
-	rdma->unsent = true;
-	return 0;
-}
-
 /* A message that is lost would leave both sides waiting for ever: without it the link is of no use. */
 static int give_up(struct hf_rdma *rdma, int result)
 {
@@ -72,44 +34,48 @@ static int give_up(struct hf_rdma *rdma, int result)
 	return result;
 }
 
+/* Under the lock. */
+static int enqueue(struct hf_rdma *rdma, struct hf_outbox_frame *frame)
+{
+	hf_lock_assert_held(&rdma->life.lock);
+	int result = hf_link_life_is_up(&rdma->life) ? hf_outbox_append(&rdma->outbox, frame) : -ENOTCONN;
+	rdma->unsent |= !result;
+	return result;
+}
+
 int rdma_control_send(struct hf_rdma *rdma, uint64_t epoch, uint32_t type, const void *payload,
 		      size_t length_bytes)
 {
-	if (length_bytes > HF_WIRE_FRAME_MAX_BYTES)
-		return -EMSGSIZE;
-	if (epoch != rdma->info.epoch || atomic_load(&rdma->state) != RDMA_STATE_UP)
+	struct hf_outbox_frame *frame;
+	if (epoch != rdma->info.epoch || !hf_link_life_is_up(&rdma->life))
 		return -ENOTCONN;
-	struct control_message *message = make_message(type, payload, length_bytes);
-	if (!message)
-		return give_up(rdma, -errno);
-	hf_lock(&rdma->lock);
-	int result = enqueue(rdma, message);
-	hf_unlock(&rdma->lock);
+	int result = hf_outbox_frame_create(&frame, type, payload, length_bytes);
+	if (result)
+		return give_up(rdma, result);
+	hf_lock(&rdma->life.lock);
+	result = enqueue(rdma, frame);
+	hf_unlock(&rdma->life.lock);
 	if (result) {
-		free(message);
+		free(frame);
 		return give_up(rdma, result);
 	}
 	rdma_wake(rdma);
 	return 0;
 }
 
-static struct control_message *first_message(struct hf_rdma *rdma)
+static struct hf_outbox_frame *first_frame(struct hf_rdma *rdma)
 {
-	hf_lock(&rdma->lock);
-	struct control_message *first = rdma->queue_first;
-	hf_unlock(&rdma->lock);
+	hf_lock(&rdma->life.lock);
+	struct hf_outbox_frame *first = rdma->outbox.first;
+	hf_unlock(&rdma->life.lock);
 	return first;
 }
 
-static void drop_first_message(struct hf_rdma *rdma)
+static void drop_first_frame(struct hf_rdma *rdma)
 {
-	hf_lock(&rdma->lock);
-	struct control_message *first = rdma->queue_first;
-	rdma->queue_first = first->next;
-	rdma->queue_bytes -= first->length_bytes;
-	if (!rdma->queue_first)
-		rdma->queue_last = NULL;
-	hf_unlock(&rdma->lock);
+	hf_lock(&rdma->life.lock);
+	struct hf_outbox_frame *first = hf_outbox_take_first(&rdma->outbox);
+	hf_unlock(&rdma->life.lock);
 	rdma->control.first_sent_bytes = 0;
 	free(first);
 }
@@ -118,17 +84,17 @@ static void drop_first_message(struct hf_rdma *rdma)
 static size_t take_from_queue(struct hf_rdma *rdma, uint8_t *payload)
 {
 	size_t bytes = 0;
-	struct control_message *message;
-	while (bytes < PAYLOAD_BYTES && (message = first_message(rdma))) {
+	struct hf_outbox_frame *frame;
+	while (bytes < PAYLOAD_BYTES && (frame = first_frame(rdma))) {
 		size_t *sent_bytes = &rdma->control.first_sent_bytes;
-		size_t part_bytes = message->length_bytes - *sent_bytes;
+		size_t part_bytes = frame->length_bytes - *sent_bytes;
 		if (part_bytes > PAYLOAD_BYTES - bytes)
 			part_bytes = PAYLOAD_BYTES - bytes;
-		memcpy(payload + bytes, message->bytes + *sent_bytes, part_bytes);
+		memcpy(payload + bytes, frame->bytes + *sent_bytes, part_bytes);
 		bytes += part_bytes;
 		*sent_bytes += part_bytes;
-		if (*sent_bytes == message->length_bytes)
-			drop_first_message(rdma);
+		if (*sent_bytes == frame->length_bytes)
+			drop_first_frame(rdma);
 	}
 	return bytes;
 }
@@ -137,12 +103,12 @@ static void note_all_sent(struct hf_rdma *rdma)
 {
 	if (rdma->control.sends)
 		return;
-	hf_lock(&rdma->lock);
-	if (!rdma->queue_first && rdma->unsent && !rdma_is_down(rdma)) {
+	hf_lock(&rdma->life.lock);
+	if (!rdma->outbox.first && rdma->unsent && !hf_link_life_is_down(&rdma->life)) {
 		rdma->unsent = false;
-		hf_cond_broadcast(&rdma->changed);
+		hf_cond_broadcast(&rdma->life.changed);
 	}
-	hf_unlock(&rdma->lock);
+	hf_unlock(&rdma->life.lock);
 }
 
 /* ---- keys ------------------------------------------------------------------------------------- */
@@ -164,9 +130,9 @@ static int send_probe_key(struct hf_rdma *rdma)
 static int send_keys(struct hf_rdma *rdma)
 {
 	struct rdma_control *control = &rdma->control;
-	hf_lock(&rdma->lock);
+	hf_lock(&rdma->life.lock);
 	bool ready = rdma->own_keys_ready;
-	hf_unlock(&rdma->lock);
+	hf_unlock(&rdma->life.lock);
 	while (ready && rdma_may_send(rdma)) {
 		struct rdma_keys keys = {.count = rdma->own_key_count - control->keys_sent};
 		if (keys.count > RDMA_KEYS_PER_MESSAGE)
@@ -178,9 +144,9 @@ static int send_keys(struct hf_rdma *rdma)
 				      rdma_encode_keys(&keys, rdma_next_payload(rdma))))
 			return -1;
 		if (keys.last) {
-			hf_lock(&rdma->lock);
+			hf_lock(&rdma->life.lock);
 			rdma->own_keys_ready = false;
-			hf_unlock(&rdma->lock);
+			hf_unlock(&rdma->life.lock);
 			return 0;
 		}
 	}
@@ -190,9 +156,9 @@ static int send_keys(struct hf_rdma *rdma)
 /* Destination: the landings are ready, so the source may register. */
 static int send_want(struct hf_rdma *rdma)
 {
-	hf_lock(&rdma->lock);
+	hf_lock(&rdma->life.lock);
 	bool lent = rdma->lent;
-	hf_unlock(&rdma->lock);
+	hf_unlock(&rdma->life.lock);
 	if (rdma->role != RDMA_ROLE_DESTINATION || !lent || rdma->control.want_sent || !rdma_may_send(rdma))
 		return 0;
 	rdma->control.want_sent = true;
@@ -231,9 +197,9 @@ static ssize_t frame_bytes(struct hf_rdma *rdma, const uint8_t *bytes, size_t ha
 /* This side ended the link, or what comes can not be told from garbage. */
 static bool deaf(struct hf_rdma *rdma)
 {
-	hf_lock(&rdma->lock);
-	bool is_deaf = rdma->control.broken || (rdma_is_down(rdma) && rdma->told_to_stop);
-	hf_unlock(&rdma->lock);
+	hf_lock(&rdma->life.lock);
+	bool is_deaf = rdma->control.broken || (hf_link_life_is_down(&rdma->life) && rdma->life.told_to_stop);
+	hf_unlock(&rdma->life.lock);
 	return is_deaf;
 }
 
@@ -366,7 +332,7 @@ static void wait_for_work(struct hf_rdma *rdma)
 
 static void exchange_messages(struct hf_rdma *rdma)
 {
-	while (!rdma_is_down(rdma)) {
+	while (!hf_link_life_is_down(&rdma->life)) {
 		struct ibv_cq *cq = rdma->control.completions.cq;
 		int taken = rdma_take_messages(rdma, false);
 		if (taken < 0 || send_what_waits(rdma))
@@ -395,21 +361,13 @@ static void deliver_what_arrived(struct hf_rdma *rdma)
 			return;
 }
 
-static void open_gate(struct hf_rdma *rdma)
-{
-	hf_lock(&rdma->lock);
-	rdma->gate = RDMA_GATE_OPEN;
-	hf_cond_broadcast(&rdma->changed);
-	hf_unlock(&rdma->lock);
-}
-
 void *rdma_control_main(void *argument)
 {
 	struct hf_rdma *rdma = argument;
 	rdma->events->link_up(rdma->engine, &rdma->info);
-	open_gate(rdma);
+	hf_link_life_set_gate(&rdma->life, true);
 
-	if (rdma_is_down(rdma) || send_probe_key(rdma) == 0)
+	if (hf_link_life_is_down(&rdma->life) || send_probe_key(rdma) == 0)
 		exchange_messages(rdma);
 	deliver_what_arrived(rdma);
 
@@ -418,6 +376,6 @@ void *rdma_control_main(void *argument)
 			pthread_join(rdma->channels[i].thread, NULL);
 	rdma_destroy_control(rdma);
 	rdma_lend_end(rdma);
-	rdma->events->link_down(rdma->engine, rdma->info.epoch, &rdma->why);
+	rdma->events->link_down(rdma->engine, rdma->info.epoch, &rdma->life.why);
 	return NULL;
 }

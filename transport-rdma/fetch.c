@@ -34,7 +34,7 @@
 void rdma_channel_name(const struct page_channel *channel, char name[static RDMA_CHANNEL_NAME_BYTES])
 {
 	snprintf(name, RDMA_CHANNEL_NAME_BYTES, "%s channel %u",
-		 channel->class == HF_FETCH_URGENT ? "urgent" : "background", channel->index);
+		 channel->load.class == HF_FETCH_URGENT ? "urgent" : "background", channel->index);
 }
 
 static void fail_channel(struct page_channel *channel, enum ibv_wc_status status)
@@ -151,7 +151,7 @@ static int post_piece(struct page_channel *channel, struct posted_fetch *posted,
 static void pump(struct page_channel *channel)
 {
 	hf_lock_assert_held(&channel->lock);
-	uint32_t outstanding = atomic_load(&channel->outstanding);
+	uint32_t outstanding = atomic_load(&channel->load.outstanding);
 	while (!channel->closed && channel->unposted < outstanding && channel->pieces < RDMA_SEND_QUEUE_MAX) {
 		struct posted_fetch *posted =
 		    &channel->fifo[(channel->head + channel->unposted) % RDMA_CHANNEL_FETCHES_MAX];
@@ -184,22 +184,11 @@ void rdma_fetch_pump_all(struct hf_rdma *rdma)
 	}
 }
 
-/* The channel of the class with the fewest bytes to come that has room; NULL if none has. */
 static struct page_channel *pick_channel(struct hf_rdma *rdma, enum hf_fetch_class class)
 {
-	struct page_channel *best = NULL;
-	uint64_t best_bytes = UINT64_MAX;
-	for (uint32_t i = 0; i < rdma->channel_count; i++) {
-		struct page_channel *channel = &rdma->channels[i];
-		if (channel->class != class || atomic_load(&channel->outstanding) >= RDMA_CHANNEL_FETCHES_MAX)
-			continue;
-		uint64_t bytes = atomic_load(&channel->outstanding_bytes);
-		if (bytes < best_bytes) {
-			best = channel;
-			best_bytes = bytes;
-		}
-	}
-	return best;
+	uint32_t index = hf_channel_pick(&rdma->channels[0].load, sizeof(rdma->channels[0]),
+					 rdma->channel_count, class, RDMA_CHANNEL_FETCHES_MAX);
+	return index == HF_CHANNEL_NONE ? NULL : &rdma->channels[index];
 }
 
 /* 1: no room after all. */
@@ -207,14 +196,14 @@ static int append(struct page_channel *channel, const struct hf_fetch *fetch)
 {
 	int result = 1;
 	hf_lock(&channel->lock);
-	uint32_t outstanding = atomic_load(&channel->outstanding);
+	uint32_t outstanding = atomic_load(&channel->load.outstanding);
 	if (channel->closed) {
 		result = -ENOTCONN;
 	} else if (outstanding < RDMA_CHANNEL_FETCHES_MAX) {
 		channel->fifo[(channel->head + outstanding) % RDMA_CHANNEL_FETCHES_MAX] =
 		    (struct posted_fetch){.fetch = *fetch};
-		atomic_store(&channel->outstanding, outstanding + 1);
-		atomic_fetch_add(&channel->outstanding_bytes, fetch->length_bytes);
+		atomic_store(&channel->load.outstanding, outstanding + 1);
+		atomic_fetch_add(&channel->load.outstanding_bytes, fetch->length_bytes);
 		pump(channel);
 		result = 0;
 	}
@@ -227,7 +216,7 @@ int rdma_fetch_post(struct hf_rdma *rdma, const struct hf_fetch *fetch)
 	if (rdma->role != RDMA_ROLE_DESTINATION || !fetch->landing || !fetch->length_bytes ||
 	    fetch->length_bytes > HF_WIRE_CHUNK_MAX_BYTES || (unsigned)fetch->class >= HF_FETCH_CLASSES)
 		return -EINVAL;
-	if (atomic_load(&rdma->state) != RDMA_STATE_UP || fetch->epoch != rdma->info.epoch)
+	if (!hf_link_life_is_up(&rdma->life) || fetch->epoch != rdma->info.epoch)
 		return -ENOTCONN;
 	for (;;) {
 		struct page_channel *channel = pick_channel(rdma, fetch->class);
@@ -248,8 +237,8 @@ static void take_head(struct page_channel *channel, struct posted_fetch *done)
 	channel->head = (channel->head + 1) % RDMA_CHANNEL_FETCHES_MAX;
 	if (channel->unposted)
 		channel->unposted--;
-	atomic_fetch_sub(&channel->outstanding_bytes, done->fetch.length_bytes);
-	atomic_fetch_sub(&channel->outstanding, 1);
+	atomic_fetch_sub(&channel->load.outstanding_bytes, done->fetch.length_bytes);
+	atomic_fetch_sub(&channel->load.outstanding, 1);
 }
 
 static void report(struct page_channel *channel, struct posted_fetch *posted, enum hf_fetch_status status)
@@ -311,8 +300,8 @@ static bool spin(struct page_channel *channel)
 {
 	uint64_t until_ns = rdma_now_ns() + channel->spin_ns;
 	bool found = false;
-	while (!found && atomic_load(&channel->outstanding) && rdma_now_ns() < until_ns &&
-	       !rdma_is_down(channel->rdma))
+	while (!found && atomic_load(&channel->load.outstanding) && rdma_now_ns() < until_ns &&
+	       !hf_link_life_is_down(&channel->rdma->life))
 		found = take_completions(channel) > 0;
 	channel->spin_ns = found ? channel->spin_ns * 2 : channel->spin_ns / 2;
 	if (channel->spin_ns < SPIN_MIN_NS)
@@ -370,10 +359,10 @@ static void end_channel(struct page_channel *channel)
 	channel->closed = true;
 	hf_unlock(&channel->lock);
 	drain(channel);
-	hf_lock(&rdma->lock);
-	enum hf_fetch_status status = rdma->told_to_stop ? HF_FETCH_CANCELLED : HF_FETCH_FAILED;
-	hf_unlock(&rdma->lock);
-	while (atomic_load(&channel->outstanding)) {
+	hf_lock(&rdma->life.lock);
+	enum hf_fetch_status status = rdma->life.told_to_stop ? HF_FETCH_CANCELLED : HF_FETCH_FAILED;
+	hf_unlock(&rdma->life.lock);
+	while (atomic_load(&channel->load.outstanding)) {
 		struct posted_fetch left;
 		hf_lock(&channel->lock);
 		take_head(channel, &left);
@@ -385,9 +374,9 @@ static void end_channel(struct page_channel *channel)
 void *rdma_fetch_main(void *argument)
 {
 	struct page_channel *channel = argument;
-	if (!rdma_gate_wait(channel->rdma))
+	if (!hf_link_life_wait_gate(&channel->rdma->life))
 		return NULL;
-	while (!rdma_is_down(channel->rdma))
+	while (!hf_link_life_is_down(&channel->rdma->life))
 		if (!spin(channel))
 			sleep_until_any(channel);
 	end_channel(channel);

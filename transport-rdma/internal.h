@@ -5,7 +5,7 @@
  * Purpose: the structures of a connection and the functions that cross files. The theory stands in rdma.c.
  * Ownership: struct hf_rdma owns every object of verbs. Queue pairs go before registrations, registrations
  * before link_down(), everything else in rdma_free().
- * Threads: fields are grouped by owner. Lock order: page_channel.lock, then hf_rdma.lock.
+ * Threads: fields are grouped by owner. Lock order: page_channel.lock, then the life's.
  * Units: milliseconds of CLOCK_MONOTONIC in _ms, bytes in _bytes.
  * Errors: 0 or -errno; texts name the URI or the peer.
  */
@@ -21,10 +21,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "core/channel_load.h"
 #include "core/err.h"
 #include "core/host_port.h"
+#include "core/link_life.h"
 #include "core/lock.h"
 #include "core/opening.h"
+#include "core/outbox.h"
 #include "core/transport.h"
 #include "core/wire.h"
 #include "transport-rdma/rdma.h"
@@ -36,9 +39,6 @@
 #define RDMA_SILENCE_MAX_MS	 30000u
 #define RDMA_SIGN_OF_LIFE_MS	 5000u
 #define RDMA_DRAIN_MAX_MS	 10000u
-#define RDMA_TIMEOUT_DEFAULT_MS	 10000u
-#define RDMA_TIMEOUT_MAX_MS	 3600000u
-#define RDMA_QUEUE_MAX_BYTES	 ((size_t)HF_WIRE_DEVICE_STATE_MAX_BYTES + (64u << 20))
 #define RDMA_NAME_BYTES		 320
 #define RDMA_REGION_MAX_BYTES	 (8ull << 30) /* registered at once: closing does not wait for more */
 #define RDMA_PRIVATE_MAX_BYTES	 256
@@ -144,9 +144,10 @@ int rdma_find_limits(struct ibv_context *context, uint8_t port, struct rdma_limi
 /* Explains a failed completion; a flushed one explains nothing by itself. */
 void rdma_explain_completion(enum ibv_wc_status status, const char *name, const char *channel,
 			     struct hf_err *err);
-/* Blocks; looks at *stop between two pieces: -ECANCELED. */
+/* Blocks; looks between two pieces whether the link has ended: -ECANCELED. */
 int rdma_register(struct ibv_pd *pd, const struct rdma_limits *limits, void *address, uint64_t length_bytes,
-		  int access, const atomic_bool *stop, struct rdma_regions *regions, struct hf_err *err);
+		  int access, const struct hf_link_life *life, struct rdma_regions *regions,
+		  struct hf_err *err);
 void rdma_deregister_all(struct rdma_regions *regions);
 const struct rdma_region *rdma_find_region(const struct rdma_regions *regions, const void *address,
 					   uint64_t length_bytes);
@@ -195,14 +196,6 @@ void rdma_completions_ack(struct rdma_completions *completions);
 
 enum rdma_role { RDMA_ROLE_SOURCE, RDMA_ROLE_DESTINATION };
 
-enum rdma_state {
-	RDMA_STATE_IDLE, /* opened, not started */
-	RDMA_STATE_UP,
-	RDMA_STATE_DOWN,
-};
-
-enum rdma_gate { RDMA_GATE_CLOSED, RDMA_GATE_OPEN, RDMA_GATE_ABANDONED };
-
 struct posted_fetch {
 	struct hf_fetch fetch;
 	uint32_t posted_bytes;
@@ -214,7 +207,7 @@ struct posted_fetch {
 struct page_channel {
 	/* Set at creation and while opening. */
 	struct hf_rdma *rdma;
-	enum hf_fetch_class class;
+	struct hf_channel_load load; /* its counts: under lock, read without it to choose a channel */
 	uint32_t index;
 	struct rdma_cm_id *id;
 	/* Destination. hf_rdma_start's, then the control thread's. */
@@ -223,7 +216,7 @@ struct page_channel {
 	/* The channel's thread's own. */
 	struct rdma_completions completions;
 	uint64_t spin_ns;
-	/* Under lock; the atomics are also read without it, to choose a channel. */
+	/* Under lock. */
 	struct hf_lock lock;
 	bool closed;		 /* nothing may be appended or posted */
 	uint32_t head, unposted; /* of the FIFO: fetches before `unposted` are posted whole */
@@ -231,14 +224,6 @@ struct page_channel {
 	uint32_t piece_bytes[RDMA_SEND_QUEUE_MAX]; /* of each, in the order of posting */
 	uint32_t piece_head;
 	struct posted_fetch fifo[RDMA_CHANNEL_FETCHES_MAX];
-	_Atomic uint32_t outstanding;
-	_Atomic uint64_t outstanding_bytes;
-};
-
-struct control_message {
-	struct control_message *next;
-	size_t length_bytes;
-	uint8_t bytes[]; /* a frame */
 };
 
 /* The control thread's own: its queue pair's buffers, and what may be sent. */
@@ -255,7 +240,7 @@ struct rdma_control {
 	uint32_t keys_sent; /* of hf_rdma.own_keys */
 	uint8_t *inbox;
 	size_t inbox_bytes;
-	size_t first_sent_bytes; /* of the queue's first message */
+	size_t first_sent_bytes; /* of the outbox's first frame */
 	bool broken;		 /* no frame can be told any more */
 };
 
@@ -284,21 +269,15 @@ struct hf_rdma {
 	/* The control thread's: source. */
 	pthread_t register_thread;
 	bool register_runs;
-	bool control_runs; /* hf_rdma_start()'s */
-	/* Under the lock. state is also read without it. */
-	bool told_to_stop;
-	bool unsent;	     /* something is queued, or has not arrived there */
-	bool lending;	     /* somebody registers; the link's end waits */
-	bool lent;	     /* destination */
-	bool own_keys_ready; /* source: what is to be told is complete */
-	atomic_bool down;    /* as state, for who registers */
-	enum rdma_gate gate;
-	_Atomic enum rdma_state state;
-	struct hf_lock lock;
-	struct hf_cond changed; /* gate, state, queue ran empty, keys, lending */
-	struct hf_err why;
-	struct control_message *queue_first, *queue_last;
-	size_t queue_bytes;
+	bool control_runs;	  /* hf_rdma_start()'s */
+	struct hf_link_life life; /* down: down_fd is readable */
+	/* Under life.lock; life.changed: something has been sent, keys are known, nobody registers any more.
+	 */
+	struct hf_outbox outbox;
+	bool unsent;			  /* something is queued, or has not arrived there */
+	bool lending;			  /* somebody registers; the link's end waits */
+	bool lent;			  /* destination */
+	bool own_keys_ready;		  /* source: what is to be told is complete */
 	_Atomic uint64_t registration_ns; /* read without it */
 	struct hf_lent_range *ranges;
 	struct rdma_regions regions; /* of lent memory */
@@ -326,9 +305,7 @@ struct rdma_conn_param rdma_conn_param(const void *private_data, size_t private_
 struct page_channel *rdma_channel_of(struct hf_rdma *rdma, const struct rdma_cm_id *id);
 /* The first caller's reason stays. Never blocks, calls no event. */
 void rdma_fail(struct hf_rdma *rdma, const struct hf_err *why);
-bool rdma_is_down(const struct hf_rdma *rdma);
 int rdma_thread_create(pthread_t *thread, const char *name, void *(*function)(void *), void *argument);
-bool rdma_gate_wait(struct hf_rdma *rdma);
 void rdma_wake(struct hf_rdma *rdma);
 int rdma_options_check(const struct hf_rdma_options *options, struct hf_rdma_options *checked,
 		       struct hf_err *err);

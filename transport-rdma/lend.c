@@ -25,30 +25,30 @@
 /* Under no lock. False: the link is down, nothing may be registered. */
 static bool begin_lending(struct hf_rdma *rdma)
 {
-	hf_lock(&rdma->lock);
-	while (rdma->lending && !rdma_is_down(rdma))
-		hf_cond_wait(&rdma->changed, &rdma->lock);
-	bool may = !rdma_is_down(rdma);
+	hf_lock(&rdma->life.lock);
+	while (rdma->lending && !hf_link_life_is_down(&rdma->life))
+		hf_cond_wait(&rdma->life.changed, &rdma->life.lock);
+	bool may = !hf_link_life_is_down(&rdma->life);
 	rdma->lending |= may;
-	hf_unlock(&rdma->lock);
+	hf_unlock(&rdma->life.lock);
 	return may;
 }
 
 static void end_lending(struct hf_rdma *rdma, uint64_t began_ns, bool registered)
 {
-	hf_lock(&rdma->lock);
+	hf_lock(&rdma->life.lock);
 	rdma->lending = false;
 	if (registered)
 		atomic_store(&rdma->registration_ns, rdma_now_ns() - began_ns);
-	hf_cond_broadcast(&rdma->changed);
-	hf_unlock(&rdma->lock);
+	hf_cond_broadcast(&rdma->life.changed);
+	hf_unlock(&rdma->life.lock);
 }
 
 static int is_down(struct hf_rdma *rdma, struct hf_err *err)
 {
-	hf_lock(&rdma->lock);
-	struct hf_err why = rdma->why;
-	hf_unlock(&rdma->lock);
+	hf_lock(&rdma->life.lock);
+	struct hf_err why = rdma->life.why;
+	hf_unlock(&rdma->life.lock);
 	if (err)
 		*err = why;
 	return why.errnum ? -why.errnum : -ENOTCONN;
@@ -75,7 +75,7 @@ static int register_ranges(struct hf_rdma *rdma, int access, struct hf_err *err)
 	for (uint32_t i = 0; i < rdma->range_count && !result; i++)
 		result =
 		    rdma_register(rdma->pd, &rdma->limits, rdma->ranges[i].address,
-				  rdma->ranges[i].length_bytes, access, &rdma->down, &rdma->regions, err);
+				  rdma->ranges[i].length_bytes, access, &rdma->life, &rdma->regions, err);
 	if (result)
 		hf_err_prefix(err, "%s", rdma->name);
 	return result;
@@ -101,11 +101,11 @@ static int make_keys(struct hf_rdma *rdma, struct hf_err *err)
 							 .length_bytes = part->length_bytes};
 			done_bytes += part->length_bytes;
 		}
-	hf_lock(&rdma->lock);
+	hf_lock(&rdma->life.lock);
 	rdma->own_keys = keys;
 	rdma->own_key_count = count;
 	rdma->own_keys_ready = true;
-	hf_unlock(&rdma->lock);
+	hf_unlock(&rdma->life.lock);
 	return 0;
 }
 
@@ -139,11 +139,11 @@ int rdma_lend_begin(struct hf_rdma *rdma)
 
 static int wait_keys(struct hf_rdma *rdma, struct hf_err *err)
 {
-	hf_lock(&rdma->lock);
-	while (!atomic_load(&rdma->keys_known) && !rdma_is_down(rdma) && rdma->events)
-		hf_cond_wait(&rdma->changed, &rdma->lock);
-	bool down = rdma_is_down(rdma);
-	hf_unlock(&rdma->lock);
+	hf_lock(&rdma->life.lock);
+	while (!atomic_load(&rdma->keys_known) && !hf_link_life_is_down(&rdma->life) && rdma->events)
+		hf_cond_wait(&rdma->life.changed, &rdma->life.lock);
+	bool down = hf_link_life_is_down(&rdma->life);
+	hf_unlock(&rdma->life.lock);
 	return down ? is_down(rdma, err) : 0;
 }
 
@@ -160,9 +160,9 @@ static int lend_landings(struct hf_rdma *rdma, const struct hf_lent_range *range
 		result = register_ranges(rdma, IBV_ACCESS_LOCAL_WRITE, err);
 	if (!result)
 		atomic_store(&rdma->landings_known, true);
-	hf_lock(&rdma->lock);
+	hf_lock(&rdma->life.lock);
 	rdma->lent |= !result;
-	hf_unlock(&rdma->lock);
+	hf_unlock(&rdma->life.lock);
 	end_lending(rdma, began_ns, !result);
 	if (result)
 		return result;
@@ -226,10 +226,10 @@ int rdma_lend_take_keys(struct hf_rdma *rdma, const struct rdma_keys *keys, stru
 			return result;
 	}
 	if (keys->last) {
-		hf_lock(&rdma->lock);
+		hf_lock(&rdma->life.lock);
 		atomic_store(&rdma->keys_known, true);
-		hf_cond_broadcast(&rdma->changed);
-		hf_unlock(&rdma->lock);
+		hf_cond_broadcast(&rdma->life.changed);
+		hf_unlock(&rdma->life.lock);
 	}
 	return 0;
 }
@@ -241,10 +241,10 @@ void rdma_lend_end(struct hf_rdma *rdma)
 	if (rdma->register_runs)
 		pthread_join(rdma->register_thread, NULL);
 	rdma->register_runs = false;
-	hf_lock(&rdma->lock);
+	hf_lock(&rdma->life.lock);
 	while (rdma->lending)
-		hf_cond_wait(&rdma->changed, &rdma->lock);
-	hf_unlock(&rdma->lock);
+		hf_cond_wait(&rdma->life.changed, &rdma->life.lock);
+	hf_unlock(&rdma->life.lock);
 	rdma_deregister_all(&rdma->regions);
 	rdma_deregister_all(&rdma->probe_region);
 }

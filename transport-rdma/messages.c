@@ -105,7 +105,7 @@ static int post_again(struct hf_rdma *rdma, uint64_t number)
 			      .length = RDMA_MESSAGE_BYTES,
 			      .lkey = rdma->control.mr->lkey};
 	struct ibv_recv_wr request = {.wr_id = number, .sg_list = &sge, .num_sge = 1}, *bad;
-	if (rdma_is_down(rdma))
+	if (hf_link_life_is_down(&rdma->life))
 		return 0; // nothing comes any more
 	if (ibv_post_recv(rdma->control_id->qp, &request, &bad))
 		return fail_completion(rdma, IBV_WC_FATAL_ERR);

@@ -28,13 +28,11 @@
  * side sends a sign of life every 5 s: its adapter finds out that nobody acknowledges, and a peer that is
  * silent for 30 s, though its adapter lives, is given up too.
  *
- * Going down is one step that any thread may take, once: note the reason, make down_fd readable. Each thread
+ * Its life is core/link_life.h's. Going down: note the reason, make down_fd readable. Each thread
  * then leaves by itself: page channels as fetch.c says, the control thread after it has delivered what had
  * arrived. It joins the others, destroys the queue pairs of the source's page channels and its own, takes
  * every registration back, and says link_down, last. So no adapter can touch a landing, or read the source's
  * memory, after link_down (rule d of core/transport.h), however late a READ comes.
- *
- * The gate keeps page channels silent until link_up has been delivered; see transport-tcp/tcp.c.
  */
 #include "transport-rdma/internal.h"
 
@@ -58,21 +56,9 @@ int rdma_options_check(const struct hf_rdma_options *options, struct hf_rdma_opt
 	struct hf_rdma_options result = {0};
 	if (options)
 		result = *options;
-	if (!result.channels[HF_FETCH_URGENT])
-		result.channels[HF_FETCH_URGENT] = 1;
-	if (!result.channels[HF_FETCH_BACKGROUND])
-		result.channels[HF_FETCH_BACKGROUND] = 2;
-	if (!result.timeout_ms)
-		result.timeout_ms = RDMA_TIMEOUT_DEFAULT_MS;
-	if (result.timeout_ms > RDMA_TIMEOUT_MAX_MS)
-		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "a timeout of %u ms is too long; %u is possible",
-				  result.timeout_ms, RDMA_TIMEOUT_MAX_MS);
-	for (int i = 0; i < HF_FETCH_CLASSES; i++)
-		if (result.channels[i] > HF_WIRE_CHANNELS_MAX)
-			return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
-					  "%u %s channels are too many; %u are possible", result.channels[i],
-					  i == HF_FETCH_URGENT ? "urgent" : "background",
-					  HF_WIRE_CHANNELS_MAX);
+	int failed = hf_opening_check_options(result.channels, &result.timeout_ms, err);
+	if (failed)
+		return failed;
 	*checked = result;
 	return 0;
 }
@@ -83,7 +69,7 @@ static void init_channels(struct hf_rdma *rdma)
 		struct page_channel *channel = &rdma->channels[i];
 		uint32_t urgent = rdma->info.channels[HF_FETCH_URGENT];
 		channel->rdma = rdma;
-		channel->class = i < urgent ? HF_FETCH_URGENT : HF_FETCH_BACKGROUND;
+		channel->load.class = i < urgent ? HF_FETCH_URGENT : HF_FETCH_BACKGROUND;
 		channel->index = i < urgent ? i : i - urgent;
 		channel->spin_ns = 0;
 		hf_lock_init(&channel->lock, "rdma page_channel.lock", HF_RANK_PAGE_CHANNEL);
@@ -95,8 +81,8 @@ int rdma_new(struct hf_rdma **out, enum rdma_role role, struct hf_err *err)
 	struct hf_rdma *rdma = calloc(1, sizeof(*rdma));
 	if (!rdma)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory for a connection");
-	hf_lock_init(&rdma->lock, "hf_rdma.lock", HF_RANK_LINK);
-	hf_cond_init(&rdma->changed);
+	hf_link_life_init(&rdma->life, "hf_rdma.life");
+	rdma->outbox.most_bytes = HF_OUTBOX_MOST_BYTES;
 	rdma->role = role;
 	rdma->control.credits = RDMA_CREDITS;
 	rdma->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -157,15 +143,6 @@ static void close_fd(int fd)
 		close(fd);
 }
 
-static void free_queue(struct hf_rdma *rdma)
-{
-	while (rdma->queue_first) {
-		struct control_message *first = rdma->queue_first;
-		rdma->queue_first = first->next;
-		free(first);
-	}
-}
-
 void rdma_free(struct hf_rdma *rdma)
 {
 	if (!rdma)
@@ -188,7 +165,7 @@ void rdma_free(struct hf_rdma *rdma)
 		rdma_destroy_event_channel(rdma->cm_events);
 	close_fd(rdma->wake_fd);
 	close_fd(rdma->down_fd);
-	free_queue(rdma);
+	hf_outbox_empty(&rdma->outbox);
 	free(rdma->control.buffers);
 	free(rdma->control.inbox);
 	free(rdma->probe_block);
@@ -196,8 +173,7 @@ void rdma_free(struct hf_rdma *rdma)
 	free(rdma->own_keys);
 	free(rdma->keys);
 	free(rdma->channels);
-	hf_cond_destroy(&rdma->changed);
-	hf_lock_destroy(&rdma->lock);
+	hf_link_life_destroy(&rdma->life);
 	free(rdma);
 }
 
@@ -206,14 +182,13 @@ void rdma_free(struct hf_rdma *rdma)
 /* What the destination reads to measure the link. */
 static int lend_probe_block(struct hf_rdma *rdma, struct hf_err *err)
 {
-	static const atomic_bool never;
 	if (rdma->role != RDMA_ROLE_SOURCE)
 		return 0;
 	rdma->probe_block = hf_link_probe_block_create();
 	if (!rdma->probe_block)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the probe block");
 	return rdma_register(rdma->pd, &rdma->limits, rdma->probe_block, HF_LINK_PROBE_BYTES,
-			     IBV_ACCESS_REMOTE_READ, &never, &rdma->probe_region, err);
+			     IBV_ACCESS_REMOTE_READ, &rdma->life, &rdma->probe_region, err);
 }
 
 static int make_buffers(struct hf_rdma *rdma, struct hf_err *err)
@@ -313,11 +288,6 @@ struct page_channel *rdma_channel_of(struct hf_rdma *rdma, const struct rdma_cm_
 
 /* ---- going down ------------------------------------------------------------------------------- */
 
-bool rdma_is_down(const struct hf_rdma *rdma)
-{
-	return atomic_load(&rdma->state) == RDMA_STATE_DOWN;
-}
-
 static void raise_fd(int fd)
 {
 	uint64_t one = 1;
@@ -332,17 +302,7 @@ void rdma_wake(struct hf_rdma *rdma)
 
 static void go_down(struct hf_rdma *rdma, const struct hf_err *why, bool told_to_stop)
 {
-	hf_lock(&rdma->lock);
-	bool first = !rdma_is_down(rdma);
-	if (first) {
-		rdma->why = *why;
-		rdma->told_to_stop = told_to_stop;
-		atomic_store(&rdma->down, true);
-		atomic_store(&rdma->state, RDMA_STATE_DOWN);
-		hf_cond_broadcast(&rdma->changed);
-	}
-	hf_unlock(&rdma->lock);
-	if (first)
+	if (hf_link_life_end(&rdma->life, why, told_to_stop))
 		raise_fd(rdma->down_fd);
 }
 
@@ -373,22 +333,12 @@ int rdma_thread_create(pthread_t *thread, const char *name, void *(*function)(vo
 	return -result;
 }
 
-bool rdma_gate_wait(struct hf_rdma *rdma)
-{
-	hf_lock(&rdma->lock);
-	while (rdma->gate == RDMA_GATE_CLOSED)
-		hf_cond_wait(&rdma->changed, &rdma->lock);
-	bool open = rdma->gate == RDMA_GATE_OPEN;
-	hf_unlock(&rdma->lock);
-	return open;
-}
-
 static int start_channel(struct page_channel *channel)
 {
 	char name[16];
 	if (channel->rdma->role == RDMA_ROLE_SOURCE)
 		return 0;
-	snprintf(name, sizeof(name), "hf-rdma-%c%u", channel->class == HF_FETCH_URGENT ? 'u' : 'b',
+	snprintf(name, sizeof(name), "hf-rdma-%c%u", channel->load.class == HF_FETCH_URGENT ? 'u' : 'b',
 		 channel->index % 1000);
 	int result = rdma_thread_create(&channel->thread, name, rdma_fetch_main, channel);
 	channel->thread_runs = !result;
@@ -397,10 +347,7 @@ static int start_channel(struct page_channel *channel)
 
 static void abandon_start(struct hf_rdma *rdma)
 {
-	hf_lock(&rdma->lock);
-	rdma->gate = RDMA_GATE_ABANDONED;
-	hf_cond_broadcast(&rdma->changed);
-	hf_unlock(&rdma->lock);
+	hf_link_life_set_gate(&rdma->life, false);
 	for (uint32_t i = 0; i < rdma->channel_count; i++) {
 		if (rdma->channels[i].thread_runs)
 			pthread_join(rdma->channels[i].thread, NULL);
@@ -413,21 +360,19 @@ int hf_rdma_start(struct hf_rdma *rdma, const struct hf_transport_events *events
 {
 	if (rdma->events)
 		return hf_err_set(err, HF_ERR_LOCAL, EALREADY, "%s: already started", rdma->name);
-	hf_lock(&rdma->lock);
+	hf_lock(&rdma->life.lock);
 	rdma->engine = engine;
 	rdma->events = events;
-	hf_unlock(&rdma->lock);
+	hf_unlock(&rdma->life.lock);
 	rdma->control.heard_ms = rdma->control.sent_ms = rdma_now_ms();
 
 	int result = 0;
 	for (uint32_t i = 0; i < rdma->channel_count && !result; i++)
 		result = start_channel(&rdma->channels[i]);
-	// A connection that was shut down before its start stays down.
-	enum rdma_state idle = RDMA_STATE_IDLE;
-	if (!result)
-		atomic_compare_exchange_strong(&rdma->state, &idle, RDMA_STATE_UP);
-	if (!result)
+	if (!result) {
+		hf_link_life_begin(&rdma->life);
 		result = rdma_thread_create(&rdma->control_thread, "hf-rdma-ctl", rdma_control_main, rdma);
+	}
 	rdma->control_runs = !result;
 	if (!result)
 		return 0;
@@ -486,12 +431,12 @@ int hf_rdma_flush(struct hf_rdma *rdma, uint32_t timeout_ms)
 {
 	uint64_t deadline_ns = rdma_now_ns() + timeout_ms * 1000000ull;
 	int waited = 0;
-	hf_lock(&rdma->lock);
-	while (rdma->unsent && !rdma_is_down(rdma) && !waited)
-		waited = hf_cond_wait_until(&rdma->changed, &rdma->lock, deadline_ns);
+	hf_lock(&rdma->life.lock);
+	while (rdma->unsent && !hf_link_life_is_down(&rdma->life) && !waited)
+		waited = hf_cond_wait_until(&rdma->life.changed, &rdma->life.lock, deadline_ns);
 	int result = 0;
 	if (rdma->unsent)
-		result = rdma_is_down(rdma) ? -ENOTCONN : -ETIMEDOUT;
-	hf_unlock(&rdma->lock);
+		result = hf_link_life_is_down(&rdma->life) ? -ENOTCONN : -ETIMEDOUT;
+	hf_unlock(&rdma->life.lock);
 	return result;
 }

@@ -288,14 +288,15 @@ static int register_piece(struct ibv_pd *pd, uint8_t *address, uint64_t length_b
 }
 
 int rdma_register(struct ibv_pd *pd, const struct rdma_limits *limits, void *address, uint64_t length_bytes,
-		  int access, const atomic_bool *stop, struct rdma_regions *regions, struct hf_err *err)
+		  int access, const struct hf_link_life *life, struct rdma_regions *regions,
+		  struct hf_err *err)
 {
 	uint8_t *at = address;
 	while (length_bytes) {
 		uint64_t piece_bytes = length_bytes;
 		if (piece_bytes > limits->region_max_bytes)
 			piece_bytes = limits->region_max_bytes;
-		if (atomic_load(stop))
+		if (hf_link_life_is_down(life))
 			return hf_err_set(err, HF_ERR_LINK, ECANCELED, "the link went down meanwhile");
 		int result = register_piece(pd, at, piece_bytes, access, regions, err);
 		if (result)

@@ -50,10 +50,7 @@ struct acceptance {
 
 static void note_trouble(struct acceptance *acceptance, const struct hf_err *why)
 {
-	if (acceptance->trouble.class == HF_ERR_NONE) {
-		acceptance->trouble = *why;
-		hf_err_prefix(&acceptance->trouble, "%s", acceptance->listener->uri);
-	}
+	hf_opening_note_trouble(&acceptance->trouble, acceptance->listener->uri, why);
 }
 
 /* ---- answering -------------------------------------------------------------------------------- */
@@ -155,7 +152,7 @@ static struct page_channel *awaited_channel(const struct acceptance *acceptance,
 		return NULL;
 	for (uint32_t i = 0; i < tcp->channel_count; i++) {
 		struct page_channel *channel = &tcp->channels[i];
-		if (channel->class == class && channel->index == hello->index && channel->fd < 0)
+		if (channel->load.class == class && channel->index == hello->index && channel->fd < 0)
 			return channel;
 	}
 	return NULL;
@@ -334,16 +331,6 @@ static int step(struct acceptance *acceptance, bool admitting, struct hf_err *er
 	return entries[0].revents ? admit(acceptance, err) : 0;
 }
 
-static int give_up(struct acceptance *acceptance, struct hf_err *err)
-{
-	if (acceptance->trouble.class == HF_ERR_NONE)
-		return hf_err_set(err, HF_ERR_LINK, ETIMEDOUT, "%s: nobody connected within %u ms",
-				  acceptance->listener->uri, acceptance->listener->options.timeout_ms);
-	if (err)
-		*err = acceptance->trouble;
-	return -acceptance->trouble.errnum;
-}
-
 static int accept_session(struct acceptance *acceptance, struct hf_err *err)
 {
 	for (;;) {
@@ -354,7 +341,8 @@ static int accept_session(struct acceptance *acceptance, struct hf_err *err)
 			lose_session(acceptance, ETIMEDOUT, "stopped opening channels");
 		bool failed = acceptance->trouble.class != HF_ERR_NONE;
 		if (!acceptance->tcp && !acceptance->guest_count && (failed || !in_time))
-			return give_up(acceptance, err);
+			return hf_opening_nobody(&acceptance->trouble, acceptance->listener->uri,
+						 acceptance->listener->options.timeout_ms, err);
 		int result = step(acceptance, in_time, err);
 		if (result)
 			return result;

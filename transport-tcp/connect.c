@@ -253,7 +253,7 @@ static int open_control(struct opening *opening, int *fd, struct hf_err *err)
 static int open_page_channel(const struct opening *opening, struct page_channel *channel, struct hf_err *err)
 {
 	enum hf_wire_channel kind =
-	    channel->class == HF_FETCH_URGENT ? HF_WIRE_CHANNEL_URGENT : HF_WIRE_CHANNEL_BACKGROUND;
+	    channel->load.class == HF_FETCH_URGENT ? HF_WIRE_CHANNEL_URGENT : HF_WIRE_CHANNEL_BACKGROUND;
 	struct hf_wire_hello hello = hf_opening_hello(&opening->offer, kind, channel->index);
 	struct hf_wire_hello_reply reply = {0};
 	int result = connect_address(&opening->address, opening->options.timeout_ms);

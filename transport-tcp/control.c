@@ -6,7 +6,7 @@
  *   deliver what had already arrived -> join the page channels' threads -> link_down
  *
  * Reading and writing share one thread and one poll(), and neither ever blocks, so two sides that send
- * much at once cannot lock each other up. send() copies the message to a bounded queue and wakes the thread.
+ * much at once cannot lock each other up. send() copies the frame to a bounded queue and wakes the thread.
  *
  * Why messages are still delivered after the link has failed: a side that has said its last word (FAIL,
  * FINISH) flushes and closes all its sockets at once. The end of a page channel may then be noticed here
@@ -27,43 +27,6 @@ static const char control_name[] = "control channel";
 
 /* ---- sending ---------------------------------------------------------------------------------- */
 
-static struct control_message *make_message(uint32_t type, const void *payload, size_t length_bytes)
-{
-	struct control_message *message =
-	    malloc(sizeof(*message) + HF_WIRE_FRAME_HEADER_BYTES + length_bytes);
-	if (!message)
-		return NULL;
-	struct hf_wire_frame_header header = {.type = type, .length_bytes = (uint32_t)length_bytes};
-	if (hf_wire_encode_frame_header(&header, message->bytes, HF_WIRE_FRAME_HEADER_BYTES) !=
-	    HF_WIRE_FRAME_HEADER_BYTES) {
-		free(message);
-		errno = EINVAL;
-		return NULL;
-	}
-	if (length_bytes)
-		memcpy(message->bytes + HF_WIRE_FRAME_HEADER_BYTES, payload, length_bytes);
-	message->length_bytes = HF_WIRE_FRAME_HEADER_BYTES + length_bytes;
-	message->next = NULL;
-	return message;
-}
-
-/* Under the lock. */
-static int enqueue(struct hf_tcp *tcp, struct control_message *message)
-{
-	hf_lock_assert_held(&tcp->lock);
-	if (atomic_load(&tcp->state) != TCP_STATE_UP)
-		return -ENOTCONN;
-	if (message->length_bytes > tcp->queue_max_bytes - tcp->queue_bytes)
-		return -ENOBUFS;
-	if (tcp->queue_last)
-		tcp->queue_last->next = message;
-	else
-		tcp->queue_first = message;
-	tcp->queue_last = message;
-	tcp->queue_bytes += message->length_bytes;
-	return 0;
-}
-
 static void wake(struct hf_tcp *tcp)
 {
 	uint64_t one = 1;
@@ -80,47 +43,49 @@ static int give_up(struct hf_tcp *tcp, int result)
 	return result;
 }
 
+/* Under the lock. */
+static int enqueue(struct hf_tcp *tcp, struct hf_outbox_frame *frame)
+{
+	hf_lock_assert_held(&tcp->life.lock);
+	return hf_link_life_is_up(&tcp->life) ? hf_outbox_append(&tcp->outbox, frame) : -ENOTCONN;
+}
+
 int tcp_control_send(struct hf_tcp *tcp, uint64_t epoch, uint32_t type, const void *payload,
 		     size_t length_bytes)
 {
-	if (length_bytes > HF_WIRE_FRAME_MAX_BYTES)
-		return -EMSGSIZE;
-	if (epoch != tcp->info.epoch || atomic_load(&tcp->state) != TCP_STATE_UP)
+	struct hf_outbox_frame *frame;
+	if (epoch != tcp->info.epoch || !hf_link_life_is_up(&tcp->life))
 		return -ENOTCONN;
-	struct control_message *message = make_message(type, payload, length_bytes);
-	if (!message)
-		return give_up(tcp, -errno);
+	int result = hf_outbox_frame_create(&frame, type, payload, length_bytes);
+	if (result)
+		return give_up(tcp, result);
 
-	hf_lock(&tcp->lock);
-	int result = enqueue(tcp, message);
-	hf_unlock(&tcp->lock);
+	hf_lock(&tcp->life.lock);
+	result = enqueue(tcp, frame);
+	hf_unlock(&tcp->life.lock);
 	if (result == 0) {
 		wake(tcp);
 		return 0;
 	}
-	free(message);
+	free(frame);
 	return give_up(tcp, result);
 }
 
-static struct control_message *first_message(struct hf_tcp *tcp)
+static struct hf_outbox_frame *first_frame(struct hf_tcp *tcp)
 {
-	hf_lock(&tcp->lock);
-	struct control_message *first = tcp->queue_first;
-	hf_unlock(&tcp->lock);
+	hf_lock(&tcp->life.lock);
+	struct hf_outbox_frame *first = tcp->outbox.first;
+	hf_unlock(&tcp->life.lock);
 	return first;
 }
 
-static void drop_first_message(struct hf_tcp *tcp)
+static void drop_first_frame(struct hf_tcp *tcp)
 {
-	hf_lock(&tcp->lock);
-	struct control_message *first = tcp->queue_first;
-	tcp->queue_first = first->next;
-	tcp->queue_bytes -= first->length_bytes;
-	if (!tcp->queue_first) {
-		tcp->queue_last = NULL;
-		hf_cond_broadcast(&tcp->changed);
-	}
-	hf_unlock(&tcp->lock);
+	hf_lock(&tcp->life.lock);
+	struct hf_outbox_frame *first = hf_outbox_take_first(&tcp->outbox);
+	if (!tcp->outbox.first)
+		hf_cond_broadcast(&tcp->life.changed);
+	hf_unlock(&tcp->life.lock);
 	tcp->first_sent_bytes = 0;
 	free(first);
 }
@@ -128,11 +93,10 @@ static void drop_first_message(struct hf_tcp *tcp)
 /* Returns whether something is left that the socket does not take now. */
 static bool write_messages(struct hf_tcp *tcp)
 {
-	struct control_message *message;
-	while ((message = first_message(tcp))) {
-		ssize_t sent =
-		    send(tcp->control_fd, message->bytes + tcp->first_sent_bytes,
-			 message->length_bytes - tcp->first_sent_bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
+	struct hf_outbox_frame *frame;
+	while ((frame = first_frame(tcp))) {
+		ssize_t sent = send(tcp->control_fd, frame->bytes + tcp->first_sent_bytes,
+				    frame->length_bytes - tcp->first_sent_bytes, MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (sent < 0 && errno == EAGAIN)
 			return true;
 		if (sent < 0 && errno != EINTR) {
@@ -141,8 +105,8 @@ static bool write_messages(struct hf_tcp *tcp)
 		}
 		if (sent > 0)
 			tcp->first_sent_bytes += (size_t)sent;
-		if (tcp->first_sent_bytes == message->length_bytes)
-			drop_first_message(tcp);
+		if (tcp->first_sent_bytes == frame->length_bytes)
+			drop_first_frame(tcp);
 	}
 	return false;
 }
@@ -172,9 +136,9 @@ static ssize_t frame_bytes(struct hf_tcp *tcp, const uint8_t *bytes, size_t have
  */
 static bool deaf(struct hf_tcp *tcp)
 {
-	hf_lock(&tcp->lock);
-	bool is_deaf = tcp->control_broken || (tcp_is_down(tcp) && tcp->told_to_stop);
-	hf_unlock(&tcp->lock);
+	hf_lock(&tcp->life.lock);
+	bool is_deaf = tcp->control_broken || (hf_link_life_is_down(&tcp->life) && tcp->life.told_to_stop);
+	hf_unlock(&tcp->life.lock);
 	return is_deaf;
 }
 
@@ -228,7 +192,7 @@ static void drain_wakeups(struct hf_tcp *tcp)
 
 static void exchange_messages(struct hf_tcp *tcp)
 {
-	while (!tcp_is_down(tcp)) {
+	while (!hf_link_life_is_down(&tcp->life)) {
 		bool blocked = write_messages(tcp);
 		struct pollfd entries[2] = {
 		    {.fd = tcp->control_fd, .events = (short)(POLLIN | (blocked ? POLLOUT : 0))},
@@ -252,25 +216,17 @@ static void deliver_what_arrived(struct hf_tcp *tcp)
 		;
 }
 
-static void open_gate(struct hf_tcp *tcp)
-{
-	hf_lock(&tcp->lock);
-	tcp->gate = TCP_GATE_OPEN;
-	hf_cond_broadcast(&tcp->changed);
-	hf_unlock(&tcp->lock);
-}
-
 void *tcp_control_main(void *argument)
 {
 	struct hf_tcp *tcp = argument;
 	tcp->events->link_up(tcp->engine, &tcp->info);
-	open_gate(tcp);
+	hf_link_life_set_gate(&tcp->life, true);
 
 	exchange_messages(tcp);
 	deliver_what_arrived(tcp);
 
 	for (uint32_t i = 0; i < tcp->channel_count; i++)
 		pthread_join(tcp->channels[i].thread, NULL);
-	tcp->events->link_down(tcp->engine, tcp->info.epoch, &tcp->why);
+	tcp->events->link_down(tcp->engine, tcp->info.epoch, &tcp->life.why);
 	return NULL;
 }

@@ -28,27 +28,16 @@
 void tcp_channel_name(const struct page_channel *channel, char name[static TCP_CHANNEL_NAME_BYTES])
 {
 	snprintf(name, TCP_CHANNEL_NAME_BYTES, "%s channel %u",
-		 channel->class == HF_FETCH_URGENT ? "urgent" : "background", channel->index);
+		 channel->load.class == HF_FETCH_URGENT ? "urgent" : "background", channel->index);
 }
 
 /* ---- posting ---------------------------------------------------------------------------------- */
 
-/* The channel of the class with the fewest bytes to come that has room; NULL if none has. */
 static struct page_channel *pick_channel(struct hf_tcp *tcp, enum hf_fetch_class class)
 {
-	struct page_channel *best = NULL;
-	uint64_t best_bytes = UINT64_MAX;
-	for (uint32_t i = 0; i < tcp->channel_count; i++) {
-		struct page_channel *channel = &tcp->channels[i];
-		if (channel->class != class || atomic_load(&channel->outstanding) >= TCP_CHANNEL_FETCHES_MAX)
-			continue;
-		uint64_t bytes = atomic_load(&channel->outstanding_bytes);
-		if (bytes < best_bytes) {
-			best = channel;
-			best_bytes = bytes;
-		}
-	}
-	return best;
+	uint32_t index = hf_channel_pick(&tcp->channels[0].load, sizeof(tcp->channels[0]), tcp->channel_count,
+					 class, TCP_CHANNEL_FETCHES_MAX);
+	return index == HF_CHANNEL_NONE ? NULL : &tcp->channels[index];
 }
 
 /* Under the channel's lock. */
@@ -61,7 +50,7 @@ static int send_request(struct page_channel *channel, const uint8_t *request)
 	while (sent < 0 && errno == EINTR);
 	if (sent == HF_WIRE_REQUEST_BYTES)
 		return 0;
-	if (sent < 0 && errno == EAGAIN && atomic_load(&channel->outstanding))
+	if (sent < 0 && errno == EAGAIN && atomic_load(&channel->load.outstanding))
 		return -EAGAIN;
 
 	char name[TCP_CHANNEL_NAME_BYTES];
@@ -75,15 +64,15 @@ static int append(struct page_channel *channel, const struct hf_fetch *fetch, co
 {
 	int result = 1;
 	hf_lock(&channel->lock);
-	uint32_t outstanding = atomic_load(&channel->outstanding);
+	uint32_t outstanding = atomic_load(&channel->load.outstanding);
 	if (channel->closed) {
 		result = -ENOTCONN;
 	} else if (outstanding < TCP_CHANNEL_FETCHES_MAX) {
 		result = send_request(channel, request);
 		if (!result) {
 			channel->fifo[(channel->head + outstanding) % TCP_CHANNEL_FETCHES_MAX] = *fetch;
-			atomic_store(&channel->outstanding, outstanding + 1);
-			atomic_fetch_add(&channel->outstanding_bytes, fetch->length_bytes);
+			atomic_store(&channel->load.outstanding, outstanding + 1);
+			atomic_fetch_add(&channel->load.outstanding_bytes, fetch->length_bytes);
 		}
 	}
 	hf_unlock(&channel->lock);
@@ -95,7 +84,7 @@ int tcp_fetch_post(struct hf_tcp *tcp, const struct hf_fetch *fetch)
 	if (tcp->role != TCP_ROLE_DESTINATION || !fetch->landing || !fetch->length_bytes ||
 	    fetch->length_bytes > HF_WIRE_CHUNK_MAX_BYTES || (unsigned)fetch->class >= HF_FETCH_CLASSES)
 		return -EINVAL;
-	if (atomic_load(&tcp->state) != TCP_STATE_UP || fetch->epoch != tcp->info.epoch)
+	if (!hf_link_life_is_up(&tcp->life) || fetch->epoch != tcp->info.epoch)
 		return -ENOTCONN;
 
 	uint8_t request[HF_WIRE_REQUEST_BYTES];
@@ -144,7 +133,7 @@ static int receive(struct page_channel *channel, void *bytes, size_t length_byte
 static bool peek_head(struct page_channel *channel, struct hf_fetch *fetch)
 {
 	hf_lock(&channel->lock);
-	bool found = atomic_load(&channel->outstanding) > 0;
+	bool found = atomic_load(&channel->load.outstanding) > 0;
 	if (found)
 		*fetch = channel->fifo[channel->head];
 	hf_unlock(&channel->lock);
@@ -154,9 +143,9 @@ static bool peek_head(struct page_channel *channel, struct hf_fetch *fetch)
 static void pop_head(struct page_channel *channel)
 {
 	hf_lock(&channel->lock);
-	atomic_fetch_sub(&channel->outstanding_bytes, channel->fifo[channel->head].length_bytes);
+	atomic_fetch_sub(&channel->load.outstanding_bytes, channel->fifo[channel->head].length_bytes);
 	channel->head = (channel->head + 1) % TCP_CHANNEL_FETCHES_MAX;
-	atomic_fetch_sub(&channel->outstanding, 1);
+	atomic_fetch_sub(&channel->load.outstanding, 1);
 	hf_unlock(&channel->lock);
 }
 
@@ -224,9 +213,9 @@ static void report_leftovers(struct page_channel *channel)
 	channel->closed = true;
 	hf_unlock(&channel->lock);
 
-	hf_lock(&tcp->lock);
-	enum hf_fetch_status status = tcp->told_to_stop ? HF_FETCH_CANCELLED : HF_FETCH_FAILED;
-	hf_unlock(&tcp->lock);
+	hf_lock(&tcp->life.lock);
+	enum hf_fetch_status status = tcp->life.told_to_stop ? HF_FETCH_CANCELLED : HF_FETCH_FAILED;
+	hf_unlock(&tcp->life.lock);
 
 	while (peek_head(channel, &fetch)) {
 		pop_head(channel);
@@ -239,9 +228,9 @@ static void report_leftovers(struct page_channel *channel)
 void *tcp_fetch_main(void *argument)
 {
 	struct page_channel *channel = argument;
-	if (!tcp_gate_wait(channel->tcp))
+	if (!hf_link_life_wait_gate(&channel->tcp->life))
 		return NULL;
-	while (!tcp_is_down(channel->tcp))
+	while (!hf_link_life_is_down(&channel->tcp->life))
 		if (receive_reply(channel))
 			break;
 	report_leftovers(channel);

@@ -5,7 +5,7 @@
  * Purpose: the structures of a connection and the functions that cross files. The theory stands in tcp.c.
  * Ownership: struct hf_tcp owns its descriptors; they are closed only in tcp_free(), after the joins, so that
  * any thread may shutdown(2) them at any time.
- * Threads: fields are grouped by owner. Lock order: page_channel.lock, then hf_tcp.lock.
+ * Threads: fields are grouped by owner. Lock order: page_channel.lock, then the life's.
  * Units: milliseconds of CLOCK_MONOTONIC in _ms, bytes in _bytes.
  * Errors: 0 or -errno; texts name the URI or the peer's address.
  */
@@ -21,9 +21,13 @@
 #include <sys/types.h>
 #include <sys/un.h>
 
+#include "core/channel_load.h"
 #include "core/err.h"
 #include "core/host_port.h"
+#include "core/link_life.h"
 #include "core/lock.h"
+#include "core/opening.h"
+#include "core/outbox.h"
 #include "core/transport.h"
 #include "core/wire.h"
 #include "transport-tcp/tcp.h"
@@ -31,9 +35,6 @@
 /* Outstanding on one page channel; also what a source answers at once. */
 #define TCP_CHANNEL_FETCHES_MAX 64u
 #define TCP_SILENCE_MAX_MS	30000u
-#define TCP_TIMEOUT_DEFAULT_MS	10000u
-#define TCP_TIMEOUT_MAX_MS	3600000u
-#define TCP_QUEUE_MAX_BYTES	((size_t)HF_WIRE_DEVICE_STATE_MAX_BYTES + (64u << 20))
 #define TCP_NAME_BYTES		320
 _Static_assert(HF_TCP_SESSION_BYTES == HF_WIRE_SESSION_BYTES, "one session identifier");
 
@@ -75,36 +76,20 @@ void tcp_close_fd(int *fd);
 
 enum tcp_role { TCP_ROLE_SOURCE, TCP_ROLE_DESTINATION };
 
-enum tcp_state {
-	TCP_STATE_IDLE, /* opened, not started: no events, nothing to fetch */
-	TCP_STATE_UP,
-	TCP_STATE_DOWN, /* sockets are shut down; threads are leaving */
-};
-
-enum tcp_gate { TCP_GATE_CLOSED, TCP_GATE_OPEN, TCP_GATE_ABANDONED };
-
 struct page_channel {
 	/* Set at creation. */
 	struct hf_tcp *tcp;
-	enum hf_fetch_class class;
+	struct hf_channel_load load; /* its counts: under lock, read without it to choose a channel */
 	uint32_t index;
 	int fd;
 	/* hf_tcp_start's, then the control thread's. */
 	pthread_t thread;
 	bool thread_runs;
-	/* Destination, under lock; the atomics are also read without it, to choose a channel. */
+	/* Destination, under lock. */
 	struct hf_lock lock;
 	bool closed; /* the thread has left; nothing may be appended */
 	uint32_t head;
 	struct hf_fetch fifo[TCP_CHANNEL_FETCHES_MAX];
-	_Atomic uint32_t outstanding;
-	_Atomic uint64_t outstanding_bytes;
-};
-
-struct control_message {
-	struct control_message *next;
-	size_t length_bytes;
-	uint8_t bytes[]; /* frame header and payload */
 };
 
 struct hf_tcp {
@@ -123,20 +108,14 @@ struct hf_tcp {
 	void *engine;
 	pthread_t control_thread;
 	bool control_runs;
-	/* Under lock. state is also read without it. */
-	struct hf_lock lock;
-	struct hf_cond changed; /* gate, state, queue ran empty */
-	enum tcp_gate gate;
-	_Atomic enum tcp_state state;
-	struct hf_err why;   /* the first reason; set once, with TCP_STATE_DOWN */
-	bool told_to_stop;   /* by this side, not by a failure */
-	bool control_broken; /* the control thread's own: no frame can be told any more */
-	struct control_message *queue_first, *queue_last;
-	size_t queue_bytes, queue_max_bytes;
+	struct hf_link_life life; /* down: sockets are shut down */
+	/* Under life.lock; life.changed: it ran empty. */
+	struct hf_outbox outbox;
 	/* The control thread's own. */
 	uint8_t *inbox;
 	size_t inbox_bytes;
-	size_t first_sent_bytes; /* of queue_first */
+	size_t first_sent_bytes; /* of the outbox's first frame */
+	bool control_broken;	 /* no frame can be told any more */
 };
 
 int tcp_new(struct hf_tcp **out, enum tcp_role role, bool is_unix, const struct hf_link_info *info,
@@ -146,10 +125,7 @@ void tcp_free(struct hf_tcp *tcp); /* no thread runs; NULL and half-built are fi
 void tcp_fail(struct hf_tcp *tcp, const struct hf_err *why);
 /* tcp_fail() for a socket call that returned error_number (0: EOF) on the named channel. */
 void tcp_fail_link(struct hf_tcp *tcp, const char *channel_name, int error_number);
-bool tcp_is_down(const struct hf_tcp *tcp);
 int tcp_thread_create(pthread_t *thread, const char *name, void *(*function)(void *), void *argument);
-/* Waits until link_up() has been delivered. False: leave without a word. */
-bool tcp_gate_wait(struct hf_tcp *tcp);
 /* The connections a side wants, defaults filled in; -EINVAL. */
 int tcp_options_check(const struct hf_tcp_options *options, struct hf_tcp_options *checked,
 		      struct hf_err *err);

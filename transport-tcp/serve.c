@@ -66,7 +66,7 @@ static int answer(struct page_channel *channel, const uint8_t *bytes, uint8_t *h
 					 .offset_bytes = request.offset_bytes,
 					 .block = request.block,
 					 .length_bytes = request.length_bytes,
-					 .class = channel->class};
+					 .class = channel->load.class};
 	if (tcp->events->serve(tcp->engine, &asked, &reply, &err))
 		return fail_violation(channel, &err);
 
@@ -133,9 +133,9 @@ void *tcp_serve_main(void *argument)
 	struct page_channel *channel = argument;
 	struct batch batch;
 	batch.request_bytes = 0;
-	if (!tcp_gate_wait(channel->tcp))
+	if (!hf_link_life_wait_gate(&channel->tcp->life))
 		return NULL;
-	while (!tcp_is_down(channel->tcp))
+	while (!hf_link_life_is_down(&channel->tcp->life))
 		if (read_requests(channel, &batch) || answer_all(channel, &batch) ||
 		    send_all(channel, &batch))
 			break;

@@ -9,17 +9,12 @@
  *   hf-tcp-u0 ...  page channel D: replies         D: (fetch does)     fetch_done
  *                               S: requests        S: replies          serve
  *
- *   fetch / send ---> [ IDLE ] --start--> [ UP ] --first failure, shutdown, close--> [ DOWN ]
- *
- * Going down is one step that any thread may take, once: note the reason, then shutdown(2) every socket. That
+ * Its life is core/link_life.h's. Going down: note the reason, then shutdown(2) every socket. That
  * ends every recv, send and poll of the other threads; nobody is signalled or cancelled. Each page
  * channel's thread reports its unfinished fetches and ends; the control thread joins them all and says
  * link_down, last. So nobody is left who could touch a landing (rule d of core/transport.h), and every event
  * comes from a thread that hf_tcp_close() waits for. Descriptors stay open until then: a number that
  * shutdown(2) is about to use can not have been given to another file.
- *
- * The gate keeps page channels silent until link_up has been delivered. When threads cannot be made, it is
- * abandoned and they leave without any event.
  */
 #include "transport-tcp/internal.h"
 
@@ -41,21 +36,9 @@ int tcp_options_check(const struct hf_tcp_options *options, struct hf_tcp_option
 	struct hf_tcp_options result = {0};
 	if (options)
 		result = *options;
-	if (!result.channels[HF_FETCH_URGENT])
-		result.channels[HF_FETCH_URGENT] = 1;
-	if (!result.channels[HF_FETCH_BACKGROUND])
-		result.channels[HF_FETCH_BACKGROUND] = 2;
-	if (!result.timeout_ms)
-		result.timeout_ms = TCP_TIMEOUT_DEFAULT_MS;
-	if (result.timeout_ms > TCP_TIMEOUT_MAX_MS)
-		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "a timeout of %u ms is too long; %u is possible",
-				  result.timeout_ms, TCP_TIMEOUT_MAX_MS);
-	for (int i = 0; i < HF_FETCH_CLASSES; i++)
-		if (result.channels[i] > HF_WIRE_CHANNELS_MAX)
-			return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
-					  "%u %s channels are too many; %u are possible", result.channels[i],
-					  i == HF_FETCH_URGENT ? "urgent" : "background",
-					  HF_WIRE_CHANNELS_MAX);
+	int failed = hf_opening_check_options(result.channels, &result.timeout_ms, err);
+	if (failed)
+		return failed;
 	*checked = result;
 	return 0;
 }
@@ -67,7 +50,7 @@ static void init_channels(struct hf_tcp *tcp)
 		uint32_t urgent = tcp->info.channels[HF_FETCH_URGENT];
 		channel->tcp = tcp;
 		channel->fd = -1;
-		channel->class = i < urgent ? HF_FETCH_URGENT : HF_FETCH_BACKGROUND;
+		channel->load.class = i < urgent ? HF_FETCH_URGENT : HF_FETCH_BACKGROUND;
 		channel->index = i < urgent ? i : i - urgent;
 		hf_lock_init(&channel->lock, "page_channel.lock", HF_RANK_PAGE_CHANNEL);
 	}
@@ -79,14 +62,13 @@ int tcp_new(struct hf_tcp **out, enum tcp_role role, bool is_unix, const struct 
 	struct hf_tcp *tcp = calloc(1, sizeof(*tcp));
 	if (!tcp)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory for a connection");
-	hf_lock_init(&tcp->lock, "hf_tcp.lock", HF_RANK_LINK);
-	hf_cond_init(&tcp->changed);
+	hf_link_life_init(&tcp->life, "hf_tcp.life");
 	tcp->role = role;
 	tcp->is_unix = is_unix;
 	tcp->info = *info;
 	tcp->info.name = is_unix ? "unix" : "tcp";
 	tcp->control_fd = -1;
-	tcp->queue_max_bytes = TCP_QUEUE_MAX_BYTES;
+	tcp->outbox.most_bytes = HF_OUTBOX_MOST_BYTES;
 	for (int i = 0; i < HF_FETCH_CLASSES; i++)
 		tcp->info.capacity_chunks[i] = info->channels[i] * TCP_CHANNEL_FETCHES_MAX;
 
@@ -105,15 +87,6 @@ int tcp_new(struct hf_tcp **out, enum tcp_role role, bool is_unix, const struct 
 	return 0;
 }
 
-static void free_queue(struct hf_tcp *tcp)
-{
-	while (tcp->queue_first) {
-		struct control_message *next = tcp->queue_first->next;
-		free(tcp->queue_first);
-		tcp->queue_first = next;
-	}
-}
-
 void tcp_free(struct hf_tcp *tcp)
 {
 	if (!tcp)
@@ -124,20 +97,14 @@ void tcp_free(struct hf_tcp *tcp)
 	}
 	tcp_close_fd(&tcp->control_fd);
 	tcp_close_fd(&tcp->wake_fd);
-	free_queue(tcp);
+	hf_outbox_empty(&tcp->outbox);
 	free(tcp->channels);
 	free(tcp->inbox);
-	hf_cond_destroy(&tcp->changed);
-	hf_lock_destroy(&tcp->lock);
+	hf_link_life_destroy(&tcp->life);
 	free(tcp);
 }
 
 /* ---- going down ------------------------------------------------------------------------------- */
-
-bool tcp_is_down(const struct hf_tcp *tcp)
-{
-	return atomic_load(&tcp->state) == TCP_STATE_DOWN;
-}
 
 static void shutdown_sockets(struct hf_tcp *tcp)
 {
@@ -152,16 +119,7 @@ static void shutdown_sockets(struct hf_tcp *tcp)
 
 static void go_down(struct hf_tcp *tcp, const struct hf_err *why, bool told_to_stop)
 {
-	hf_lock(&tcp->lock);
-	bool first = !tcp_is_down(tcp);
-	if (first) {
-		tcp->why = *why;
-		tcp->told_to_stop = told_to_stop;
-		atomic_store(&tcp->state, TCP_STATE_DOWN);
-		hf_cond_broadcast(&tcp->changed);
-	}
-	hf_unlock(&tcp->lock);
-	if (first)
+	if (hf_link_life_end(&tcp->life, why, told_to_stop))
 		shutdown_sockets(tcp);
 }
 
@@ -216,20 +174,10 @@ int tcp_thread_create(pthread_t *thread, const char *name, void *(*function)(voi
 	return -result;
 }
 
-bool tcp_gate_wait(struct hf_tcp *tcp)
-{
-	hf_lock(&tcp->lock);
-	while (tcp->gate == TCP_GATE_CLOSED)
-		hf_cond_wait(&tcp->changed, &tcp->lock);
-	bool open = tcp->gate == TCP_GATE_OPEN;
-	hf_unlock(&tcp->lock);
-	return open;
-}
-
 static int start_channel(struct page_channel *channel)
 {
 	char name[16];
-	snprintf(name, sizeof(name), "hf-tcp-%c%u", channel->class == HF_FETCH_URGENT ? 'u' : 'b',
+	snprintf(name, sizeof(name), "hf-tcp-%c%u", channel->load.class == HF_FETCH_URGENT ? 'u' : 'b',
 		 channel->index % 1000);
 	int result = tcp_thread_create(
 	    &channel->thread, name, channel->tcp->role == TCP_ROLE_SOURCE ? tcp_serve_main : tcp_fetch_main,
@@ -240,10 +188,7 @@ static int start_channel(struct page_channel *channel)
 
 static void abandon_start(struct hf_tcp *tcp)
 {
-	hf_lock(&tcp->lock);
-	tcp->gate = TCP_GATE_ABANDONED;
-	hf_cond_broadcast(&tcp->changed);
-	hf_unlock(&tcp->lock);
+	hf_link_life_set_gate(&tcp->life, false);
 	for (uint32_t i = 0; i < tcp->channel_count; i++) {
 		if (tcp->channels[i].thread_runs)
 			pthread_join(tcp->channels[i].thread, NULL);
@@ -263,12 +208,10 @@ int hf_tcp_start(struct hf_tcp *tcp, const struct hf_transport_events *events, v
 	for (uint32_t i = 0; i < tcp->channel_count && !result; i++)
 		result = start_channel(&tcp->channels[i]);
 
-	// A connection that was shut down before its start stays down.
-	enum tcp_state idle = TCP_STATE_IDLE;
-	if (!result)
-		atomic_compare_exchange_strong(&tcp->state, &idle, TCP_STATE_UP);
-	if (!result)
+	if (!result) {
+		hf_link_life_begin(&tcp->life);
 		result = tcp_thread_create(&tcp->control_thread, "hf-tcp-ctl", tcp_control_main, tcp);
+	}
 	tcp->control_runs = !result;
 	if (!result)
 		return 0;
@@ -327,13 +270,14 @@ struct hf_transport hf_tcp_transport(struct hf_tcp *tcp)
 static int wait_queue_empty(struct hf_tcp *tcp, uint64_t deadline_ms)
 {
 	int waited = 0;
-	hf_lock(&tcp->lock);
-	while (tcp->queue_first && !tcp_is_down(tcp) && !waited)
-		waited = hf_cond_wait_until(&tcp->changed, &tcp->lock, deadline_ms * 1000000);
+	struct hf_link_life *life = &tcp->life;
+	hf_lock(&life->lock);
+	while (tcp->outbox.first && !hf_link_life_is_down(life) && !waited)
+		waited = hf_cond_wait_until(&life->changed, &life->lock, deadline_ms * 1000000);
 	int result = 0;
-	if (tcp->queue_first)
-		result = tcp_is_down(tcp) ? -ENOTCONN : -ETIMEDOUT;
-	hf_unlock(&tcp->lock);
+	if (tcp->outbox.first)
+		result = hf_link_life_is_down(life) ? -ENOTCONN : -ETIMEDOUT;
+	hf_unlock(&life->lock);
 	return result;
 }
 
@@ -343,7 +287,7 @@ static int wait_acknowledged(struct hf_tcp *tcp, uint64_t deadline_ms)
 	const struct timespec pause = {.tv_nsec = 500000};
 	int unacknowledged_bytes;
 	while (!ioctl(tcp->control_fd, SIOCOUTQ, &unacknowledged_bytes) && unacknowledged_bytes) {
-		if (tcp_is_down(tcp))
+		if (hf_link_life_is_down(&tcp->life))
 			return -ENOTCONN;
 		if (tcp_now_ms() >= deadline_ms)
 			return -ETIMEDOUT;

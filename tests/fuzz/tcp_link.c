@@ -115,8 +115,8 @@ static struct hf_tcp *make_link(struct engine *engine, enum tcp_role role, uint3
 	fuzz_check(tcp_new(&engine->tcp, role, true, &info, NULL) == 0);
 	engine->tcp->events = &events;
 	engine->tcp->engine = engine;
-	engine->tcp->state = TCP_STATE_UP;
-	engine->tcp->gate = TCP_GATE_OPEN;
+	hf_link_life_begin(&engine->tcp->life);
+	hf_link_life_set_gate(&engine->tcp->life, true);
 	engine->tcp->control_fd = fuzz_peer_pair(&unused);
 	return engine->tcp;
 }
@@ -251,8 +251,8 @@ static void fetch(struct fuzz_input *input)
 	fill(&tcp->channels[0].fd);
 	post_fetches(tcp);
 	tcp_fetch_main(&tcp->channels[0]);
-	fuzz_check(engine.dones == FETCHES && tcp_is_down(tcp));
-	fuzz_check(tcp->why.class != HF_ERR_NONE && tcp->why.text[0]);
+	fuzz_check(engine.dones == FETCHES && hf_link_life_is_down(&tcp->life));
+	fuzz_check(tcp->life.why.class != HF_ERR_NONE && tcp->life.why.text[0]);
 	for (uint32_t i = 0; i < FETCHES; i++)
 		free(fetches[i].landing);
 	tcp_free(tcp);
@@ -303,7 +303,7 @@ static void serve(struct fuzz_input *input)
 	struct hf_tcp *tcp = make_link(&engine, TCP_ROLE_SOURCE, 1);
 	int peer_fd = fill(&tcp->channels[0].fd);
 	tcp_serve_main(&tcp->channels[0]);
-	fuzz_check(tcp_is_down(tcp) && tcp->why.class != HF_ERR_NONE);
+	fuzz_check(hf_link_life_is_down(&tcp->life) && tcp->life.why.class != HF_ERR_NONE);
 	check_replies(&engine, peer_fd);
 	tcp_free(tcp);
 }

@@ -72,13 +72,13 @@ static void ask_for_keys(struct hf_rdma *rdma)
 	rdma->events = &ears;
 	rdma->control.want_sent = true;
 	if (rdma_send_message(rdma, RDMA_MESSAGE_WANT_KEYS, 0))
-		die("asking for keys", &rdma->why);
+		die("asking for keys", &rdma->life.why);
 	while (!atomic_load(&rdma->keys_known)) {
 		if (ibv_req_notify_cq(completions->cq, 0))
 			die("notifications", NULL);
 		int taken = rdma_take_messages(rdma, false);
 		if (taken < 0)
-			die("hearing the keys", &rdma->why);
+			die("hearing the keys", &rdma->life.why);
 		if (!taken)
 			wait_completions(completions, deadline_ms);
 	}

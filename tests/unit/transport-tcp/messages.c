@@ -91,7 +91,7 @@ static void a_peer_that_does_not_read_fills_a_bounded_queue(void **state)
 	(void)state;
 	struct hf_tcp *tcp = raw_source_open(&raw, "tcp:127.0.0.1:0", 1, 1, engine);
 	struct hf_transport port = hf_tcp_transport(tcp);
-	tcp->queue_max_bytes = 32u << 20;
+	tcp->outbox.most_bytes = 32u << 20;
 	uint32_t sent = 0;
 	int result;
 	while (!(result = port.ops->send(port.self, RIG_EPOCH, HF_WIRE_DEVICE, payload, 1 << 20)))
@@ -112,7 +112,7 @@ static void a_device_state_of_the_largest_size_fits_the_queue(void **state)
 	// With the header of every frame, and room for what else is on the way.
 	size_t frames = HF_WIRE_DEVICE_STATE_MAX_BYTES / HF_WIRE_FRAME_MAX_BYTES;
 	assert_true(HF_WIRE_DEVICE_STATE_MAX_BYTES + frames * HF_WIRE_FRAME_HEADER_BYTES + (32u << 20) <
-		    TCP_QUEUE_MAX_BYTES);
+		    HF_OUTBOX_MOST_BYTES);
 }
 
 static void flush_delivers_the_last_messages_before_close(void **state)
@@ -188,9 +188,9 @@ static void flush_waits_until_the_peers_host_has_the_bytes(void **state)
 	assert_int_equal(setsockopt(tcp->control_fd, SOL_SOCKET, SO_SNDBUF, &large, sizeof(large)), 0);
 	send_number(&port, 0, length_bytes);
 	assert_int_equal(hf_tcp_flush(tcp, 100), -ETIMEDOUT);
-	hf_lock(&tcp->lock);
-	assert_null(tcp->queue_first);
-	hf_unlock(&tcp->lock);
+	hf_lock(&tcp->life.lock);
+	assert_null(tcp->outbox.first);
+	hf_unlock(&tcp->life.lock);
 	raw_recv(raw.control, payload, HF_WIRE_FRAME_HEADER_BYTES + length_bytes);
 	assert_int_equal(hf_tcp_flush(tcp, ENGINE_WAIT_MS), 0);
 	hf_tcp_close(tcp);
