@@ -262,13 +262,15 @@ static int destination_runs(struct hf_demo *demo, struct hf_err *err)
 static int start_receive(struct hf_demo *demo, struct hf_err *err)
 {
 	const struct hf_options *options = &demo->options;
-	char qmp[160], attach[128], listen[160], json[128], channels[12], chunk[24];
+	char qmp[160], attach[128], listen[320], json[128], channels[12], chunk[24];
 	snprintf(qmp, sizeof(qmp), "qmp:%s/destination.qmp", demo->workspace.folder);
 	socket_path(demo, "destination.attach", attach);
 	socket_path(demo, "receive.json", json);
 	snprintf(channels, sizeof(channels), "%u", options->channels);
 	snprintf(chunk, sizeof(chunk), "%" PRIu64, options->chunk_bytes);
-	if (options->transport == HF_DEMO_TRANSPORT_UNIX)
+	if (options->listen)
+		snprintf(listen, sizeof(listen), "%s", options->listen);
+	else if (options->transport == HF_DEMO_TRANSPORT_UNIX)
 		snprintf(listen, sizeof(listen), "unix:%s/link", demo->workspace.folder);
 	else
 		snprintf(listen, sizeof(listen), "tcp:127.0.0.1:0");

@@ -2,7 +2,7 @@
 /*
  * The `hugeferry` program. Theory of operation: this file only picks the subcommand. Each of them is a plain
  * function of its own file that wires ports to an engine (send, receive), looks at the host (check) or runs
- * the other programs as children (demo). Nothing is kept between subcommands.
+ * the other programs as children (demo) or in its own place (exec). Nothing is kept between subcommands.
  */
 #include <stdio.h>
 #include <string.h>
@@ -18,6 +18,7 @@ struct subcommand {
 static const struct subcommand subcommands[] = {
     {"send", hf_main_send, "move a running VM away from this host"},
     {"receive", hf_main_receive, "take a VM in and pull its memory"},
+    {"exec", hf_main_exec, "start a VMM such as QEMU so that its memory can be moved"},
     {"check", hf_main_check, "say whether this host is ready, and what to do if not"},
     {"demo", hf_main_demo, "move a small VM on this host from one process to another and verify it"},
 };

@@ -21,6 +21,7 @@
 #define RECEIVE HF_COMMAND_RECEIVE
 #define CHECK	HF_COMMAND_CHECK
 #define DEMO	HF_COMMAND_DEMO
+#define EXEC	HF_COMMAND_EXEC
 
 enum kind {
 	KIND_FLAG,   /* bool */
@@ -53,13 +54,12 @@ static const struct spec specs[] = {
      "QMP socket of the VM; to send it must be running, to receive it must be in inmigrate"},
     {"to", "URI", SEND | CHECK, SEND, KIND_TEXT, AT(to), 0, 0, NULL,
      "where `hugeferry receive` listens: tcp:HOST:PORT, rdma:HOST:PORT or unix:PATH"},
-    {"listen", "URI", RECEIVE, RECEIVE, KIND_TEXT, AT(listen), 0, 0, NULL,
+    {"listen", "URI", RECEIVE | DEMO, RECEIVE, KIND_TEXT, AT(listen), 0, 0, NULL,
      "tcp:HOST:PORT, rdma:HOST:PORT (port 0: any free one) or unix:PATH; `listening on URI` is printed "
-     "when ready"},
-    {"attach", "PATH", SEND | RECEIVE, RECEIVE, KIND_TEXT, AT(attach), 0, 0, NULL,
-     "attach socket of the VMM: to receive, over which its memory is handed out; to send with --precopy, "
-     "over "
-     "which its writes are tracked"},
+     "when ready (demo: instead of --transport)"},
+    {"attach", "PATH", SEND | RECEIVE | EXEC, RECEIVE | EXEC, KIND_TEXT, AT(attach), 0, 0, NULL,
+     "attach socket of the VMM, which exec has it make: to receive, over which its memory is handed out; to "
+     "send with --precopy, over which its writes are tracked"},
     {"precopy", NULL, SEND, 0, KIND_FLAG, AT(precopy), 0, 0, NULL,
      "move pages in rounds while the VM runs, and by postcopy only what rounds cannot; wants --attach"},
     {"precopy-only", NULL, SEND, 0, KIND_FLAG, AT(precopy_only), 0, 0, NULL,
@@ -134,7 +134,7 @@ static const struct spec specs[] = {
 #define SPECS (sizeof(specs) / sizeof(specs[0]))
 
 static const char *const command_names[] = {
-    [SEND] = "send", [RECEIVE] = "receive", [CHECK] = "check", [DEMO] = "demo"};
+    [SEND] = "send", [RECEIVE] = "receive", [CHECK] = "check", [DEMO] = "demo", [EXEC] = "exec"};
 
 static int bad(struct hf_err *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 static int bad(struct hf_err *err, const char *format, ...)
@@ -247,7 +247,8 @@ static int set_value(const struct spec *spec, struct hf_options *options, const 
 
 static void print_help(enum hf_command command)
 {
-	printf("usage: hugeferry %s [OPTION...]\n\n", command_names[command]);
+	printf("usage: hugeferry %s [OPTION...]%s\n\n", command_names[command],
+	       command == EXEC ? " -- PROGRAM [ARGUMENT...]" : "");
 	for (size_t i = 0; i < SPECS; i++) {
 		if (!(specs[i].commands & command))
 			continue;
@@ -365,8 +366,11 @@ int hf_options_parse(enum hf_command command, int argc, char **argv, struct hf_o
 		if (result)
 			return result;
 	}
-	if (optind < argc)
+	if (command == EXEC && optind == argc)
+		return bad(err, "the program to run is missing: hugeferry exec --attach PATH -- PROGRAM ...");
+	if (command != EXEC && optind < argc)
 		return bad(err, "'%s' is not expected here", argv[optind]);
+	parsed.program = argv + optind;
 	if (command == HF_COMMAND_CHECK && !parsed.to && parsed.max_page_stall_ms)
 		return bad(err, "--max-page-stall is about a link; name it with --to URI");
 	if (parsed.qmp && (strncmp(parsed.qmp, "unix:", 5) != 0 || !parsed.qmp[5]))

@@ -22,6 +22,7 @@ enum hf_command {
 	HF_COMMAND_RECEIVE = 1 << 1,
 	HF_COMMAND_CHECK = 1 << 2,
 	HF_COMMAND_DEMO = 1 << 3,
+	HF_COMMAND_EXEC = 1 << 4,
 };
 
 enum hf_demo_transport { HF_DEMO_TRANSPORT_TCP = 0, HF_DEMO_TRANSPORT_UNIX };
@@ -63,6 +64,7 @@ struct hf_options {
 	uint32_t demand_only_s; /* with no_background: how long until the background may start */
 	uint32_t keep_going_s;
 	bool compare;
+	char **program; /* exec: what to run, NULL-terminated */
 };
 
 /*

@@ -6,9 +6,11 @@ build_packages=(gcc libc6-dev ninja-build meson pkg-config python3 libjansson-de
 	libibverbs-dev librdmacm-dev ibverbs-providers)
 
 test_packages=("${build_packages[@]}" libcmocka-dev iproute2 git clang clang-tidy clang-format cppcheck
-	libclang-rt-14-dev libbenchmark-dev g++ afl++ spin strace)
+	libclang-rt-14-dev libbenchmark-dev g++ afl++ spin strace valgrind)
 
-testbed_packages=(qemu-system-x86 busybox-static zstd ibverbs-utils perftest rdmacm-utils)
+# The end-to-end tests move QEMUs too, with Debian's kernel in them.
+vm_packages=(qemu-system-x86 zstd)
+testbed_packages=("${vm_packages[@]}" busybox-static ibverbs-utils perftest rdmacm-utils)
 
 # Installs those that are missing. Needs neither root nor a network when none is.
 install_missing() {

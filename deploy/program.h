@@ -27,6 +27,7 @@ int hf_main_send(int argc, char **argv);
 int hf_main_receive(int argc, char **argv);
 int hf_main_demo(int argc, char **argv);
 int hf_main_check(int argc, char **argv);
+int hf_main_exec(int argc, char **argv); /* returns after a failure only */
 
 /* "hugeferry COMMAND: text" on stderr, always exactly one line. */
 void hf_complain(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -24,6 +24,7 @@
 #include "deploy/program.h"
 #include "deploy/receive_internal.h"
 #include "deploy/report.h"
+#include "deploy/vmm_version.h"
 #include "hugemem/memory_lock.h"
 
 /* ---- events of the memory port, passed on to the engine ---- */
@@ -109,19 +110,6 @@ static int check_same_process(struct receive *receive, struct hf_err *err)
 	return 0;
 }
 
-static int learn_blocks(struct receive *receive, struct hf_err *err)
-{
-	uint32_t count = 0;
-	const struct hf_attached_region *regions = hf_attach_client_regions(receive->attach, &count);
-	int result = count ? 0
-			   : hf_err_set(err, HF_ERR_LOCAL, ENOENT, "the VMM at %s offers no memory to attach",
-					receive->options.attach);
-	for (uint32_t i = 0; !result && i < count; i++)
-		result = hf_ramblocks_add(&receive->blocks, regions[i].idstr, regions[i].length_bytes,
-					  regions[i].page_size_bytes, err);
-	return result;
-}
-
 static int open_memory(struct receive *receive, struct hf_err *err)
 {
 	struct hf_taken_over taken_over = {0};
@@ -149,27 +137,37 @@ static int open_memory(struct receive *receive, struct hf_err *err)
 
 static int open_vm(struct receive *receive, struct hf_err *err)
 {
-	int result = hf_qmp_vm_create(&receive->vm, receive->options.vm, err);
+	/* Started again, it must serve pages first: the VMM may not answer before it has them. */
+	int result = receive->restarted ? hf_qmp_vm_create_silent(&receive->vm, receive->options.vm, err)
+					: hf_qmp_vm_create(&receive->vm, receive->options.vm, err);
 	if (!result)
 		result = hf_vmm_open(&receive->vmm, hf_qmp_vm_pid(receive->vm), err);
 	if (!result)
 		result = hf_waiter_watch(&receive->waiter, receive->vmm.pid, err);
 	if (!result && !receive->restarted)
 		result = check_waiting(receive, err);
+	if (!result && !receive->restarted)
+		result = hf_warn_untested(COMMAND, receive->vm, receive->options.vm, err);
+	if (!result && !receive->restarted)
+		result = hf_qmp_vm_check_incoming(receive->vm, err);
 	if (!result)
 		result = hf_attach_client_connect(&receive->attach, receive->options.attach, err);
 	if (!result)
 		result = check_same_process(receive, err);
-	if (!result)
-		result = learn_blocks(receive, err);
 	if (!result && receive->restarted)
 		result = hf_receive_open_kept(receive, err);
+	if (!result)
+		result = hf_receive_learn_blocks(receive, err);
+	if (!result && receive->restarted)
+		result = hf_receive_check_kept(receive, err);
 	if (!result && receive->kept)
 		receive->poison |= hf_kept_pages_poisoning(receive->kept);
 	if (!result)
 		result = open_memory(receive, err);
 	if (!result)
-		result = hf_qmp_vm_vcpus(receive->vm, &receive->vcpu_threads, &receive->vcpus, err);
+		result = receive->restarted
+			     ? hf_receive_recall_vcpus(receive, err)
+			     : hf_qmp_vm_vcpus(receive->vm, &receive->vcpu_threads, &receive->vcpus, err);
 	return result;
 }
 
@@ -213,8 +211,10 @@ static uint64_t max_page_stall_ns(const struct receive *receive)
 
 static int explain_vmm_end(const struct receive *receive, struct hf_err *err)
 {
-	return hf_err_set(err, HF_ERR_LOCAL, ESRCH, "the destination's VMM at %s has ended",
-			  receive->options.vm);
+	hf_err_set(err, HF_ERR_LOCAL, ESRCH, "the destination's VMM at %s has ended", receive->options.vm);
+	if (receive->vm)
+		hf_qmp_vm_add_words(receive->vm, err);
+	return -ESRCH;
 }
 
 /* A pause needs no program: the VMM keeps the pages, the files what is known of them. */

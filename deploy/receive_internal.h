@@ -117,14 +117,26 @@ void hf_receive_tend_poison(struct receive *receive);
 /* Before each page, and after the last (settled), in a worker of the memory port. */
 void hf_receive_note_poison(void *opaque, bool settled);
 
+/* ---- receive_blocks.c ---- */
+
+/*
+ * The blocks of memory that are to come, in the order of the attached regions: named as the VMM's memory
+ * backends are, or, of a program started again, as the kept maps say, since the VMM may not answer then.
+ */
+int hf_receive_learn_blocks(struct receive *receive, struct hf_err *err);
+
 /* ---- receive_state.c ---- */
 
 /* A record of a program before this one, if there is one: receive->restarted. */
 int hf_receive_find_record(struct receive *receive, struct hf_err *err);
 /* New ones, for the session that was accepted. */
 int hf_receive_make_record(struct receive *receive, struct hf_err *err);
-/* The kept maps of the program before this one, which must be about this VMM and these blocks. */
+/* The kept maps of the program before this one, ... */
 int hf_receive_open_kept(struct receive *receive, struct hf_err *err);
+/* ... which must be about this VMM and these blocks. */
+int hf_receive_check_kept(const struct receive *receive, struct hf_err *err);
+/* The vCPUs' threads, from the record: the VMM may not answer. */
+int hf_receive_recall_vcpus(struct receive *receive, struct hf_err *err);
 /* Of a VM whose VMM has ended: nobody else can be asked. */
 int hf_receive_recall_blocks(struct receive *receive, struct hf_err *err);
 /* Nothing is needed of them any more. */

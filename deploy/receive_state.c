@@ -112,18 +112,33 @@ static int same_session(const struct receive *receive, struct hf_err *err)
 
 int hf_receive_open_kept(struct receive *receive, struct hf_err *err)
 {
-	struct hf_vmm_identity vmm;
 	int result = hf_kept_pages_open(&receive->kept, receive->options.runtime_dir, receive->key, err);
 	if (result < 0) {
 		hf_err_prefix(err, "which pages of the VM are here is not known, so it cannot go on");
 		return result;
 	}
-	result = same_session(receive, err);
-	if (result == 0)
-		result = hf_vmm_identity_of(hf_attach_client_pid(receive->attach), &vmm, err);
+	return same_session(receive, err);
+}
+
+int hf_receive_check_kept(const struct receive *receive, struct hf_err *err)
+{
+	struct hf_vmm_identity vmm;
+	int result = hf_vmm_identity_of(hf_attach_client_pid(receive->attach), &vmm, err);
 	if (result == 0)
 		result = hf_kept_pages_check_vmm(receive->kept, &vmm, &receive->blocks, err);
 	return result;
+}
+
+int hf_receive_recall_vcpus(struct receive *receive, struct hf_err *err)
+{
+	const struct hf_vm_record_description *about = hf_vm_record_description(receive->record);
+	receive->vcpu_threads = calloc(about->vcpu_count + 1, sizeof(*receive->vcpu_threads));
+	if (!receive->vcpu_threads)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
+	for (uint32_t i = 0; i < about->vcpu_count; i++)
+		receive->vcpu_threads[i] = about->vcpu_thread_ids[i];
+	receive->vcpus = about->vcpu_count;
+	return 0;
 }
 
 int hf_receive_recall_blocks(struct receive *receive, struct hf_err *err)
@@ -167,6 +182,9 @@ static int describe(struct receive *receive, struct hf_vm_record_description *ab
 		result = hf_vm_record_description_add_block(about, block->idstr, NULL, block->length_bytes,
 							    block->page_size_bytes, err);
 	}
+	if (result == 0)
+		result =
+		    hf_vm_record_description_set_vcpus(about, receive->vcpu_threads, receive->vcpus, err);
 	return result;
 }
 

@@ -26,6 +26,7 @@
 #include "deploy/program.h"
 #include "deploy/report.h"
 #include "deploy/send_internal.h"
+#include "deploy/vmm_version.h"
 
 #define NS_PER_S 1000000000ull
 
@@ -74,7 +75,7 @@ static int open_memory_and_link(struct send *send, struct hf_err *err)
 	if (result)
 		hf_err_prefix(err, "VM at %s", send->options.vm);
 	if (!result)
-		result = hf_send_track(send, err);
+		result = hf_send_track(send, found, count, err);
 	if (!result)
 		result = hf_send_connect(send, err);
 	if (!result)
@@ -142,6 +143,10 @@ static int open_vm(struct send *send, struct hf_err *err)
 		result = hf_vmm_open(&send->vmm, hf_qmp_vm_pid(send->vm), err);
 	if (!result)
 		result = check_running(send, err);
+	if (!result)
+		result = hf_warn_untested(COMMAND, send->vm, send->options.vm, err);
+	if (!result)
+		result = hf_qmp_vm_check_outgoing(send->vm, send->options.precopy, err);
 	if (!result)
 		result = open_memory_and_link(send, err);
 	return result;

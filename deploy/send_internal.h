@@ -96,7 +96,8 @@ uint64_t hf_send_link_due_ns(const struct send *send);
 /* ---- send_precopy.c ---- */
 
 /* With --precopy: the VM's writes are tracked from here on, until the end. */
-int hf_send_track(struct send *send, struct hf_err *err);
+int hf_send_track(struct send *send, const struct hf_qmp_vm_block *backends, uint32_t count,
+		  struct hf_err *err);
 void hf_send_untrack(struct send *send);
 struct hf_source_memory hf_send_memory_port(struct send *send);
 /* --postcopy-after counts from here. */

@@ -57,6 +57,8 @@ static int lend_memory(struct send *send, struct hf_err *err)
 	if (!ranges)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
 	int result = hf_outgoing_memory_lend(send->memory, ranges, err);
+	if (!result && send->tracked)
+		result = hf_precopy_memory_lent(send->tracked, err);
 	if (!result)
 		result = send->scheme->lend(send->link, ranges, send->blocks.count, false, err);
 	free(ranges);

@@ -5,6 +5,9 @@
  * cannot be asked; what tracks it ends with its VMM. The engine does the rounds; here are the operator's ways
  * to change them, and --postcopy-after, which is migrate-start-postcopy when the time has come.
  */
+#include <errno.h>
+#include <stdlib.h>
+
 #include "deploy/monotonic.h"
 #include "deploy/program.h"
 #include "deploy/send_internal.h"
@@ -12,12 +15,26 @@
 #define NS_PER_S  1000000000ull
 #define NS_PER_MS 1000000ull
 
-int hf_send_track(struct send *send, struct hf_err *err)
+int hf_send_track(struct send *send, const struct hf_qmp_vm_block *backends, uint32_t count,
+		  struct hf_err *err)
 {
 	if (!send->options.precopy)
 		return 0;
-	int result = hf_precopy_memory_create(&send->tracked, send->options.attach, hf_qmp_vm_pid(send->vm),
-					      &send->blocks, hf_outgoing_memory_port(send->memory), err);
+	struct hf_err why = HF_ERR_INIT;
+	int result = hf_outgoing_memory_check_unshared(send->memory, &why);
+	if (result)
+		return hf_err_set(err, HF_ERR_LOCAL, -result,
+				  "%.350s: rounds would miss what it writes; end it, or move the VM without "
+				  "--precopy",
+				  why.text);
+	struct hf_block_file *files = calloc(count + 1, sizeof(*files));
+	if (!files)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
+	for (uint32_t i = 0; i < count; i++)
+		files[i] = (struct hf_block_file){backends[i].idstr, backends[i].path};
+	result = hf_precopy_memory_create(&send->tracked, send->options.attach, hf_qmp_vm_pid(send->vm),
+					  &send->blocks, files, hf_outgoing_memory_port(send->memory), err);
+	free(files);
 	if (result)
 		hf_err_prefix(err, "--attach %s", send->options.attach);
 	return result;

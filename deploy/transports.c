@@ -139,7 +139,8 @@ static struct hf_rdma_options rdma_options(const struct hf_link_options *options
 {
 	return (struct hf_rdma_options){.channels = {options->channels, options->channels},
 					.timeout_ms = options->timeout_ms,
-					.check = options->check};
+					.check = options->check,
+					.precopy = options->precopy};
 }
 
 static int rdma_connect(void **link, const char *uri, const struct hf_link_options *options,
@@ -147,13 +148,12 @@ static int rdma_connect(void **link, const char *uri, const struct hf_link_optio
 {
 	struct hf_rdma_options wanted = rdma_options(options);
 	struct hf_rdma *rdma = NULL;
-	/* Rounds are over when a session is continued. */
-	if (options->release || (options->precopy && !options->session))
+	if (options->release)
 		return hf_err_set(
 		    err, HF_ERR_LOCAL, EOPNOTSUPP,
-		    "%s: %s cannot be had over rdma:, which reads memory that the adapter holds; "
+		    "%s: --release-ram cannot be had over rdma:, which reads memory that the adapter holds; "
 		    "leave it out or use tcp:",
-		    uri, options->release ? "--release-ram" : "--precopy");
+		    uri);
 	int result = choose_session(wanted.session, &wanted.epoch, uri, options, err);
 	if (!result)
 		result = hf_rdma_connect(&rdma, uri, &wanted, err);

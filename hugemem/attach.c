@@ -60,6 +60,8 @@ int hf_attach_create(struct hf_attach **out, const struct hf_attach_options *opt
 	hf_lock_init(&attach->lock, "hf_attach.lock", HF_RANK_ATTACH);
 	hf_cond_init(&attach->armed_changed);
 	hf_ramblocks_init(&attach->blocks);
+	attach->more_regions = options->more_regions;
+	attach->opaque = options->opaque;
 	attach->agent.socket = attach->listener = attach->userfault = -1;
 	attach->agent.process = attach->holder = HF_AGENT_PROCESS_NONE;
 	attach->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -154,7 +156,7 @@ static int keep_memory(const struct hf_attach_region *region, struct hf_attach_m
 
 int hf_attach_add(struct hf_attach *attach, const struct hf_attach_region *region, struct hf_err *err)
 {
-	if (attach->started)
+	if (attach->started && !attach->adding)
 		return hf_err_set(err, HF_ERR_LOCAL, EBUSY, "region '%s' comes too late: add before start",
 				  region->idstr);
 	if (attach->blocks.count == HF_RAMBLOCKS_MAX)
@@ -384,18 +386,19 @@ int hf_attach_start(struct hf_attach *attach, struct hf_err *err)
 {
 	if (attach->started)
 		return hf_err_set(err, HF_ERR_LOCAL, EALREADY, "the attach library is started already");
-	if (!attach->blocks.count)
+	if (!attach->blocks.count && !attach->more_regions)
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "no region was added: nothing to attach to");
 	int result = listen_at(attach, err);
 	if (result)
 		return result;
+	attach->started = true; // before the thread looks at it
 	result = start_thread(attach);
 	if (result) {
+		attach->started = false;
 		stop_listening(attach);
 		return hf_err_set(err, HF_ERR_LOCAL, -result, "cannot start the attach thread: %s",
 				  strerror(-result));
 	}
-	attach->started = true;
 	return 0;
 }
 

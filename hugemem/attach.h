@@ -15,7 +15,7 @@
  * time. Units: bytes. Errors: 0 or -errno with text.
  *
  *     hf_attach_create(&attach, &options, &err);
- *     hf_attach_add(attach, &region, &err);        // for each RAM block, before start
+ *     hf_attach_add(attach, &region, &err);        // for each RAM block, before start (or in more_regions)
  *     hf_attach_start(attach, &err);
  *     ...                                          // incoming: do not touch guest memory before
  *     hf_attach_wait_armed(attach, timeout_ms);    // ... faults are served
@@ -35,6 +35,12 @@ struct hf_attach_options {
 	const char *
 	    socket_path; /* made by the library, mode 0600; a stale one is replaced, a live one is an error */
 	const char *vm_name;
+	/*
+	 * NULL, or: called in the library's thread when an agent asks for the regions and none is registered.
+	 * It may hf_attach_add() those that are new, at any time of the VMM's life.
+	 */
+	void (*more_regions)(struct hf_attach *attach, void *opaque);
+	void *opaque;
 };
 
 struct hf_attach_region {

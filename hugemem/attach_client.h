@@ -44,6 +44,19 @@ pid_t hf_attach_client_pid(const struct hf_attach_client *client); /* of the VMM
 const char *hf_attach_client_vm_name(const struct hf_attach_client *client);
 const struct hf_attached_region *hf_attach_client_regions(const struct hf_attach_client *client,
 							  uint32_t *count);
+/* A block of memory and the file behind it; path may be NULL. */
+struct hf_block_file {
+	const char *idstr, *path;
+};
+/*
+ * A VMM that was only preloaded with the library does not know its blocks' names: a region that has none of
+ * them gets that of the block whose file it is. -EINVAL: a name that is too long.
+ */
+int hf_attach_client_name_regions(struct hf_attach_client *client, const struct hf_block_file *files,
+				  uint32_t count, struct hf_err *err);
+/* One of them, by its number. */
+int hf_attach_client_name_region(struct hf_attach_client *client, uint32_t region, const char *idstr,
+				 struct hf_err *err);
 /*
  * A userfaultfd of the VMM's address space with all regions registered in `modes` (enum hf_userfault_mode,
  * ored) and at least `features` (UFFD_FEATURE_*). Where an earlier agent's registration in the same modes

@@ -152,7 +152,12 @@ int hf_attach_client_take_regions(struct hf_attach_client *client, const json_t 
 				  struct hf_attach_fds *fds, struct hf_err *err)
 {
 	size_t count = json_array_size(list);
-	if (!count || count > HF_RAMBLOCKS_MAX)
+	if (!count)
+		return hf_err_set(
+		    err, HF_ERR_PEER, ENOENT,
+		    "it lends no memory; guest memory must be a file on hugetlbfs, mapped shared "
+		    "(QEMU: memory-backend-file with share=on)");
+	if (count > HF_RAMBLOCKS_MAX)
 		return hf_err_set(err, HF_ERR_PEER, EPROTO, "it names %zu regions; 1 to %d are allowed",
 				  count, HF_RAMBLOCKS_MAX);
 	struct taking taking = {.regions = calloc(count, sizeof(*taking.regions)),
@@ -171,4 +176,47 @@ int hf_attach_client_take_regions(struct hf_attach_client *client, const json_t 
 	client->count = taking.count;
 	fds->count = 0;
 	return 0;
+}
+
+/* ---- names ---- */
+
+int hf_attach_client_name_region(struct hf_attach_client *client, uint32_t region, const char *idstr,
+				 struct hf_err *err)
+{
+	char *name = client->regions[region].idstr;
+	if (strlen(idstr) > HF_RAMBLOCK_IDSTR_MAX)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
+				  "a block's name is longer than %d bytes: '%.32s...'", HF_RAMBLOCK_IDSTR_MAX,
+				  idstr);
+	memmove(name, idstr, strlen(idstr) + 1);
+	return 0;
+}
+
+static bool is_file(int fd, const char *path)
+{
+	struct stat lent, named;
+	return fd >= 0 && path && fstat(fd, &lent) == 0 && stat(path, &named) == 0 &&
+	       lent.st_dev == named.st_dev && lent.st_ino == named.st_ino;
+}
+
+static const char *name_of(const struct hf_attached_region *region, const struct hf_block_file *files,
+			   uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++)
+		if (!strcmp(region->idstr, files[i].idstr))
+			return region->idstr;
+	for (uint32_t i = 0; i < count; i++)
+		if (is_file(region->fd, files[i].path))
+			return files[i].idstr;
+	return region->idstr;
+}
+
+int hf_attach_client_name_regions(struct hf_attach_client *client, const struct hf_block_file *files,
+				  uint32_t count, struct hf_err *err)
+{
+	int result = 0;
+	for (uint32_t i = 0; !result && i < client->count; i++)
+		result =
+		    hf_attach_client_name_region(client, i, name_of(&client->regions[i], files, count), err);
+	return result;
 }

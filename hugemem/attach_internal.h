@@ -42,8 +42,10 @@ struct hf_attach {
 	char *vm_name;
 	char *socket_path;
 	int stop_fd;
+	void (*more_regions)(struct hf_attach *attach, void *opaque);
+	void *opaque;
 
-	/* set before start: block i is backed by memory[i] */
+	/* set before start, or by the thread in more_regions: block i is backed by memory[i] */
 	struct hf_ramblocks blocks;
 	struct hf_attach_memory memory[HF_RAMBLOCKS_MAX];
 
@@ -56,6 +58,7 @@ struct hf_attach {
 
 	/* the thread's own */
 	struct hf_attach_agent agent;
+	bool adding;		  /* in more_regions */
 	uint64_t listen_again_ns; /* accept() ran out of descriptors; 0: listening */
 	int userfault;		  /* the library's copy; -1: nothing registered */
 	unsigned modes;

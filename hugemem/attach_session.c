@@ -133,6 +133,11 @@ static void hello(struct hf_attach *attach, const json_t *request, struct answer
 		     (long long)json_integer_value(version), HF_ATTACH_VERSION);
 		return;
 	}
+	if (attach->more_regions && attach->userfault < 0) {
+		attach->adding = true;
+		attach->more_regions(attach, attach->opaque);
+		attach->adding = false;
+	}
 	json_t *regions = json_array();
 	for (uint32_t i = 0; i < attach->blocks.count; i++) {
 		json_array_append_new(regions, region_json(&attach->blocks.blocks[i], &attach->memory[i]));

@@ -146,6 +146,8 @@ int hf_outgoing_memory_create(struct hf_outgoing_memory **out, pid_t vmm_pid,
 			      const struct hf_outgoing_region *regions, uint32_t count,
 			      struct hf_ramblocks *blocks, struct hf_err *err);
 struct hf_source_memory hf_outgoing_memory_port(struct hf_outgoing_memory *memory);
+/* -EBUSY: another process may write to the memory through a mapping of its own, which no tracking sees. */
+int hf_outgoing_memory_check_unshared(const struct hf_outgoing_memory *memory, struct hf_err *err);
 /*
  * Makes the port able to give pages back, or says why that would be unsound here. own_tracking: whoever
  * tracks the VM's writes is the caller, and asks for none once a page is given back. begin() is called before

@@ -316,19 +316,6 @@ int hf_hugepages_give_back(uint64_t page_size_bytes, uint64_t added, struct hf_e
 
 /* ---- mounts ---- */
 
-int hf_hugetlbfs_page_size(int fd, uint64_t *page_size_bytes, struct hf_err *err)
-{
-	struct statfs fs;
-	if (fstatfs(fd, &fs))
-		return hf_err_set(err, HF_ERR_LOCAL, errno, "cannot tell the file system of a file: %s",
-				  strerror(errno));
-	if (fs.f_type != HUGETLBFS_MAGIC)
-		return hf_err_set(err, HF_ERR_LOCAL, EMEDIUMTYPE,
-				  "the file is not on hugetlbfs; guest memory must be made of huge pages");
-	*page_size_bytes = (uint64_t)fs.f_bsize;
-	return 0;
-}
-
 static bool is_mount_of(const char *path, uint64_t page_size_bytes)
 {
 	struct statfs fs;

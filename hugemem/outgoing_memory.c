@@ -645,6 +645,18 @@ int hf_outgoing_memory_lend(struct hf_outgoing_memory *memory,
 	return 0;
 }
 
+int hf_outgoing_memory_check_unshared(const struct hf_outgoing_memory *memory, struct hf_err *err)
+{
+	for (uint32_t block = 0; block < memory->count; block++) {
+		int result = hf_file_check_unshared(memory->block[block].fd, memory->vmm_pid, err);
+		if (result) {
+			hf_err_prefix(err, "block '%s'", memory->blocks.blocks[block].idstr);
+			return result;
+		}
+	}
+	return 0;
+}
+
 static void free_block(struct outgoing_block *block)
 {
 	if (block->lent)

@@ -7,6 +7,12 @@
  * looked for only where some are gone, and in doubt a page is none: a huge page allocated in vain costs
  * memory, a page taken for a hole its content. So a hole is a page that neither the file's page cache nor the
  * VMM has, in a look at the file that has found all that the file system counts.
+ *
+ * Memory that is lent to a network adapter is in the file with every page, so the file tells no holes there.
+ * The port below knows which pages existed before and which the VMM has mapped since; what the first harvest
+ * found in the file alone is none of them. From then on the tracking misses no touch, and knows of pages that
+ * the VMM has let go of as well, which the port below cannot see: presence() adds them. A page that was given
+ * back to the host is a failure, at each harvest as at the end: the adapter reads another one.
  */
 #include "hugemem/precopy_memory.h"
 
@@ -19,6 +25,11 @@
 #include "hugemem/dirty_tracking.h"
 #include "hugemem/residency.h"
 
+struct lent_block {
+	bool harvested;
+	uint8_t *touched; /* pages that any harvest has found */
+};
+
 struct hf_precopy_memory {
 	/* Set at creation. */
 	struct hf_source_memory below;
@@ -26,6 +37,8 @@ struct hf_precopy_memory {
 	struct hf_dirty_tracking *tracking;
 	const struct hf_attached_region **regions; /* by block */
 	uint32_t count;
+	/* The calls of one thread at a time; NULL: the memory is not lent. */
+	struct lent_block *lent; /* by block */
 	int pagemap_fd;
 };
 
@@ -41,9 +54,12 @@ static int op_chunk(void *self, uint32_t block, uint64_t offset_bytes, uint32_t 
 
 static int op_presence(void *self, uint32_t block, uint8_t *bitmap, size_t bitmap_bytes, struct hf_err *err)
 {
-	const struct hf_source_memory *below = &((struct hf_precopy_memory *)self)->below;
+	const struct hf_precopy_memory *memory = self;
+	int result = memory->below.ops->presence(memory->below.self, block, bitmap, bitmap_bytes, err);
 
-	return below->ops->presence(below->self, block, bitmap, bitmap_bytes, err);
+	for (size_t i = 0; memory->lent && result == 0 && i < bitmap_bytes; i++)
+		bitmap[i] |= memory->lent[block].touched[i];
+	return result;
 }
 
 static bool is_mapped(const struct hf_precopy_memory *memory, const struct hf_attached_region *region,
@@ -82,6 +98,25 @@ static int find_holes(const struct hf_precopy_memory *memory, uint32_t block, co
 	return 0;
 }
 
+static int harvest_lent(const struct hf_precopy_memory *memory, uint32_t block, uint8_t *dirtied,
+			size_t bitmap_bytes, struct hf_err *err)
+{
+	struct lent_block *lent = &memory->lent[block];
+	uint8_t *present = calloc(1, bitmap_bytes);
+
+	if (!present)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
+	int result = memory->below.ops->presence(memory->below.self, block, present, bitmap_bytes, err);
+	for (size_t i = 0; result == 0 && i < bitmap_bytes; i++) {
+		if (!lent->harvested)
+			dirtied[i] &= present[i];
+		lent->touched[i] |= dirtied[i];
+	}
+	lent->harvested |= result == 0;
+	free(present);
+	return result;
+}
+
 static int op_harvest(void *self, uint32_t block, uint8_t *dirtied, uint8_t *holes, size_t bitmap_bytes,
 		      struct hf_err *err)
 {
@@ -89,6 +124,8 @@ static int op_harvest(void *self, uint32_t block, uint8_t *dirtied, uint8_t *hol
 	struct hf_dirty_harvest harvest;
 	int result = hf_dirty_tracking_harvest(memory->tracking, block, dirtied, bitmap_bytes, &harvest, err);
 
+	if (result == 0 && memory->lent)
+		return harvest_lent(memory, block, dirtied, bitmap_bytes, err);
 	if (result || harvest.gone == 0)
 		return result;
 	return find_holes(memory, block, dirtied, holes, err);
@@ -160,8 +197,8 @@ static int check_vmm(const struct hf_precopy_memory *memory, pid_t vmm_pid, stru
 }
 
 int hf_precopy_memory_create(struct hf_precopy_memory **out, const char *attach_path, pid_t vmm_pid,
-			     const struct hf_ramblocks *blocks, struct hf_source_memory below,
-			     struct hf_err *err)
+			     const struct hf_ramblocks *blocks, const struct hf_block_file *files,
+			     struct hf_source_memory below, struct hf_err *err)
 {
 	struct hf_precopy_memory *memory = calloc(1, sizeof(*memory));
 	if (!memory)
@@ -171,6 +208,8 @@ int hf_precopy_memory_create(struct hf_precopy_memory **out, const char *attach_
 	int result = hf_attach_client_connect(&memory->client, attach_path, err);
 	if (result == 0)
 		result = check_vmm(memory, vmm_pid, err);
+	if (result == 0)
+		result = hf_attach_client_name_regions(memory->client, files, blocks->count, err);
 	if (result == 0)
 		result = hf_vmm_pagemap_open(vmm_pid, &memory->pagemap_fd, err);
 	if (result == 0)
@@ -185,6 +224,21 @@ int hf_precopy_memory_create(struct hf_precopy_memory **out, const char *attach_
 	return 0;
 }
 
+int hf_precopy_memory_lent(struct hf_precopy_memory *memory, struct hf_err *err)
+{
+	if (memory->lent)
+		return 0;
+	memory->lent = calloc(memory->count + 1, sizeof(*memory->lent));
+	bool whole = memory->lent != NULL;
+	for (uint32_t block = 0; whole && block < memory->count; block++) {
+		const struct hf_attached_region *region = memory->regions[block];
+		memory->lent[block].touched =
+		    calloc(1, (region->length_bytes / region->page_size_bytes + 7) / 8);
+		whole = memory->lent[block].touched != NULL;
+	}
+	return whole ? 0 : hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
+}
+
 void hf_precopy_memory_destroy(struct hf_precopy_memory *memory, bool answers)
 {
 	if (!memory)
@@ -197,6 +251,9 @@ void hf_precopy_memory_destroy(struct hf_precopy_memory *memory, bool answers)
 		hf_attach_client_destroy(memory->client);
 	if (memory->pagemap_fd >= 0)
 		close(memory->pagemap_fd);
+	for (uint32_t block = 0; memory->lent && block < memory->count; block++)
+		free(memory->lent[block].touched);
+	free(memory->lent);
 	free(memory->regions);
 	free(memory);
 }

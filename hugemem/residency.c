@@ -30,7 +30,9 @@
 #include <unistd.h>
 
 #include "core/ramblock.h"
+#include "core/text.h"
 #include "hugemem/kernel_compat.h"
+#include "hugemem/process_stat.h"
 
 #define ENTRIES_PER_PAGE_TABLE 512u
 #define STAT_BLOCK_BYTES       512u
@@ -54,6 +56,7 @@ static int parse_mapping(const char *line, struct hf_vmm_mapping *out)
 	mapping.device = makedev(major_number, minor_number);
 	mapping.inode = inode;
 	mapping.shared = permissions[3] == 's';
+	mapping.writable = permissions[1] == 'w';
 	*out = mapping;
 	return 0;
 }
@@ -158,8 +161,13 @@ bool hf_vmm_mapping_is_of(const struct hf_vmm_mapping *mapping, const struct sta
 	return mapping->device == file->st_dev && mapping->inode == file->st_ino;
 }
 
-/* 1, 0; a process that has ended meanwhile has nothing mapped, one that may not be looked into may have. */
-static int process_maps(pid_t pid, const struct stat *file)
+static bool is_of(const struct hf_vmm_mapping *mapping, const struct stat *file, bool to_write)
+{
+	return hf_vmm_mapping_is_of(mapping, file) && (!to_write || (mapping->writable && mapping->shared));
+}
+
+/* 1, 0, -EACCES: may not be looked into. A process that has ended meanwhile has nothing mapped. */
+static int process_maps(pid_t pid, const struct stat *file, bool to_write)
 {
 	char path[64];
 	struct hf_vmm_mappings mappings = {0};
@@ -167,30 +175,64 @@ static int process_maps(pid_t pid, const struct stat *file)
 	snprintf(path, sizeof(path), "/proc/%d/maps", (int)pid);
 	FILE *maps = fopen(path, "re");
 	if (!maps)
-		return errno == EACCES || errno == EPERM ? 1 : errno == ENOENT || errno == ESRCH ? 0 : -errno;
+		return errno == EPERM ? -EACCES : errno == ENOENT || errno == ESRCH ? 0 : -errno;
 	int result = read_mappings(maps, &mappings);
 	fclose(maps);
 	for (size_t i = 0; i < mappings.count && result == 0; i++)
-		result = hf_vmm_mapping_is_of(&mappings.list[i], file);
+		result = is_of(&mappings.list[i], file, to_write);
 	hf_vmm_mappings_free(&mappings);
 	return result == -EIO ? 0 : result;
 }
 
-int hf_file_mapped_by_others(const struct stat *file, pid_t vmm_pid)
+/* The first process that has it mapped, or may have; 0: none. */
+static pid_t find_other(const struct stat *file, pid_t vmm_pid, bool to_write, bool doubt)
 {
 	DIR *processes = opendir("/proc");
 	const struct dirent *entry;
-	int result = 0;
+	pid_t found = 0;
 
 	if (!processes)
 		return -errno;
-	while (result == 0 && (entry = readdir(processes))) {
+	while (!found && (entry = readdir(processes))) {
 		pid_t pid = isdigit((unsigned char)entry->d_name[0]) ? (pid_t)atoi(entry->d_name) : 0;
-		if (pid && pid != vmm_pid && pid != getpid())
-			result = process_maps(pid, file);
+		if (!pid || pid == vmm_pid || pid == getpid())
+			continue;
+		int result = process_maps(pid, file, to_write);
+		if (result == 1 || (result == -EACCES && doubt))
+			found = pid;
+		else if (result < 0 && result != -EACCES)
+			found = result;
 	}
 	closedir(processes);
-	return result;
+	return found;
+}
+
+int hf_file_mapped_by_others(const struct stat *file, pid_t vmm_pid)
+{
+	pid_t other = find_other(file, vmm_pid, false, true);
+
+	return other > 0 ? 1 : other;
+}
+
+int hf_file_check_unshared(int fd, pid_t vmm_pid, struct hf_err *err)
+{
+	struct hf_process_stat process;
+	struct stat file;
+
+	if (fstat(fd, &file))
+		return hf_err_set(err, HF_ERR_LOCAL, errno, "its RAM file: %s", strerror(errno));
+	pid_t other = find_other(&file, vmm_pid, true, false);
+	if (other < 0)
+		return hf_err_set(err, HF_ERR_LOCAL, -other, "cannot see who else maps its RAM file: %s",
+				  strerror(-other));
+	if (!other)
+		return 0;
+	/* Any process may call itself anything. */
+	if (hf_process_stat(other, &process) ||
+	    !hf_text_is_printable((const uint8_t *)process.name, strlen(process.name)))
+		snprintf(process.name, sizeof(process.name), "?");
+	return hf_err_set(err, HF_ERR_LOCAL, EBUSY, "process %d (%s) maps its RAM file too, to write to it",
+			  (int)other, process.name);
 }
 
 int hf_vmm_pagemap_open(pid_t pid, int *pagemap_fd, struct hf_err *err)

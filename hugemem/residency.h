@@ -29,7 +29,7 @@ struct hf_vmm_mapping {
 	dev_t device;
 	ino_t inode;
 	uint64_t page_size_bytes; /* of the memory behind it */
-	bool shared;
+	bool shared, writable;
 	bool waits_for_pages; /* registered with a userfaultfd for missing or minor faults */
 	bool tracks_writes;   /* registered with one for write protection */
 };
@@ -49,6 +49,8 @@ bool hf_vmm_mapping_is_of(const struct hf_vmm_mapping *mapping, const struct sta
  * there is.
  */
 int hf_file_mapped_by_others(const struct stat *file, pid_t vmm_pid);
+/* -EBUSY with its pid and name: one that may be looked into has it mapped to write to it. */
+int hf_file_check_unshared(int fd, pid_t vmm_pid, struct hf_err *err);
 
 /* A descriptor that stays bound to the process as it is now, also when its pid is taken by another. */
 int hf_vmm_pagemap_open(pid_t pid, int *pagemap_fd, struct hf_err *err);

@@ -30,6 +30,7 @@
 #define ENTRY_PAGE    0xe7ull /* and dirty, large */
 #define FILL_THREADS  8
 #define PAGE_SIZE_MIN (2ull << 20)
+#define PORTS	      0x10000u
 
 static uint64_t round_up(uint64_t value, uint64_t unit)
 {
@@ -75,6 +76,8 @@ static int check_config(const struct hf_guest_config *config, struct hf_err *err
 	if (!config->memory_bytes || config->memory_bytes % page_size ||
 	    config->memory_bytes > HF_GUEST_MEMORY_MAX)
 		return refuse(err, "the memory must be a multiple of its page size and at most 256 GiB");
+	if ((uint64_t)config->beat_port + config->vcpus > PORTS)
+		return refuse(err, "there are not so many ports behind beat_port");
 	return 0;
 }
 
@@ -95,6 +98,7 @@ int hf_guest_header_make(struct hf_guest_header *out, const struct hf_guest_conf
 	    .fill_percent = config->fill_percent,
 	    .seed = config->seed,
 	    .pace_steps_per_s = config->pace_steps_per_s,
+	    .beat_port = config->beat_port,
 	    .pages = config->memory_bytes / config->page_size_bytes,
 	};
 	uint64_t parts = 1;
@@ -140,6 +144,7 @@ int hf_guest_header_read(struct hf_guest_header *out, const void *memory, uint64
 	    .seed = found.seed,
 	    .pace_steps_per_s =
 		found.pace_steps_per_s <= HF_GUEST_PACE_MAX ? (uint32_t)found.pace_steps_per_s : UINT32_MAX,
+	    .beat_port = found.beat_port <= PORTS ? (uint32_t)found.beat_port : PORTS,
 	};
 	if (found.memory_bytes != memory_bytes || hf_guest_header_make(&made, &config, NULL) ||
 	    memcmp(&found, &made, sizeof(found)))
@@ -190,12 +195,13 @@ static void write_status(uint8_t *image, const struct hf_guest_header *header)
 						 .visits = none,
 						 .skips = none,
 						 .writes = none,
-						 .port_reads = none,
+						 .port_uses = none,
 						 .errors = none,
 						 .last_step_ticks = none,
 						 .stall_ticks = none,
 						 .vcpu = vcpu,
-						 .memory_errors = none};
+						 .memory_errors = none,
+						 .stalled_ticks = none};
 		memcpy(image + offset, &status, sizeof(status));
 	}
 }

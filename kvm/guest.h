@@ -30,6 +30,7 @@ struct hf_guest_config {
 	uint32_t write_percent;	   /* 0..100: share of visits that write */
 	uint32_t fill_percent;	   /* 0..100: share of memory that exists at start; the rest stays holes */
 	uint32_t pace_steps_per_s; /* of each vCPU, at most; 0: as fast as it can */
+	uint32_t beat_port;	   /* 0: the reference VMM's port is read; else see kvm/guest/firmware.c */
 	uint64_t memory_bytes;
 	uint64_t page_size_bytes;
 	uint64_t seed;

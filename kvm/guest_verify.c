@@ -10,7 +10,7 @@
  *     sum of a ledger    = writes of its vCPU
  *     visits + skips     = step
  *     memory errors     <= skips
- *     port reads         = one in HF_GUEST_PORT_STEPS steps, or in each
+ *     port uses          = one in HF_GUEST_PORT_STEPS steps, or in each
  *     every count        carries its seal
  *
  * A vCPU may have been stopped between two stores of step number `step`. Stores come in a fixed order, so
@@ -121,19 +121,19 @@ static void check_counts(struct verifier *verifier, uint64_t vcpu, uint64_t base
 	uint64_t step = STATUS_COUNT(step);
 	uint64_t visits = STATUS_COUNT(visits);
 	uint64_t writes = STATUS_COUNT(writes);
-	uint64_t port_reads = STATUS_COUNT(port_reads);
+	uint64_t port_uses = STATUS_COUNT(port_uses);
 	uint64_t ended = visits + STATUS_COUNT(skips) - step;
 	uint64_t unwritten = ledger_sum(verifier, vcpu) - writes;
 	uint64_t port_steps = verifier->header->pace_steps_per_s ? 1 : HF_GUEST_PORT_STEPS;
-	uint64_t reads = (step + port_steps - 1) / port_steps;
-	bool may_read = hf_guest_step_reads_port(verifier->header, step);
+	uint64_t uses = (step + port_steps - 1) / port_steps;
+	bool may_use = hf_guest_step_uses_port(verifier->header, step);
 	uint64_t writing = page_being_written(verifier->header, vcpu, step);
 	bool lags = unwritten == 1 && !ended && writing != UINT64_MAX;
 
 	check_relation(verifier, STATUS_AT(visits), ended <= 1 && visits <= step + 1);
 	check_relation(verifier, STATUS_AT(writes), !unwritten || lags);
-	check_relation(verifier, STATUS_AT(port_reads),
-		       port_reads == reads || (may_read && port_reads == reads + 1));
+	check_relation(verifier, STATUS_AT(port_uses),
+		       port_uses == uses || (may_use && port_uses == uses + 1));
 	verifier->lagging_page[vcpu] = lags ? writing : UINT64_MAX;
 	verifier->report.visits += visits;
 	verifier->report.writes += writes;
@@ -153,6 +153,8 @@ static void check_status(struct verifier *verifier, uint64_t vcpu)
 		check_word(verifier, STATUS_AT(zero) + 8 * i, 0);
 	check_relation(verifier, STATUS_AT(stall_ticks),
 		       STATUS_COUNT(stall_ticks) <= STATUS_COUNT(last_step_ticks));
+	check_relation(verifier, STATUS_AT(stalled_ticks),
+		       STATUS_COUNT(stalled_ticks) <= STATUS_COUNT(last_step_ticks));
 }
 
 static int check_system(struct verifier *verifier, struct hf_err *err)

@@ -68,7 +68,13 @@ typedef void hf_qmp_event(void *opaque, const char *name, const json_t *data);
 /* target: "qmp:PATH" or a plain path. Connects, reads the greeting, negotiates. */
 int hf_qmp_client_connect(struct hf_qmp_client **out, const char *target, hf_qmp_event *on_event,
 			  void *opaque, struct hf_err *err);
-/* Of the process that made the VMM's socket (SO_PEERCRED). */
+/*
+ * The same without waiting for the greeting: a VMM may be silent for as long as it waits for a page. Commands
+ * wait for it, within their time; what is wrong with it they say.
+ */
+int hf_qmp_client_connect_silent(struct hf_qmp_client **out, const char *target, hf_qmp_event *on_event,
+				 void *opaque, struct hf_err *err);
+/* Of the process that has the VMM's socket (qmp_owner.h). */
 pid_t hf_qmp_client_pid(const struct hf_qmp_client *client);
 uid_t hf_qmp_client_uid(const struct hf_qmp_client *client);
 const char *hf_qmp_client_path(const struct hf_qmp_client *client);

@@ -7,6 +7,9 @@
  * the connection has failed. Answers are matched by id alone, so several threads may have commands out at
  * once and an answer that comes after its time-out finds no record and is dropped.
  *
+ * The reader begins with the greeting and answers it with qmp_capabilities; only then are commands written. A
+ * client that was connected silently has not waited for that: its first command does.
+ *
  * A line is written at once by the caller as far as the socket takes it; the reader thread writes the rest,
  * so that no caller blocks in a write and no line is ever cut. The first failure of the connection is kept
  * (`failure`) and ends every pending and later command with the same words.
@@ -32,6 +35,7 @@
 #include "core/lock.h"
 #include "kvm/qmp.h"
 #include "kvm/qmp_codec.h"
+#include "kvm/qmp_owner.h"
 
 #define CONNECT_TIMEOUT_MS 10000
 #define CONNECT_RETRY_MS   10
@@ -63,6 +67,7 @@ struct hf_qmp_client {
 	/* under the lock */
 	struct pending *pending;
 	json_int_t last_id;
+	bool greeted, negotiated;
 	uint32_t users; /* threads inside execute() */
 	struct hf_err failure;
 	bool stop;
@@ -155,13 +160,66 @@ static void copy_desc(char desc[DESC_PRECISION], const json_t *answer)
 	hf_qmp_make_printable(desc);
 }
 
+/* ---- the greeting ---- */
+
+static void note(struct hf_qmp_client *client, bool *flag)
+{
+	hf_lock(&client->mutex);
+	*flag = true;
+	hf_cond_broadcast(&client->changed);
+	hf_unlock(&client->mutex);
+}
+
+/* With the first id. */
+static int negotiate(struct hf_qmp_client *client, struct hf_err *err)
+{
+	static const char line[] = "{\"execute\": \"qmp_capabilities\", \"id\": 1}\n";
+	hf_lock(&client->mutex);
+	int r = hf_qmp_stream_queue(&client->stream, line, sizeof(line) - 1);
+	hf_unlock(&client->mutex);
+	return r < 0 ? set_lost(client, r, err) : 0;
+}
+
+static int take_greeting(struct hf_qmp_client *client, const json_t *message, struct hf_err *err)
+{
+	char desc[DESC_PRECISION];
+	if (json_object_get(message, "error")) {
+		copy_desc(desc, message);
+		return hf_err_set(err, HF_ERR_LOCAL, EREMOTEIO, "QMP socket %s (pid %d): the VMM refused: %s",
+				  client->address.sun_path, (int)client->vmm.pid, desc);
+	}
+	if (!json_is_object(json_object_get(message, "QMP")))
+		return set_garbled(client, "it greets with something else than QMP", err);
+	note(client, &client->greeted);
+	return negotiate(client, err);
+}
+
+static int take_negotiated(struct hf_qmp_client *client, const json_t *message, struct hf_err *err)
+{
+	char desc[DESC_PRECISION];
+	if (json_object_get(message, "error")) {
+		copy_desc(desc, message);
+		return hf_err_set(err, HF_ERR_LOCAL, EREMOTEIO,
+				  "the VMM (pid %d, QMP socket %s) refused 'qmp_capabilities': %s",
+				  (int)client->vmm.pid, client->address.sun_path, desc);
+	}
+	note(client, &client->negotiated);
+	return 0;
+}
+
+/* ---- messages ---- */
+
 /* Steals message. An error means that the connection is of no more use. */
 static int take_message(struct hf_qmp_client *client, json_t *message, struct hf_err *err)
 {
 	int r = 0;
 	const json_t *id = json_object_get(message, "id");
 	const json_t *event = json_object_get(message, "event");
-	if (json_is_string(event)) {
+	if (!client->greeted) { // set by this thread alone
+		r = take_greeting(client, message, err);
+	} else if (!client->negotiated && json_is_integer(id) && json_integer_value(id) == 1) {
+		r = take_negotiated(client, message, err);
+	} else if (json_is_string(event)) {
 		const json_t *data = json_object_get(message, "data");
 		if (client->on_event)
 			client->on_event(client->opaque, json_string_value(event),
@@ -191,6 +249,8 @@ static int take_messages(struct hf_qmp_client *client, struct hf_err *err)
 		if (r < 0)
 			return r;
 	}
+	if (r < 0 && !client->greeted)
+		return set_garbled(client, "it greets with something else than QMP", err);
 	if (r < 0)
 		hf_err_prefix(err, "QMP socket %s (pid %d) sent what is no QMP", client->address.sun_path,
 			      (int)client->vmm.pid);
@@ -241,8 +301,6 @@ static void *reader_thread(void *opaque)
 	struct hf_err err = HF_ERR_INIT;
 	short events;
 	uint32_t drain;
-	if (take_messages(client, &err) < 0) // what came along with the greeting
-		fail(client, &err);
 	while ((events = prepare_poll(client, &drain)) != 0) {
 		struct pollfd set[2] = {{.fd = client->stream.fd, .events = events},
 					{.fd = client->wake_fd, .events = POLLIN}};
@@ -316,22 +374,49 @@ static void forget(struct hf_qmp_client *client, struct pending *pending)
 	}
 }
 
-/* Under the lock. */
-static int wait_answer(struct hf_qmp_client *client, const char *command, struct pending *pending,
-		       uint32_t timeout_ms, struct hf_err *err)
+static int set_unanswered(const struct hf_qmp_client *client, const char *command, uint32_t timeout_ms,
+			  struct hf_err *err)
+{
+	return hf_err_set(err, HF_ERR_LOCAL, ETIMEDOUT,
+			  "QMP command '%s': no answer from the VMM (pid %d, QMP socket %s) within %u "
+			  "ms; it hangs or is stopped",
+			  command, (int)client->vmm.pid, client->address.sun_path, timeout_ms);
+}
+
+static uint64_t deadline_after_ns(uint32_t timeout_ms)
+{
+	return timeout_ms == UINT32_MAX ? UINT64_MAX : (now_ms() + timeout_ms) * NS_PER_MS;
+}
+
+static int wait_changed(struct hf_qmp_client *client, uint64_t deadline_ns)
+{
+	if (deadline_ns != UINT64_MAX)
+		return hf_cond_wait_until(&client->changed, &client->mutex, deadline_ns);
+	hf_cond_wait(&client->changed, &client->mutex);
+	return 0;
+}
+
+/* Under the lock. 0 also when the connection has failed: what comes next finds that. */
+static int wait_negotiated(struct hf_qmp_client *client, uint64_t deadline_ns)
 {
 	hf_lock_assert_held(&client->mutex);
-	uint64_t deadline_ns = (now_ms() + timeout_ms) * NS_PER_MS;
+	int result = 0;
+	while (!client->negotiated && client->failure.class == HF_ERR_NONE && result == 0)
+		result = wait_changed(client, deadline_ns);
+	return client->negotiated || client->failure.class != HF_ERR_NONE ? 0 : -ETIMEDOUT;
+}
+
+/* Under the lock. */
+static int wait_answer(struct hf_qmp_client *client, const char *command, struct pending *pending,
+		       uint64_t deadline_ns, uint32_t timeout_ms, struct hf_err *err)
+{
+	hf_lock_assert_held(&client->mutex);
 	int result = 0;
 	while (!pending->done && result == 0)
-		result = hf_cond_wait_until(&client->changed, &client->mutex, deadline_ns);
+		result = wait_changed(client, deadline_ns);
 	if (!pending->done) {
 		forget(client, pending);
-		return hf_err_set(
-		    err, HF_ERR_LOCAL, ETIMEDOUT,
-		    "QMP command '%s': no answer from the VMM (pid %d, QMP socket %s) within %u "
-		    "ms; it hangs or is stopped",
-		    command, (int)client->vmm.pid, client->address.sun_path, timeout_ms);
+		return set_unanswered(client, command, timeout_ms, err);
 	}
 	if (!pending->answer) {
 		hf_err_set(err, client->failure.class, client->failure.errnum, "QMP command '%s': %s",
@@ -393,11 +478,16 @@ int hf_qmp_client_execute(struct hf_qmp_client *client, const char *command, jso
 		return hf_err_set(err, HF_ERR_LOCAL, EDEADLK,
 				  "QMP command '%s' cannot be given from an event's callback", command);
 	}
+	uint64_t deadline_ns = deadline_after_ns(timeout_ms);
 	enter(client);
 	hf_lock(&client->mutex);
-	int r = send_command(client, command, arguments, &pending, err);
+	int r = wait_negotiated(client, deadline_ns);
+	if (r < 0)
+		set_unanswered(client, command, timeout_ms, err);
 	if (r == 0)
-		r = wait_answer(client, command, &pending, timeout_ms, err);
+		r = send_command(client, command, arguments, &pending, err);
+	if (r == 0)
+		r = wait_answer(client, command, &pending, deadline_ns, timeout_ms, err);
 	hf_unlock(&client->mutex);
 	json_decref(arguments);
 	if (r == 0)
@@ -466,63 +556,6 @@ static int connect_socket(const struct sockaddr_un *address, uint64_t deadline_m
 			  strerror(error), error == EACCES ? ", and may this user reach it" : "");
 }
 
-static int wait_readable(const struct hf_qmp_client *client, uint64_t deadline_ms, struct hf_err *err)
-{
-	struct pollfd set = {.fd = client->stream.fd, .events = POLLIN};
-	for (;;) {
-		uint64_t now = now_ms();
-		int n = now < deadline_ms ? poll(&set, 1, (int)(deadline_ms - now)) : 0;
-		if (n > 0)
-			return 0;
-		if (n == 0)
-			return hf_err_set(
-			    err, HF_ERR_LOCAL, ETIMEDOUT,
-			    "QMP socket %s (pid %d): no greeting; the VMM hangs, or another client "
-			    "holds its only QMP connection",
-			    client->address.sun_path, (int)client->vmm.pid);
-		if (errno != EINTR)
-			return hf_err_set(err, HF_ERR_LOCAL, errno, "QMP socket %s: %s",
-					  client->address.sun_path, strerror(errno));
-	}
-}
-
-/* Steals message. */
-static int check_greeting(const struct hf_qmp_client *client, json_t *message, struct hf_err *err)
-{
-	int r = 0;
-	if (json_object_get(message, "error")) {
-		char desc[DESC_PRECISION];
-		copy_desc(desc, message);
-		r = hf_err_set(err, HF_ERR_LOCAL, EREMOTEIO, "QMP socket %s (pid %d): the VMM refused: %s",
-			       client->address.sun_path, (int)client->vmm.pid, desc);
-	} else if (!json_is_object(json_object_get(message, "QMP"))) {
-		r = set_garbled(client, "it greets with something else than QMP", err);
-	}
-	json_decref(message);
-	return r;
-}
-
-/* Before the reader runs. */
-static int read_greeting(struct hf_qmp_client *client, uint64_t deadline_ms, struct hf_err *err)
-{
-	for (;;) {
-		json_t *message;
-		int r = wait_readable(client, deadline_ms, err);
-		if (r < 0)
-			return r;
-		int n = hf_qmp_stream_fill(&client->stream);
-		if (n == -EAGAIN)
-			continue;
-		if (n <= 0)
-			return set_lost(client, n, err);
-		r = hf_qmp_stream_next(&client->stream, &message, err);
-		if (r > 0)
-			return check_greeting(client, message, err);
-		if (r < 0)
-			return set_garbled(client, "it greets with something else than QMP", err);
-	}
-}
-
 static int start_reader(struct hf_qmp_client *client, struct hf_err *err)
 {
 	client->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -542,26 +575,44 @@ static int start_reader(struct hf_qmp_client *client, struct hf_err *err)
 	return 0;
 }
 
-static int connect_client(struct hf_qmp_client *client, struct hf_err *err)
+static int wait_greeting(struct hf_qmp_client *client, uint64_t deadline_ms, struct hf_err *err)
+{
+	hf_lock(&client->mutex);
+	int r = wait_negotiated(client, deadline_ms * NS_PER_MS);
+	if (r < 0 && client->greeted) {
+		set_unanswered(client, "qmp_capabilities", CONNECT_TIMEOUT_MS, err);
+	} else if (r < 0) {
+		hf_err_set(
+		    err, HF_ERR_LOCAL, ETIMEDOUT,
+		    "QMP socket %s (pid %d): no greeting; the VMM hangs, or another client holds its only "
+		    "QMP connection",
+		    client->address.sun_path, (int)client->vmm.pid);
+	} else if (client->failure.class != HF_ERR_NONE) {
+		r = -client->failure.errnum;
+		if (err)
+			*err = client->failure;
+	}
+	hf_unlock(&client->mutex);
+	return r;
+}
+
+static int connect_client(struct hf_qmp_client *client, bool silent, struct hf_err *err)
 {
 	uint64_t deadline_ms = now_ms() + CONNECT_TIMEOUT_MS;
 	int r = connect_socket(&client->address, deadline_ms, &client->stream.fd, err);
 	if (r < 0)
 		return r;
-	socklen_t length_bytes = sizeof(client->vmm);
-	if (getsockopt(client->stream.fd, SOL_SOCKET, SO_PEERCRED, &client->vmm, &length_bytes) < 0)
-		return hf_err_set(err, HF_ERR_LOCAL, errno, "QMP socket %s: no credentials of the VMM: %s",
-				  client->address.sun_path, strerror(errno));
-	r = read_greeting(client, deadline_ms, err);
-	if (r == 0)
-		r = start_reader(client, err);
-	if (r == 0)
-		r = hf_qmp_client_execute(client, "qmp_capabilities", NULL, CONNECT_TIMEOUT_MS, NULL, err);
-	return r;
+	r = hf_qmp_owner(client->stream.fd, &client->vmm, err);
+	if (r < 0) {
+		hf_err_prefix(err, "QMP socket %s", client->address.sun_path);
+		return r;
+	}
+	r = start_reader(client, err);
+	return r < 0 || silent ? r : wait_greeting(client, deadline_ms, err);
 }
 
-int hf_qmp_client_connect(struct hf_qmp_client **out, const char *target, hf_qmp_event *on_event,
-			  void *opaque, struct hf_err *err)
+static int connect_to(struct hf_qmp_client **out, const char *target, bool silent, hf_qmp_event *on_event,
+		      void *opaque, struct hf_err *err)
 {
 	struct hf_qmp_client *client = calloc(1, sizeof(*client));
 	if (!client)
@@ -570,17 +621,30 @@ int hf_qmp_client_connect(struct hf_qmp_client **out, const char *target, hf_qmp
 	hf_cond_init(&client->changed);
 	hf_qmp_stream_init(&client->stream, -1);
 	client->wake_fd = -1;
+	client->last_id = 1; // negotiate()'s
 	client->on_event = on_event;
 	client->opaque = opaque;
 	int r = hf_qmp_address(target, &client->address, err);
 	if (r == 0)
-		r = connect_client(client, err);
+		r = connect_client(client, silent, err);
 	if (r < 0) {
 		hf_qmp_client_destroy(client);
 		return r;
 	}
 	*out = client;
 	return 0;
+}
+
+int hf_qmp_client_connect(struct hf_qmp_client **out, const char *target, hf_qmp_event *on_event,
+			  void *opaque, struct hf_err *err)
+{
+	return connect_to(out, target, false, on_event, opaque, err);
+}
+
+int hf_qmp_client_connect_silent(struct hf_qmp_client **out, const char *target, hf_qmp_event *on_event,
+				 void *opaque, struct hf_err *err)
+{
+	return connect_to(out, target, true, on_event, opaque, err);
 }
 
 pid_t hf_qmp_client_pid(const struct hf_qmp_client *client)

@@ -24,7 +24,9 @@
  * thawing it would let it read what others have sent.
  *
  * RUN tells its failures apart by what the VMM says. Only a `cont` that was refused, by a VMM that then says
- * that the VM stands still and has sent no RESUME, has surely not run it.
+ * that the VM stands still and has sent no RESUME, has surely not run it. A VMM that says nothing is waited
+ * for as long as it lives: QEMU's main loop, which would answer, may wait for a page of a guest whose link is
+ * lost, and the page comes when the link does.
  */
 #include <errno.h>
 #include <poll.h>
@@ -216,15 +218,15 @@ static bool take_resume_seen(struct hf_qmp_vm *vm)
 }
 
 /* After `cont` was accepted. */
-static int wait_running(struct hf_qmp_vm *vm, struct hf_err *err)
+static int wait_running(struct hf_qmp_vm *vm, uint32_t silence_ms, struct hf_err *err)
 {
 	char status[STATUS_MAX_BYTES];
 	bool running = false;
-	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(vm->run_limit_ms, "come to run after 'cont'");
+	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(RUN_LIMIT_MS, "come to run after 'cont'");
 	for (;;) {
 		if (take_resume_seen(vm))
 			return 0;
-		int r = hf_qmp_vm_query_status(vm, vm->run_limit_ms, status, sizeof(status), &running, err);
+		int r = hf_qmp_vm_query_status(vm, silence_ms, status, sizeof(status), &running, err);
 		if (r < 0 || running)
 			return take_resume_seen(vm) ? 0 : r;
 		if (cannot_run(status))
@@ -236,27 +238,27 @@ static int wait_running(struct hf_qmp_vm *vm, struct hf_err *err)
 	}
 }
 
-static int give_cont(struct hf_qmp_vm *vm, struct hf_err *err)
+static int give_cont(struct hf_qmp_vm *vm, uint32_t silence_ms, struct hf_err *err)
 {
 	take_resume_seen(vm);
 	set_own_cont(vm, true);
-	int r = hf_qmp_client_execute(vm->client, "cont", NULL, vm->run_limit_ms, NULL, err);
+	int r = hf_qmp_client_execute(vm->client, "cont", NULL, silence_ms, NULL, err);
 	set_own_cont(vm, false); // its event came before its answer
 	return r;
 }
 
 /* *still: after a failure the VMM has said that the VM has not run. */
-static int run_vm(struct hf_qmp_vm *vm, bool *still, struct hf_err *err)
+static int run_vm(struct hf_qmp_vm *vm, uint32_t silence_ms, bool *still, struct hf_err *err)
 {
 	char status[STATUS_MAX_BYTES];
 	bool running = false;
 	*still = false;
-	int r = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, err);
+	int r = hf_qmp_vm_query_status(vm, silence_ms, status, sizeof(status), &running, err);
 	if (r < 0 || running)
 		return r;
-	r = give_cont(vm, err);
+	r = give_cont(vm, silence_ms, err);
 	if (r == 0)
-		return wait_running(vm, err);
+		return wait_running(vm, silence_ms, err);
 	if (r != -EREMOTEIO && r != -ENOSYS) // no answer to `cont`
 		return r;
 	int asked = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, NULL);
@@ -270,7 +272,7 @@ static int op_run(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	bool still;
 	struct hf_err why = HF_ERR_INIT;
-	int r = run_vm(vm, &still, &why);
+	int r = run_vm(vm, vm->run_silence_ms, &still, &why);
 	if (r == 0)
 		return 0;
 	if (r == -ECANCELED || still) {
@@ -302,11 +304,30 @@ bool hf_qmp_vm_is_fenced(struct hf_qmp_vm *vm)
 	return fenced || hf_vmm_is_fenced(&vm->process);
 }
 
+/* A save that was broken off, by us or by our end, is not over at once; `cont` is refused until it is. */
+static int wait_save_over(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	char status[STATUS_MAX_BYTES];
+	bool running;
+	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(RUN_LIMIT_MS, "given up saving its device state");
+	for (;;) {
+		int r =
+		    hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, err);
+		if (r < 0 || strcmp(status, "finish-migrate") != 0)
+			return r;
+		r = hf_qmp_vm_pace_wait(vm, &pace, -1, 0, err);
+		if (r < 0)
+			return r;
+	}
+}
+
 int hf_qmp_vm_resume(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	bool still;
 	int r = hf_qmp_vm_is_fenced(vm) ? thaw(vm, err) : 0;
-	return r < 0 ? r : run_vm(vm, &still, err);
+	if (r == 0)
+		r = wait_save_over(vm, err);
+	return r < 0 ? r : run_vm(vm, RUN_LIMIT_MS, &still, err);
 }
 
 static int set_revived_error(struct hf_qmp_vm *vm, struct hf_err *err)
@@ -452,28 +473,41 @@ static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t len
 
 /* ---- life ---- */
 
-int hf_qmp_vm_create(struct hf_qmp_vm **out, const char *target, struct hf_err *err)
+static int create(struct hf_qmp_vm **out, const char *target, bool silent, struct hf_err *err)
 {
 	struct hf_qmp_vm *vm = calloc(1, sizeof(*vm));
 	if (!vm)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for a VM adapter");
 	hf_lock_init(&vm->mutex, "hf_qmp_vm.mutex", HF_RANK_VM_ADAPTER);
 	hf_cond_init(&vm->changed);
-	vm->run_limit_ms = RUN_LIMIT_MS;
+	vm->run_silence_ms = UINT32_MAX;
 	vm->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	int r = 0;
 	if (vm->wake_fd < 0)
 		r = hf_err_set(err, HF_ERR_LOCAL, errno, "VM adapter: cannot be made: %s", strerror(errno));
 	if (r == 0)
-		r = hf_qmp_client_connect(&vm->client, target, on_event, vm, err);
+		r = silent ? hf_qmp_client_connect_silent(&vm->client, target, on_event, vm, err)
+			   : hf_qmp_client_connect(&vm->client, target, on_event, vm, err);
 	if (r == 0)
 		r = hf_vmm_open(&vm->process, hf_qmp_client_pid(vm->client), err);
+	if (r == 0)
+		hf_vmm_words_open(&vm->words, vm->process.pid);
 	if (r < 0) {
 		hf_qmp_vm_destroy(vm);
 		return r;
 	}
 	*out = vm;
 	return 0;
+}
+
+int hf_qmp_vm_create(struct hf_qmp_vm **out, const char *target, struct hf_err *err)
+{
+	return create(out, target, false, err);
+}
+
+int hf_qmp_vm_create_silent(struct hf_qmp_vm **out, const char *target, struct hf_err *err)
+{
+	return create(out, target, true, err);
 }
 
 int hf_qmp_vm_start(struct hf_qmp_vm *vm, void (*done)(void *engine, const struct hf_vm_result *result),
@@ -534,6 +568,7 @@ void hf_qmp_vm_destroy(struct hf_qmp_vm *vm)
 	hf_qmp_vm_stop(vm);
 	hf_qmp_client_destroy(vm->client);
 	hf_vmm_close(&vm->process);
+	hf_vmm_words_close(&vm->words);
 	hf_cond_destroy(&vm->changed);
 	hf_lock_destroy(&vm->mutex);
 	if (vm->wake_fd >= 0)

@@ -22,6 +22,8 @@
 
 struct hf_qmp_vm;
 
+#define HF_QMP_VM_TESTED "7.2 and 10.0"
+
 struct hf_qmp_vm_block {
 	char *idstr; /* id of the memory backend */
 	char *path;  /* its mem-path */
@@ -31,6 +33,8 @@ struct hf_qmp_vm_block {
 
 /* target as in qmp.h. done: hf_source_vm_done or hf_destination_vm_done. */
 int hf_qmp_vm_create(struct hf_qmp_vm **out, const char *target, struct hf_err *err);
+/* For a VMM that may be waiting for a page and not answer now; it is awaited by what is asked first. */
+int hf_qmp_vm_create_silent(struct hf_qmp_vm **out, const char *target, struct hf_err *err);
 /* Starts the worker. `done` may be called from now on. */
 int hf_qmp_vm_start(struct hf_qmp_vm *vm, void (*done)(void *engine, const struct hf_vm_result *result),
 		    void *engine, struct hf_err *err);
@@ -42,12 +46,28 @@ void hf_qmp_vm_destroy(struct hf_qmp_vm *vm);
 pid_t hf_qmp_vm_pid(const struct hf_qmp_vm *vm);
 /* "running", "paused", "inmigrate", ... as query-status says; "fenced" if the VMM is frozen, by whomever. */
 int hf_qmp_vm_status(struct hf_qmp_vm *vm, char *status, size_t status_bytes, struct hf_err *err);
+/* Adds what the VMM has written to its log since create(), if that is a file, to the text of an error. */
+void hf_qmp_vm_add_words(const struct hf_qmp_vm *vm, struct hf_err *err);
+/*
+ * "QEMU 7.2.22" (query-version), and whether Hugeferry is tested with such a one. A VMM that is no QEMU says
+ * nothing, with 0.
+ */
+int hf_qmp_vm_version(struct hf_qmp_vm *vm, char *version, size_t version_bytes, bool *tested,
+		      struct hf_err *err);
 /* Thread ids of the vCPUs, in cpu-index order (query-cpus-fast). Free with free(). */
 int hf_qmp_vm_vcpus(struct hf_qmp_vm *vm, uint32_t **thread_ids, uint32_t *count, struct hf_err *err);
 /* Memory backends (query-memdev, qom-get). Free with hf_qmp_vm_blocks_free(). */
 int hf_qmp_vm_blocks(struct hf_qmp_vm *vm, struct hf_qmp_vm_block **blocks, uint32_t *count,
 		     struct hf_err *err);
 void hf_qmp_vm_blocks_free(struct hf_qmp_vm_block *blocks, uint32_t count);
+/*
+ * Before anything is stopped. -EPERM with the device's name and what to do: it reaches guest memory by a way
+ * on which a page that has yet to come reads as zeros (VFIO, vhost-user, ...), or, with `precopy`, writes to
+ * it unseen by the tracking of writes (O_DIRECT), or the VMM itself says that it cannot be migrated.
+ */
+int hf_qmp_vm_check_outgoing(struct hf_qmp_vm *vm, bool precopy, struct hf_err *err);
+/* Likewise, of the VMM that waits; also if it has locked its memory. */
+int hf_qmp_vm_check_incoming(struct hf_qmp_vm *vm, struct hf_err *err);
 /*
  * HF_VM_RESUME in the caller's thread, for a program that does nothing else: thaws the VMM if it is frozen
  * and runs the VM unless it runs. Not once the worker has been started.

@@ -22,6 +22,7 @@
 #include "kvm/qmp.h"
 #include "kvm/qmp_vm.h"
 #include "kvm/vmm_process.h"
+#include "kvm/vmm_words.h"
 
 #define HF_QMP_VM_QUEUE		  8
 #define HF_QMP_VM_STATE_MAX_BYTES (256u << 20)
@@ -37,8 +38,9 @@ struct hf_qmp_vm {
 	/* set at creation */
 	struct hf_qmp_client *client;
 	struct hf_vmm_process process;
-	int wake_fd; /* written at events that an operation may wait for, and at the end */
-	uint32_t run_limit_ms;
+	struct hf_vmm_words words;
+	int wake_fd;		 /* written at events that an operation may wait for, and at the end */
+	uint32_t run_silence_ms; /* RUN: no answer to a command; UINT32_MAX: for ever */
 
 	/* set by start() */
 	void (*done)(void *engine, const struct hf_vm_result *result);

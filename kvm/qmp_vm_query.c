@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The VM adapter's questions: status, vCPU threads, memory backends; and `quit`. */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +37,43 @@ int hf_qmp_vm_quit(struct hf_qmp_vm *vm, struct hf_err *err)
 		return 0;
 	if (r < 0 && err)
 		*err = quit_err;
+	return r;
+}
+
+void hf_qmp_vm_add_words(const struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	hf_vmm_words_add(&vm->words, err);
+}
+
+/* ---- the version ---- */
+
+static bool is_tested(int64_t major, int64_t minor)
+{
+	return (major == 7 && minor == 2) || (major == 10 && minor == 0);
+}
+
+int hf_qmp_vm_version(struct hf_qmp_vm *vm, char *version, size_t version_bytes, bool *tested,
+		      struct hf_err *err)
+{
+	struct hf_err ask_err = HF_ERR_INIT;
+	json_t *result = NULL;
+	*tested = true;
+	snprintf(version, version_bytes, "%s", "");
+	int r = hf_qmp_vm_command(vm, "query-version", NULL, &result, &ask_err);
+	if (r == 0) {
+		const json_t *qemu = json_object_get(result, "qemu");
+		int64_t major = json_integer_value(json_object_get(qemu, "major"));
+		int64_t minor = json_integer_value(json_object_get(qemu, "minor"));
+		int64_t micro = json_integer_value(json_object_get(qemu, "micro"));
+		snprintf(version, version_bytes, "QEMU %" PRId64 ".%" PRId64 ".%" PRId64, major, minor,
+			 micro);
+		*tested = is_tested(major, minor);
+	}
+	json_decref(result);
+	if (r == -ENOSYS)
+		return 0;
+	if (r < 0 && err)
+		*err = ask_err;
 	return r;
 }
 

@@ -16,7 +16,9 @@
  *
  * Capabilities decide what QEMU puts into the stream: x-ignore-shared keeps shared memory out; those that
  * need an answer, a pause, or more connections from a real destination are switched off; `events` spares
- * polling. Capabilities that a VMM does not know are not mentioned to it.
+ * polling. With dirty-bitmaps the bitmaps of block nodes are part of the stream, under the nodes' names: QEMU
+ * writes them when the VM stands, since its own postcopy is off, and nothing where there are none.
+ * Capabilities that a VMM does not know are not mentioned to it.
  */
 #include <errno.h>
 #include <poll.h>
@@ -31,6 +33,7 @@
 #include "kvm/qmp_vm_internal.h"
 
 #define ACCEPT_LIMIT_MS	  30000
+#define ASK_PERIOD_MS	  500
 #define SILENCE_LIMIT_MS  60000	 /* no byte from a VMM that saves */
 #define COMPLETE_LIMIT_MS 60000	 /* stream over .. "completed" */
 #define LOAD_SILENCE_MS	  120000 /* a VMM that loads takes no byte: it waits for pages */
@@ -40,6 +43,7 @@
 #define FIRST_CAPACITY	  (1u << 20)
 #define DESC_PRECISION	  250
 #define STATUS_MAX_BYTES  64
+#define URI_BYTES	  (sizeof("unix:") + sizeof(((struct sockaddr_un *)0)->sun_path))
 
 /* ---- the socket ---- */
 
@@ -141,10 +145,11 @@ static int migration_error(const struct hf_qmp_vm *vm, const char *status, const
 }
 
 /* A migration that failed or was cancelled is -EREMOTEIO. */
-static int query_migration(struct hf_qmp_vm *vm, enum migration *state, struct hf_err *err)
+static int query_migration_within(struct hf_qmp_vm *vm, uint32_t limit_ms, enum migration *state,
+				  struct hf_err *err)
 {
 	json_t *info = NULL;
-	int r = hf_qmp_vm_command(vm, "query-migrate", NULL, &info, err);
+	int r = hf_qmp_client_execute(vm->client, "query-migrate", NULL, limit_ms, &info, err);
 	if (r < 0)
 		return r;
 	const char *status = json_string_value(json_object_get(info, "status"));
@@ -158,6 +163,11 @@ static int query_migration(struct hf_qmp_vm *vm, enum migration *state, struct h
 		*state = MIGRATION_BUSY;
 	json_decref(info);
 	return r;
+}
+
+static int query_migration(struct hf_qmp_vm *vm, enum migration *state, struct hf_err *err)
+{
+	return query_migration_within(vm, HF_QMP_VM_COMMAND_MS, state, err);
 }
 
 /* For SAVE: there has been a `migrate`, so `none` cannot be. */
@@ -183,10 +193,9 @@ struct wanted_capability {
 };
 
 static const struct wanted_capability wanted[] = {
-    {"events", true},	     {"x-ignore-shared", true},
-    {"return-path", false},  {"pause-before-switchover", false},
-    {"postcopy-ram", false}, {"multifd", false},
-    {"mapped-ram", false},
+    {"events", true},	     {"x-ignore-shared", true}, {"late-block-activate", true},
+    {"dirty-bitmaps", true}, {"return-path", false},	{"pause-before-switchover", false},
+    {"postcopy-ram", false}, {"multifd", false},	{"mapped-ram", false},
 };
 
 static const struct wanted_capability *find_wanted(const char *name)
@@ -238,30 +247,71 @@ static int set_capabilities(struct hf_qmp_vm *vm, struct hf_err *err)
 	return r;
 }
 
+/* ---- the bandwidth ---- */
+
+static void set_max_bandwidth(struct hf_qmp_vm *vm, json_int_t bytes_per_s)
+{
+	hf_qmp_vm_command(vm, "migrate-set-parameters", json_pack("{s:I}", "max-bandwidth", bytes_per_s),
+			  NULL, NULL);
+}
+
+/*
+ * QEMU sends its small RAM blocks no faster than it may send a VM's memory over a network: 64 MiB of video
+ * memory would take half a second. Returns the limit that was, 0: none.
+ */
+static json_int_t lift_max_bandwidth(struct hf_qmp_vm *vm)
+{
+	json_t *parameters = NULL;
+	if (hf_qmp_vm_command(vm, "query-migrate-parameters", NULL, &parameters, NULL) < 0)
+		return 0;
+	json_int_t before = json_integer_value(json_object_get(parameters, "max-bandwidth"));
+	json_decref(parameters);
+	if (before)
+		set_max_bandwidth(vm, 0);
+	return before;
+}
+
+static const char *uri_of(const struct channel *channel, char uri[static URI_BYTES])
+{
+	snprintf(uri, URI_BYTES, "unix:%s", channel->address.sun_path);
+	return uri;
+}
+
 static int give_uri(struct hf_qmp_vm *vm, const char *command, const struct channel *channel,
 		    struct hf_err *err)
 {
-	char uri[sizeof("unix:") + sizeof(channel->address.sun_path)];
-	snprintf(uri, sizeof(uri), "unix:%s", channel->address.sun_path);
-	return hf_qmp_vm_command(vm, command, json_pack("{s:s}", "uri", uri), NULL, err);
+	char uri[URI_BYTES];
+	return hf_qmp_vm_command(vm, command, json_pack("{s:s}", "uri", uri_of(channel, uri)), NULL, err);
 }
 
 /* ---- SAVE ---- */
 
+/*
+ * Whether it has failed before it connected, or died, is only asked when it has not come for a while, and not
+ * for long: QEMU writes device state with its big lock held, so it answers nothing from when its socket is
+ * full until somebody reads.
+ */
 static int accept_vmm(struct hf_qmp_vm *vm, struct channel *channel, struct hf_err *err)
 {
 	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(ACCEPT_LIMIT_MS, "connected to save its device state");
+	uint64_t ask_ms = hf_qmp_vm_now_ms() + ASK_PERIOD_MS;
 	for (;;) {
 		channel->fd = accept4(channel->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 		if (channel->fd >= 0)
 			return 0;
 		if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
 			return channel_error(channel, errno, err);
-		// It may have failed before it connected, or died.
-		enum migration state;
-		int r = query_migration(vm, &state, err);
-		if (r >= 0)
-			r = hf_qmp_vm_pace_wait(vm, &pace, channel->listen_fd, POLLIN, err);
+		int r = hf_qmp_vm_pace_wait(vm, &pace, channel->listen_fd, POLLIN, err);
+		if (r == 0 && hf_qmp_vm_now_ms() >= ask_ms) {
+			enum migration state;
+			struct hf_err ask_err = HF_ERR_INIT;
+			r = query_migration_within(vm, ASK_PERIOD_MS, &state, &ask_err);
+			if (r == -ETIMEDOUT)
+				r = 0;
+			else if (r < 0 && err)
+				*err = ask_err;
+			ask_ms = hf_qmp_vm_now_ms() + ASK_PERIOD_MS;
+		}
 		if (r < 0)
 			return r;
 	}
@@ -335,9 +385,7 @@ static void abandon(struct hf_qmp_vm *vm)
 static int save_through(struct hf_qmp_vm *vm, struct channel *channel, struct buffer *buffer,
 			struct hf_err *err)
 {
-	int r = set_capabilities(vm, err);
-	if (r == 0)
-		r = channel_listen(vm, channel, err);
+	int r = channel_listen(vm, channel, err);
 	if (r == 0)
 		r = give_uri(vm, "migrate", channel, err);
 	if (r < 0)
@@ -358,14 +406,22 @@ int hf_qmp_vm_save(struct hf_qmp_vm *vm, void **data, size_t *length_bytes, stru
 	struct channel channel;
 	struct buffer buffer = {0};
 	struct hf_err save_err = HF_ERR_INIT;
+	json_int_t max_bandwidth = 0;
 	int r = channel_open(vm, &channel, &save_err);
 	if (r == 0)
+		r = set_capabilities(vm, &save_err);
+	if (r == 0) {
+		max_bandwidth = lift_max_bandwidth(vm);
 		r = save_through(vm, &channel, &buffer, &save_err);
+	}
 	channel_close(&channel);
+	// Only a VMM that still answers can be told.
+	bool answers = save_err.class != HF_ERR_CANCELLED && r != -ECONNRESET;
+	if (r < 0 && channel.migrating && answers)
+		abandon(vm);
+	if (max_bandwidth && answers)
+		set_max_bandwidth(vm, max_bandwidth);
 	if (r < 0) {
-		// Only a VMM that still answers can be told.
-		if (channel.migrating && save_err.class != HF_ERR_CANCELLED && r != -ECONNRESET)
-			abandon(vm);
 		free(buffer.data);
 		if (err)
 			*err = save_err;
@@ -474,13 +530,31 @@ static int wait_loaded(struct hf_qmp_vm *vm, uint64_t limit_ms, struct hf_err *e
 	}
 }
 
+/*
+ * QEMU 9.1 and later can be told to stay and say why when it cannot load; older ones, and others, do not know
+ * the word, and have done nothing when they say so.
+ */
+static int give_incoming(struct hf_qmp_vm *vm, const struct channel *channel, struct hf_err *err)
+{
+	char uri[URI_BYTES];
+	struct hf_err unknown = HF_ERR_INIT;
+	int r = hf_qmp_vm_command(vm, "migrate-incoming",
+				  json_pack("{s:s, s:b}", "uri", uri_of(channel, uri), "exit-on-error", 0),
+				  NULL, &unknown);
+	if (r == -EREMOTEIO)
+		return give_uri(vm, "migrate-incoming", channel, err);
+	if (r < 0 && err)
+		*err = unknown;
+	return r;
+}
+
 static int load_through(struct hf_qmp_vm *vm, struct channel *channel, const void *data, size_t length_bytes,
 			struct hf_err *err)
 {
 	size_t sent_bytes = 0;
 	int r = set_capabilities(vm, err);
 	if (r == 0)
-		r = give_uri(vm, "migrate-incoming", channel, err);
+		r = give_incoming(vm, channel, err);
 	if (r == 0)
 		r = connect_vmm(vm, channel, err);
 	if (r == 0)
@@ -512,11 +586,17 @@ static int check_stands_still(struct hf_qmp_vm *vm, struct hf_err *err)
 int hf_qmp_vm_load(struct hf_qmp_vm *vm, const void *data, size_t length_bytes, struct hf_err *err)
 {
 	struct channel channel;
-	int r = channel_open(vm, &channel, err);
+	struct hf_err load_err = HF_ERR_INIT;
+	int r = channel_open(vm, &channel, &load_err);
 	if (r == 0)
-		r = load_through(vm, &channel, data, length_bytes, err);
+		r = load_through(vm, &channel, data, length_bytes, &load_err);
 	if (r == 0)
-		r = check_stands_still(vm, err);
+		r = check_stands_still(vm, &load_err);
 	channel_close(&channel);
+	if (r == 0 || !err)
+		return r;
+	*err = load_err;
+	if (load_err.class != HF_ERR_CANCELLED)
+		hf_vmm_words_add(&vm->words, err);
 	return r;
 }

@@ -54,6 +54,8 @@ struct hf_vm_record_description {
 	uint32_t chunk_bytes; /* 0: not settled */
 	struct hf_vm_record_block *blocks;
 	uint32_t block_count;
+	uint32_t *vcpu_thread_ids; /* in cpu-index order */
+	uint32_t vcpu_count;
 };
 
 /* Notes VM and VMM with its start time and this boot; the other members are the caller's to fill. */
@@ -63,6 +65,9 @@ int hf_vm_record_description_create(struct hf_vm_record_description **out, enum 
 int hf_vm_record_description_add_block(struct hf_vm_record_description *description, const char *idstr,
 				       const char *path, uint64_t length_bytes, uint64_t page_size_bytes,
 				       struct hf_err *err);
+/* Copied. -ENOMEM. */
+int hf_vm_record_description_set_vcpus(struct hf_vm_record_description *description,
+				       const uint32_t *thread_ids, uint32_t count, struct hf_err *err);
 void hf_vm_record_description_free(struct hf_vm_record_description *description);
 /* 1: that very process of this boot is there; 0: it has ended; -errno: nobody can tell now. */
 int hf_vm_record_vmm_lives(const struct hf_vm_record_description *description);

@@ -324,6 +324,15 @@ static json_t *pack_blocks(const struct hf_vm_record_description *description)
 	return blocks;
 }
 
+/* NULL, and so no member, for a VM whose vCPUs are not known. */
+static json_t *pack_vcpus(const struct hf_vm_record_description *description)
+{
+	json_t *vcpus = description->vcpu_count ? json_array() : NULL;
+	for (uint32_t i = 0; i < description->vcpu_count; i++)
+		json_array_append_new(vcpus, json_integer(description->vcpu_thread_ids[i]));
+	return vcpus;
+}
+
 static void session_text(const uint8_t *session, char *text)
 {
 	for (size_t i = 0; i < HF_VM_RECORD_SESSION_BYTES; i++)
@@ -334,14 +343,15 @@ static json_t *pack_description(const struct hf_vm_record_description *descripti
 {
 	char session[2 * HF_VM_RECORD_SESSION_BYTES + 1];
 	session_text(description->session, session);
-	return json_pack("{s:i, s:s, s:s, s:s, s:i, s:I, s:s, s:s*, s:s*, s:s*, s:s, s:I, s:o}", "version",
-			 FORMAT_VERSION, "role", hf_vm_record_role_name(description->role), "vm_name",
-			 description->vm_name, "session", session, "vmm_pid", (int)description->vmm_pid,
-			 "vmm_start_ticks", (json_int_t)description->vmm_start_ticks, "boot_id",
-			 description->boot_id, "qmp_target", description->qmp_target, "peer_uri",
-			 description->peer_uri, "listen_uri", description->listen_uri, "placement",
-			 description->placement == HF_PLACEMENT_CONTINUE ? "continue" : "copy", "chunk_bytes",
-			 (json_int_t)description->chunk_bytes, "blocks", pack_blocks(description));
+	return json_pack(
+	    "{s:i, s:s, s:s, s:s, s:i, s:I, s:s, s:s*, s:s*, s:s*, s:s, s:I, s:o*, s:o}", "version",
+	    FORMAT_VERSION, "role", hf_vm_record_role_name(description->role), "vm_name",
+	    description->vm_name, "session", session, "vmm_pid", (int)description->vmm_pid, "vmm_start_ticks",
+	    (json_int_t)description->vmm_start_ticks, "boot_id", description->boot_id, "qmp_target",
+	    description->qmp_target, "peer_uri", description->peer_uri, "listen_uri", description->listen_uri,
+	    "placement", description->placement == HF_PLACEMENT_CONTINUE ? "continue" : "copy", "chunk_bytes",
+	    (json_int_t)description->chunk_bytes, "vcpu_thread_ids", pack_vcpus(description), "blocks",
+	    pack_blocks(description));
 }
 
 int hf_vm_record_description_encode(const struct hf_vm_record_description *description, char **text,
@@ -421,6 +431,25 @@ static int unpack_blocks(const json_t *blocks, struct hf_vm_record_description *
 	return r;
 }
 
+static int unpack_vcpus(const json_t *list, struct hf_vm_record_description *description, struct hf_err *err)
+{
+	size_t count = json_array_size(list);
+	uint32_t *thread_ids = calloc(count + 1, sizeof(*thread_ids));
+	if (!thread_ids)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the description of a VM");
+	int r = 0;
+	for (size_t i = 0; i < count && r == 0; i++) {
+		json_int_t id = json_integer_value(json_array_get(list, i));
+		thread_ids[i] = (uint32_t)id;
+		if (id < 1 || id > INT_MAX)
+			r = hf_err_set(err, HF_ERR_LOCAL, EBADMSG, "a vCPU's thread is none");
+	}
+	if (r == 0)
+		r = hf_vm_record_description_set_vcpus(description, thread_ids, (uint32_t)count, err);
+	free(thread_ids);
+	return r;
+}
+
 static bool settle_words(struct hf_vm_record_description *description, const char *role, const char *session,
 			 const char *boot_id, const char *placement)
 {
@@ -440,13 +469,15 @@ static int unpack_description(json_t *object, struct hf_vm_record_description *d
 	const char *role = NULL, *name = NULL, *session = NULL, *boot_id = NULL, *placement = NULL;
 	const char *qmp = NULL, *peer = NULL, *listen = NULL;
 	json_int_t pid = 0, start = 0, chunk = 0;
-	json_t *blocks = NULL;
-	if (json_unpack(object, "{s:s, s:s, s:s, s:I, s:I, s:s, s?s, s?s, s?s, s:s, s:I, s:o}", "role", &role,
-			"vm_name", &name, "session", &session, "vmm_pid", &pid, "vmm_start_ticks", &start,
-			"boot_id", &boot_id, "qmp_target", &qmp, "peer_uri", &peer, "listen_uri", &listen,
-			"placement", &placement, "chunk_bytes", &chunk, "blocks", &blocks) ||
+	json_t *blocks = NULL, *vcpus = NULL;
+	if (json_unpack(object, "{s:s, s:s, s:s, s:I, s:I, s:s, s?s, s?s, s?s, s:s, s:I, s?o, s:o}", "role",
+			&role, "vm_name", &name, "session", &session, "vmm_pid", &pid, "vmm_start_ticks",
+			&start, "boot_id", &boot_id, "qmp_target", &qmp, "peer_uri", &peer, "listen_uri",
+			&listen, "placement", &placement, "chunk_bytes", &chunk, "vcpu_thread_ids", &vcpus,
+			"blocks", &blocks) ||
 	    pid < 1 || pid > INT_MAX || start < 0 || chunk < 0 || chunk > UINT32_MAX ||
-	    !json_is_array(blocks) || !settle_words(description, role, session, boot_id, placement))
+	    !json_is_array(blocks) || (vcpus && !json_is_array(vcpus)) ||
+	    !settle_words(description, role, session, boot_id, placement))
 		return hf_err_set(err, HF_ERR_LOCAL, EBADMSG,
 				  "a member of the description is missing or wrong");
 	description->vmm_pid = (pid_t)pid;
@@ -456,6 +487,8 @@ static int unpack_description(json_t *object, struct hf_vm_record_description *d
 	    !copy_string(peer, &description->peer_uri) || !copy_string(listen, &description->listen_uri))
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the description of a VM");
 	int r = unpack_blocks(blocks, description, err);
+	if (r == 0)
+		r = unpack_vcpus(vcpus, description, err);
 	return r < 0 ? r : hf_vm_record_description_check(description, err);
 }
 

@@ -91,6 +91,20 @@ int hf_vm_record_description_add_block(struct hf_vm_record_description *descript
 	return 0;
 }
 
+int hf_vm_record_description_set_vcpus(struct hf_vm_record_description *description,
+				       const uint32_t *thread_ids, uint32_t count, struct hf_err *err)
+{
+	uint32_t *copy = calloc((size_t)count + 1, sizeof(*copy));
+	if (!copy)
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the description of a VM");
+	for (uint32_t i = 0; i < count; i++)
+		copy[i] = thread_ids[i];
+	free(description->vcpu_thread_ids);
+	description->vcpu_thread_ids = copy;
+	description->vcpu_count = count;
+	return 0;
+}
+
 void hf_vm_record_description_free(struct hf_vm_record_description *description)
 {
 	if (!description)
@@ -100,6 +114,7 @@ void hf_vm_record_description_free(struct hf_vm_record_description *description)
 		free(description->blocks[i].path);
 	}
 	free(description->blocks);
+	free(description->vcpu_thread_ids);
 	free(description->vm_name);
 	free(description->qmp_target);
 	free(description->peer_uri);

@@ -5,44 +5,40 @@ check_engine.py BENCH-ENGINE
 
 Instructions are counted, not timed: the count repeats exactly.
 """
-import json
-import subprocess
+import os
 import sys
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+import figures  # noqa: E402
+from checking import run_cases  # noqa: E402
 
 SMALL, LARGE = "instructions/1GiB/16vcpus", "instructions/16GiB/16vcpus"
 FEW, MANY = "time/64GiB/1vcpus", "time/64GiB/1000vcpus"
 GROWTH_MAX = 1.1
 
 
-def run(program, names):
-    output = subprocess.run(
-        [program, f"--benchmark_filter=^({'|'.join(names)})/", "--benchmark_min_time=0.01", "--benchmark_format=json"],
-        check=True, stdout=subprocess.PIPE, text=True).stdout
-    return {entry["name"].removesuffix("/manual_time"): entry for entry in json.loads(output)["benchmarks"]}
+def run(*names):
+    found = figures.run([os.path.abspath(sys.argv[1]), f"--benchmark_filter=^({'|'.join(names)})/",
+                         "--benchmark_min_time=0.01", "--benchmark_format=json"])
+    assert set(found) == set(names), sorted(found)
+    for name, counters in found.items():
+        asked = counters["chunks_per_page"], counters["faults_per_page"]
+        assert asked == (8, 0.25), f"{name}: another migration was run than was asked for: {counters}"
+        assert counters["allocations_while_running"] == 0, f"{name}: {counters}"
+    return [found[name] for name in names]
 
 
-def failures(results):
-    for name in (SMALL, LARGE, FEW, MANY):
-        entry = results[name]
-        if entry["allocations_while_running"] != 0:
-            yield f"{name}: {entry['allocations_while_running']} allocations between hand-over and last page"
-        if entry["chunks_per_page"] != 8 or entry["faults_per_page"] != 0.25:
-            yield f"{name}: another migration was run than was asked for: {entry}"
-    small, large = (results[name]["instructions_per_page"] for name in (SMALL, LARGE))
-    if not small or large > small * GROWTH_MAX:
-        yield f"a page of a VM 16 times as large takes {large} instructions, {small} in the small one"
-    if results[MANY]["vcpus_waiting_max"] != 1000:
-        yield f"only {results[MANY]['vcpus_waiting_max']} of 1000 vCPUs have waited at once"
+def a_page_of_a_larger_vm_takes_no_more_instructions():
+    small, large = (counters["instructions_per_page"] for counters in run(SMALL, LARGE))
+    assert 0 < large <= small * GROWTH_MAX, (small, large)
 
 
-def main():
-    found = list(failures(run(sys.argv[1], (SMALL, LARGE, FEW, MANY))))
-    print("1..1")
-    for line in found:
-        print(f"# {line}")
-    print(f"{'not ok' if found else 'ok'} 1 - the engines' cost of a page is flat")
-    return 1 if found else 0
+def a_thousand_vcpus_wait_at_once():
+    few, many = (counters["vcpus_waiting_max"] for counters in run(FEW, MANY))
+    assert (few, many) == (1, 1000), (few, many)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_cases([a_page_of_a_larger_vm_takes_no_more_instructions, a_thousand_vcpus_wait_at_once]))

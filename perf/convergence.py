@@ -12,8 +12,6 @@ import argparse
 import collections
 import json
 import os
-import platform
-import signal
 import statistics
 import sys
 import time
@@ -21,9 +19,10 @@ import time
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests/e2e"))
 
-from host import (Host, M, Vmm, assert_runs, assert_whole, err_of, finish, listening_uri, out_of,  # noqa: E402
+from host import (M, Vmm, assert_runs, assert_whole, err_of, finish, listening_uri, out_of,  # noqa: E402
                   receive, send, wait_until)
 from networks import ADDRESSES, Networks  # noqa: E402
+from results import machine, print_table  # noqa: E402
 
 PAGE = 2 * M
 VCPUS = 2
@@ -33,7 +32,6 @@ IDLE_PACE = 50
 CANCELLED = 3  # exit code of send
 MODES = {"postcopy": [], "hybrid": ["--precopy"], "precopy-only": ["--precopy-only"]}
 STREAM_S, STREAM_WARM_S = 2, 0.5
-BEGIN, END = "<!-- made by perf/convergence.py -->", "<!-- end of the table -->"
 
 # One TCP stream, as fast as it goes: what the link carries of a program's bytes.
 STREAM_TAKER = f"""
@@ -57,14 +55,6 @@ with socket.create_connection(("{ADDRESSES[1]}", 5001)) as link:
     while time.monotonic() < end:
         link.sendall(data)
 """
-
-
-class Stopped(BaseException):
-    pass
-
-
-def stop(*_):
-    raise Stopped
 
 
 def measure_link(host, rate):
@@ -191,11 +181,6 @@ HEAD = ["mode", "writes / link", "rounds", "ended because", "total s", "link use
         "downtime ms", "moved / VM", "all vCPUs blocked ms", "worst vCPU ms", "VM runs at"]
 
 
-def machine():
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
-    return f"{os.cpu_count()} CPUs, {memory_gib:.0f} GiB, Linux {platform.release()}"
-
-
 def head(options, link_bytes_per_s):
     yield (f"Made {time.strftime('%Y-%m-%d')} on a machine with {machine()}: a VM of {options.mem // M} MiB in pages of"
            f" 2 MiB with {VCPUS} vCPUs,\na link of {options.rate} on which one TCP stream carries"
@@ -236,33 +221,8 @@ def measure(host, options):
             yield row(mode, runs, link_bytes_per_s)
 
 
-def write_into(path, lines):
-    """In the place of the last ones."""
-    with open(path, encoding="utf-8") as file:
-        before, rest = file.read().split(BEGIN)
-    after = rest.split(END)[1]
-    text = "\n".join(lines)
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
-
-
 def main():
-    options = parse()
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    host = Host(os.path.abspath(options.build))
-    lines = []
-    try:
-        for line in measure(host, options):
-            print(line, flush=True)
-            lines.append(line)
-    except Stopped:
-        return 1
-    finally:
-        host.close()
-    if options.into:
-        write_into(options.into, lines)
-    return 0
+    return print_table(parse(), measure)
 
 
 if __name__ == "__main__":

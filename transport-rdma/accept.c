@@ -28,7 +28,7 @@
 
 struct hf_rdma_listener {
 	char uri[RDMA_NAME_BYTES];
-	struct hf_host_port parsed;
+	struct rdma_uri parsed;
 	struct hf_rdma_options options;
 	struct hf_opening_guard guard;
 	struct rdma_event_channel *events;
@@ -319,7 +319,7 @@ static int bind_address(struct hf_rdma_listener *listener, const struct sockaddr
 static int bind_any(struct hf_rdma_listener *listener, struct hf_err *err)
 {
 	struct addrinfo *found;
-	int result = rdma_resolve(listener->uri, &listener->parsed, true, &found, err);
+	int result = rdma_resolve(listener->uri, &listener->parsed.address, true, &found, err);
 	if (result)
 		return result;
 	int first = 0;
@@ -340,9 +340,13 @@ int hf_rdma_listen(struct hf_rdma_listener **out, const char *uri, const struct 
 	struct hf_rdma_listener *listener = calloc(1, sizeof(*listener));
 	if (!listener)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory for a listener");
-	int result = hf_rdma_check_uri(uri, err);
-	if (!result)
-		result = hf_host_port_parse(uri, RDMA_PREFIX, &listener->parsed, err);
+	int result = rdma_uri_parse(uri, &listener->parsed, err);
+	if (!result && rdma_uri_asks(&listener->parsed))
+		result = hf_err_set(
+		    err, HF_ERR_LOCAL, EINVAL,
+		    "'%s': who connects says what is behind '?', and the GID is that of HOST; leave "
+		    "it out",
+		    uri);
 	if (!result)
 		result = rdma_options_check(options, &listener->options, err);
 	if (!result) {

@@ -12,17 +12,19 @@
 #include "transport-rdma/internal.h"
 
 #include <errno.h>
+#include <infiniband/sa.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct opening {
 	const char *uri;
-	struct hf_host_port parsed;
+	struct rdma_uri parsed;
 	struct hf_rdma_options options;
 	struct hf_opening_offer offer;
 	struct rdma_event_channel *events;
 	struct sockaddr_storage address; /* the one that answered */
+	struct sockaddr_storage source;	 /* to connect from; ss_family 0: any that the route has */
 };
 
 static int explain(const struct opening *opening, int result, const char *step, struct hf_err *err)
@@ -66,20 +68,62 @@ static int await(const struct opening *opening, const struct rdma_cm_id *id, enu
 	return happened->type == wanted && !happened->status ? 0 : event_error(happened);
 }
 
-static int find_address(struct opening *opening, struct rdma_cm_id *id, const struct sockaddr *address)
+static int find_address(const struct opening *opening, struct rdma_cm_id *id, const void *address)
 {
 	struct rdma_cm_happened happened;
-	if (rdma_resolve_addr(id, NULL, (struct sockaddr *)address, (int)opening->options.timeout_ms))
+	struct sockaddr *source = opening->source.ss_family ? (struct sockaddr *)&opening->source : NULL;
+	if (rdma_resolve_addr(id, source, (struct sockaddr *)address, (int)opening->options.timeout_ms))
 		return -errno;
 	return await(opening, id, RDMA_CM_EVENT_ADDR_RESOLVED, &happened);
 }
 
-static int find_route(const struct opening *opening, struct rdma_cm_id *id)
+/* *id: a new one, which has found the address; else untouched. */
+static int make_id(const struct opening *opening, const void *address, struct rdma_cm_id **id)
+{
+	struct rdma_cm_id *made = NULL;
+	if (rdma_create_id(opening->events, &made, NULL, RDMA_PS_TCP))
+		return -errno;
+	int result = rdma_set_type_of_service(made, &opening->parsed);
+	if (!result)
+		result = find_address(opening, made, address);
+	if (result)
+		rdma_destroy_id(made);
+	else
+		*id = made;
+	return result;
+}
+
+static int take_changed_path(const struct opening *opening, const struct rdma_cm_id *found,
+			     struct rdma_cm_id *id)
 {
 	struct rdma_cm_happened happened;
-	if (rdma_resolve_route(id, (int)opening->options.timeout_ms))
+	struct ibv_path_data path;
+	rdma_change_path(found, &opening->parsed, &path);
+	if (rdma_set_option(id, RDMA_OPTION_IB, RDMA_OPTION_IB_PATH, &path, sizeof(path)))
 		return -errno;
 	return await(opening, id, RDMA_CM_EVENT_ROUTE_RESOLVED, &happened);
+}
+
+/* May put another id in the place of *id. */
+static int find_route(const struct opening *opening, struct rdma_cm_id **id)
+{
+	struct rdma_cm_happened happened;
+	struct rdma_cm_id *changed = NULL;
+	if (rdma_resolve_route(*id, (int)opening->options.timeout_ms))
+		return -errno;
+	int result = await(opening, *id, RDMA_CM_EVENT_ROUTE_RESOLVED, &happened);
+	if (result || !rdma_uri_changes_path(&opening->parsed))
+		return result;
+	if ((*id)->route.num_paths < 1)
+		return -EHOSTUNREACH;
+	result = make_id(opening, &opening->address, &changed);
+	if (!changed)
+		return result;
+	result = take_changed_path(opening, *id, changed);
+	rdma_destroy_id(result ? changed : *id);
+	if (!result)
+		*id = changed;
+	return result;
 }
 
 /* ---- greeting --------------------------------------------------------------------------------- */
@@ -134,43 +178,45 @@ static int greet(const struct opening *opening, struct hf_rdma *rdma, struct rdm
 	if (result && happened.type != RDMA_CM_EVENT_REJECTED)
 		return explain(opening, result, "connect", err);
 	result = read_reply(opening, hello->channel, &happened, reply, err);
-	return result ? result : check_depth(opening, &happened, err);
+	if (!result)
+		result = check_depth(opening, &happened, err);
+	return result ? result : rdma_check_granted(id, &opening->parsed, opening->uri, err);
 }
 
 /* ---- opening ---------------------------------------------------------------------------------- */
-
-static int make_id(const struct opening *opening, struct rdma_cm_id **id, struct hf_err *err)
-{
-	if (rdma_create_id(opening->events, id, NULL, RDMA_PS_TCP))
-		return hf_err_set(err, HF_ERR_LOCAL, errno, "%s: cannot use the connection manager: %s",
-				  opening->uri, strerror(errno));
-	return 0;
-}
 
 /* An id of an address that answers at all. */
 static int find_first_address(struct opening *opening, struct rdma_cm_id **id, struct hf_err *err)
 {
 	struct addrinfo *found;
-	int result = rdma_resolve(opening->uri, &opening->parsed, false, &found, err);
+	int result = rdma_resolve(opening->uri, &opening->parsed.address, false, &found, err);
 	if (result)
 		return result;
 	result = -EHOSTUNREACH;
 	for (const struct addrinfo *one = found; one && result; one = one->ai_next) {
-		struct rdma_cm_id *tried = NULL;
-		if (make_id(opening, &tried, err)) {
-			freeaddrinfo(found);
-			return -err->errnum;
-		}
-		result = find_address(opening, tried, one->ai_addr);
-		if (result) {
-			rdma_destroy_id(tried);
-			continue;
-		}
-		memcpy(&opening->address, one->ai_addr, one->ai_addrlen);
-		*id = tried;
+		result = make_id(opening, one->ai_addr, id);
+		if (!result)
+			memcpy(&opening->address, one->ai_addr, one->ai_addrlen);
 	}
 	freeaddrinfo(found);
 	return result ? explain(opening, result, "address", err) : 0;
+}
+
+/* The device that was found may have the GID that is wished behind another address. */
+static int take_gid(struct opening *opening, struct rdma_cm_id **id, struct hf_err *err)
+{
+	struct rdma_cm_id *other = NULL;
+	int result = rdma_check_wishes(*id, &opening->parsed, opening->uri, err);
+	if (!result)
+		result = rdma_source_of_gid(*id, &opening->parsed, opening->uri, &opening->source, err);
+	if (result <= 0)
+		return result;
+	result = make_id(opening, &opening->address, &other);
+	if (!other)
+		return explain(opening, result, "from that GID", err);
+	rdma_destroy_id(*id);
+	*id = other;
+	return 0;
 }
 
 /* The terms are known only when the control channel is there, and it needs an object to belong to. */
@@ -180,9 +226,11 @@ static int open_control(struct opening *opening, struct hf_rdma *rdma, struct hf
 	struct hf_wire_hello hello = hf_opening_hello(&opening->offer, HF_WIRE_CHANNEL_CONTROL, 0);
 	struct hf_wire_hello_reply reply = {0};
 	int result = find_first_address(opening, &rdma->control_id, err);
+	if (!result)
+		result = take_gid(opening, &rdma->control_id, err);
 	if (result)
 		return result;
-	result = find_route(opening, rdma->control_id);
+	result = find_route(opening, &rdma->control_id);
 	if (result)
 		return explain(opening, result, "route", err);
 	result = rdma_use_device(rdma, rdma->control_id, err);
@@ -200,12 +248,9 @@ static int open_page_channel(struct opening *opening, struct hf_rdma *rdma, stru
 	    channel->class == HF_FETCH_URGENT ? HF_WIRE_CHANNEL_URGENT : HF_WIRE_CHANNEL_BACKGROUND;
 	struct hf_wire_hello hello = hf_opening_hello(&opening->offer, kind, channel->index);
 	struct hf_wire_hello_reply reply = {0};
-	int result = make_id(opening, &channel->id, err);
-	if (result)
-		return result;
-	result = find_address(opening, channel->id, (struct sockaddr *)&opening->address);
+	int result = make_id(opening, &opening->address, &channel->id);
 	if (!result)
-		result = find_route(opening, channel->id);
+		result = find_route(opening, &channel->id);
 	if (result)
 		return explain(opening, result, "page channel", err);
 	result = rdma_make_queue_pair(rdma, channel->id, channel, err);
@@ -216,28 +261,28 @@ static int open_page_channel(struct opening *opening, struct hf_rdma *rdma, stru
 
 int hf_rdma_check_uri(const char *uri, struct hf_err *err)
 {
-	struct hf_host_port parsed;
-	if (!hf_uri_is_printable(uri) || strncmp(uri, RDMA_PREFIX, strlen(RDMA_PREFIX)) != 0)
-		return hf_uri_malformed(uri, "not " RDMA_PREFIX "HOST:PORT", err);
-	return hf_host_port_parse(uri, RDMA_PREFIX, &parsed, err);
+	struct rdma_uri parsed;
+	return rdma_uri_parse(uri, &parsed, err);
 }
 
 static int check_connect(const char *uri, const struct hf_rdma_options *options, struct opening *opening,
 			 struct hf_err *err)
 {
 	*opening = (struct opening){.uri = uri};
-	int result = hf_rdma_check_uri(uri, err);
-	if (!result)
-		result = hf_host_port_parse(uri, RDMA_PREFIX, &opening->parsed, err);
+	int result = rdma_uri_parse(uri, &opening->parsed, err);
 	if (!result)
 		result = rdma_options_check(options, &opening->options, err);
 	if (result)
 		return result;
-	if (!opening->parsed.host[0] || !atoi(opening->parsed.port))
+	if (!opening->parsed.address.host[0] || !atoi(opening->parsed.address.port))
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
 				  "'%s': to connect, host and port must be named; write rdma:HOST:PORT", uri);
 	opening->offer = (struct hf_opening_offer){
-	    .uri = uri, .epoch = opening->options.epoch, .check = opening->options.check};
+	    .uri = uri,
+	    .epoch = opening->options.epoch,
+	    .check = opening->options.check,
+	    .precopy = opening->options.precopy,
+	};
 	memcpy(opening->offer.session, opening->options.session, sizeof(opening->offer.session));
 	memcpy(opening->offer.channels, opening->options.channels, sizeof(opening->offer.channels));
 	return hf_opening_check_offer(&opening->offer, err);

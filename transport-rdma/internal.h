@@ -151,6 +151,34 @@ void rdma_deregister_all(struct rdma_regions *regions);
 const struct rdma_region *rdma_find_region(const struct rdma_regions *regions, const void *address,
 					   uint64_t length_bytes);
 
+/* ---- the way to the destination (route.c) ------------------------------------------------------ */
+
+struct rdma_uri {
+	struct hf_host_port address;
+	int gid_index, mtu_bytes, service_level, type_of_service; /* -1: not asked for */
+};
+
+struct ibv_path_data;
+
+/* Form only. */
+int rdma_uri_parse(const char *uri, struct rdma_uri *parsed, struct hf_err *err);
+bool rdma_uri_asks(const struct rdma_uri *parsed);
+bool rdma_uri_changes_path(const struct rdma_uri *parsed);
+/* Before a route is looked for. */
+int rdma_set_type_of_service(struct rdma_cm_id *id, const struct rdma_uri *wished);
+/* Can the device that was found do it at all? */
+int rdma_check_wishes(const struct rdma_cm_id *id, const struct rdma_uri *wished, const char *uri,
+		      struct hf_err *err);
+/* 1: *source is where to connect from, for the GID that is wished; 0: it is that one, or any will do. */
+int rdma_source_of_gid(const struct rdma_cm_id *id, const struct rdma_uri *wished, const char *uri,
+		       struct sockaddr_storage *source, struct hf_err *err);
+/* What an id's route would be, with what is wished. */
+void rdma_change_path(const struct rdma_cm_id *id, const struct rdma_uri *wished,
+		      struct ibv_path_data *changed);
+/* Has a connected queue pair what was asked for? */
+int rdma_check_granted(struct rdma_cm_id *id, const struct rdma_uri *wished, const char *uri,
+		       struct hf_err *err);
+
 /* A queue of completions and how a thread waits for it. */
 struct rdma_completions {
 	struct ibv_comp_channel *channel;

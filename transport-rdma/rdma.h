@@ -39,9 +39,13 @@ struct hf_rdma_options {
 	uint8_t session[HF_RDMA_SESSION_BYTES];
 	uint64_t epoch; /* 1 for the first; above 1 continues the session */
 	bool check;	/* a session that only measures the link */
+	bool precopy;	/* pages are meant to move in rounds before the VM stops */
 };
 
-/* Checks the form of a URI without touching an adapter. */
+/*
+ * Checks the form of a URI without touching an adapter. To connect, options may follow behind '?', with '&'
+ * between: gid-index=N, mtu=BYTES, sl=N, tos=N.
+ */
 int hf_rdma_check_uri(const char *uri, struct hf_err *err);
 
 /* Source: connects control, then pages. The class of an error says what it says in tcp.h. */

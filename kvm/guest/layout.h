@@ -38,9 +38,10 @@
 #define HF_GUEST_HOLE_BYTES    (1ull << 30)
 #define HF_GUEST_MEMORY_MAX    (256ull << 30)
 #define HF_GUEST_VCPUS_MAX     64u
-#define HF_GUEST_PORT	       0x510 /* reading a u32 gives the number of reads of this vCPU so far */
-#define HF_GUEST_PORT_STEPS    256u  /* the guest reads the port once in so many steps, a paced one in each */
-#define HF_GUEST_HOLE_VISITS   64u   /* one in so many visits that would hit a hole does */
+#define HF_GUEST_PORT	       0x510	    /* reading a u32 gives the number of reads of this vCPU so far */
+#define HF_GUEST_STALL_TICKS   (1ull << 18) /* of the clock; a load that takes longer waits for its page */
+#define HF_GUEST_PORT_STEPS    256u /* the guest uses its port once in so many steps, a paced one in each */
+#define HF_GUEST_HOLE_VISITS   64u  /* one in so many visits that would hit a hole does */
 
 struct hf_guest_header {
 	uint64_t magic;
@@ -60,16 +61,17 @@ struct hf_guest_header {
 	uint64_t system_bytes; /* end of the ledgers */
 	uint64_t part_bytes;   /* of a page, for each vCPU's slot */
 	uint64_t pace_steps_per_s;
-	uint64_t check; /* over the words before */
+	uint64_t beat_port; /* 0: HF_GUEST_PORT is read; else each vCPU writes to its own, from here on */
+	uint64_t check;	    /* over the words before */
 };
 
 /*
  * A memory error (a page whose bytes are lost) starts the program at its entry point again, told so in its
- * second argument, with r15 as it was. Every page is read before a step stores anything but port_reads, so
+ * second argument, with r15 as it was. Every page is read before a step stores anything but port_uses, so
  * the step under way becomes a skip.
  *
  * One step chooses a page and visits it or skips it. Everything a step does follows from its number. The
- * order of stores in a step is: port_reads, ledger, slot, writes, visits or skips, step. So a vCPU stopped
+ * order of stores in a step is: port_uses, ledger, slot, writes, visits or skips, step. So a vCPU stopped
  * between two stores leaves only differences that belong to step `step`; they are tolerated, and no others.
  *
  * Counts are sealed, so that a flipped bit cannot pass for a store under way: the low 56 bits are the count,
@@ -80,7 +82,7 @@ struct hf_guest_status {
 	uint64_t visits; /* steps that visited their page */
 	uint64_t skips;	 /* steps that did not */
 	uint64_t writes;
-	uint64_t port_reads;
+	uint64_t port_uses;
 	uint64_t errors;
 	uint64_t last_step_ticks; /* of the clock */
 	uint64_t stall_ticks;	  /* longest time between two steps */
@@ -89,7 +91,8 @@ struct hf_guest_status {
 	uint64_t bad_found;
 	uint64_t vcpu;
 	uint64_t memory_errors; /* sealed; steps that were ended by one, among the skips */
-	uint64_t zero[3];
+	uint64_t stalled_ticks; /* sealed; the sum of all waits for pages of data */
+	uint64_t zero[2];
 };
 
 #define HF_GUEST_COUNT_MASK ((1ull << 56) - 1)
@@ -152,10 +155,10 @@ static inline uint64_t hf_guest_slot_word(const struct hf_guest_header *header, 
 }
 
 /*
- * Does the step read the port? A paced guest does in each: the machine answers no sooner than the next step
+ * Does the step use the port? A paced guest does in each: the machine answers no sooner than the next step
  * is due.
  */
-static inline bool hf_guest_step_reads_port(const struct hf_guest_header *header, uint64_t step)
+static inline bool hf_guest_step_uses_port(const struct hf_guest_header *header, uint64_t step)
 {
 	return header->pace_steps_per_s || step % HF_GUEST_PORT_STEPS == 0;
 }

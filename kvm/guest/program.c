@@ -10,7 +10,9 @@
  * vCPUs share nothing they write: each has its status block, its ledger and its slot on each page. A page
  * that came late, twice, torn or not at all disagrees with the ledger, which lies on another page; a
  * status block that was lost disagrees with the step counter in r15, which travels as device state; an IN
- * instruction that was completed twice or never disagrees with the count of port reads.
+ * instruction that was completed twice or never disagrees with the count of port uses. A machine that does
+ * not count (any but the reference VMM) is told the count's low byte by OUT instead: what it has written down
+ * shows.
  */
 #include "kvm/guest/layout.h"
 
@@ -54,15 +56,34 @@ static inline void note_stall(volatile struct hf_guest_status *status)
 	status->last_step_ticks = hf_guest_seal(now);
 }
 
+/* A step is long where the processor is emulated; two readings around one load show a page that was missing.
+ */
+static inline void touch(volatile struct hf_guest_status *status, const struct hf_guest_header *header,
+			 uint64_t page)
+{
+	uint64_t before = __builtin_ia32_rdtsc();
+	(void)*(volatile uint64_t *)(page * header->page_size_bytes);
+	uint64_t after = __builtin_ia32_rdtsc();
+	if (after > before && after - before > HF_GUEST_STALL_TICKS)
+		status->stalled_ticks = hf_guest_seal(status->stalled_ticks + after - before);
+}
+
 static inline void read_port(volatile struct hf_guest_status *status)
 {
 	uint32_t reads;
-	uint32_t expected = (uint32_t)hf_guest_count(status->port_reads) + 1;
+	uint32_t expected = (uint32_t)hf_guest_count(status->port_uses) + 1;
 
 	asm volatile("inl %w1, %0" : "=a"(reads) : "d"(HF_GUEST_PORT));
 	if (reads != expected)
 		complain(status, HF_GUEST_PORT, expected, reads);
-	add_one(&status->port_reads);
+	add_one(&status->port_uses);
+}
+
+static inline void write_port(volatile struct hf_guest_status *status, const struct hf_guest_header *header)
+{
+	uint16_t port = (uint16_t)(header->beat_port + status->vcpu);
+	asm volatile("outb %b0, %w1" : : "a"(status->port_uses), "d"(port));
+	add_one(&status->port_uses);
 }
 
 static inline void check_random_word(volatile struct hf_guest_status *status,
@@ -80,6 +101,8 @@ static inline void check_random_word(volatile struct hf_guest_status *status,
 static inline void visit(volatile struct hf_guest_status *status, const struct hf_guest_header *header,
 			 uint64_t page, uint64_t random)
 {
+	touch(status, header, page);
+	forget_registers();
 	check_random_word(status, header, page, hf_guest_mix(random + 2));
 	forget_registers();
 	check_random_word(status, header, page, hf_guest_mix(random + 3));
@@ -118,8 +141,12 @@ static inline void do_step(volatile struct hf_guest_status *status, const struct
 {
 	check_progress(status);
 	note_stall(status);
-	if (hf_guest_step_reads_port(header, steps_done))
-		read_port(status);
+	if (hf_guest_step_uses_port(header, steps_done)) {
+		if (header->beat_port)
+			write_port(status, header);
+		else
+			read_port(status);
+	}
 	forget_registers();
 
 	uint64_t random = hf_guest_step_random(header, status->vcpu, steps_done);

@@ -107,6 +107,8 @@ class FakeVmm:
     def answer(self, name, arguments):
         if name == "query-status":
             return {"status": self.state, "running": self.state == "running"}
+        if name == "query-version":
+            return {"qemu": {"major": 7, "minor": 2, "micro": 0}, "package": ""}
         if name == "query-cpus-fast":
             return [{"cpu-index": 0, "thread-id": threading.get_native_id()}]
         if name == "query-memdev":

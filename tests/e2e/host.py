@@ -4,6 +4,7 @@
 Everything taken from the host is given back by Host.close(); processes die with this one, and the mounts live in
 a mount namespace of this process, so a killed run leaves only a raised pool of huge pages.
 """
+import contextlib
 import ctypes
 import json
 import mmap
@@ -49,6 +50,7 @@ def wait_until(condition, what, limit_s=LIMIT_S):
 
 class Host:
     listen = "tcp:127.0.0.1:0"  # where a `receive` listens unless its test says otherwise
+    qemu = "installed"  # which of emulator.KINDS a QEMU is
 
     def __init__(self, build):
         self.build = build
@@ -136,7 +138,8 @@ class Host:
         if process.poll() is None:
             process.terminate()
             # A VMM that is frozen, or whose vCPUs wait for pages, hears nothing, and has nothing to clear away.
-            limit_s = 1 if os.path.basename(process.args[0]) == "hugeferry-vmm" else 20
+            vmm = os.path.basename(process.args[0]) == "hugeferry-vmm" or "exec" in process.args[1:2]
+            limit_s = 1 if vmm else 20
             try:
                 process.wait(limit_s)
             except subprocess.TimeoutExpired:
@@ -186,6 +189,15 @@ def out_of(process):
         return file.read()
 
 
+def free_port():
+    """One that no outgoing connection is given."""
+    for port in range(20000 + os.getpid() % 5000, 32000):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
 def err_of(process):
     with open(process.err_path, encoding="utf-8") as file:
         return file.read()
@@ -223,8 +235,8 @@ class Qmp:
     def write(self, request):
         self.socket.sendall((json.dumps(request) + "\n").encode())
 
-    def execute(self, command):
-        self.write({"execute": command})
+    def execute(self, command, **arguments):
+        self.write({"execute": command, "arguments": arguments})
         while True:
             answer = json.loads(self.file.readline())
             if "return" in answer:
@@ -242,6 +254,7 @@ class Vmm:
                  before_exec=None):
         self.ram = os.path.join(host.mount(page_size), os.path.basename(host.name("ram")))
         self.qmp_path = host.name("qmp")
+        self.monitor = self.qmp_path  # where the tests ask
         self.attach = host.name("attach")
         arguments = [host.vmm, "--name", "e2e", "--mem", mem, "--page-size", f"{page_size >> 20}M",
                      "--ram-file", self.ram, "--vcpus", vcpus, "--id", ident,
@@ -257,15 +270,15 @@ class Vmm:
         if self.process.poll() is not None:
             raise AssertionError(f"the VMM ended: {err_of(self.process)}")
         try:
-            Qmp(self.qmp_path).close()
+            Qmp(self.monitor).close()
             return True
         except OSError:
             return False
 
-    def execute(self, command):
-        client = Qmp(self.qmp_path)
+    def execute(self, command, **arguments):
+        client = Qmp(self.monitor)
         try:
-            return client.execute(command)
+            return client.execute(command, **arguments)
         finally:
             client.close()
 
@@ -290,7 +303,7 @@ class Vmm:
             if self.is_frozen():
                 return "frozen"
             try:
-                client = Qmp(self.qmp_path, limit_s=2)
+                client = Qmp(self.monitor, limit_s=2)
                 try:
                     return client.execute("query-status")["status"]
                 finally:
@@ -298,8 +311,8 @@ class Vmm:
             except (OSError, ValueError):
                 assert time.monotonic() < end, "the VMM neither answers nor is frozen"
 
-    def counted(self, position):
-        """One counter of the guest, summed over all vCPUs. System pages exist, so looking allocates nothing."""
+    def counted_each(self, position):
+        """One counter of the guest, of each vCPU. System pages exist, so looking allocates nothing."""
         with open(self.ram, "rb") as file:
             with mmap.mmap(file.fileno(), self.page_size, mmap.MAP_SHARED, mmap.PROT_READ) as first:
                 header = struct.unpack_from("<16Q", first, 0x1000)
@@ -307,8 +320,11 @@ class Vmm:
             with mmap.mmap(file.fileno(), self.page_size * system_pages, mmap.MAP_SHARED,
                            mmap.PROT_READ) as system:
                 # Counts are sealed: the high byte is a check.
-                return sum(struct.unpack_from("<Q", system, status + 128 * vcpu + 8 * position)[0]
-                           & (1 << 56) - 1 for vcpu in range(vcpus))
+                return [struct.unpack_from("<Q", system, status + 128 * vcpu + 8 * position)[0] & (1 << 56) - 1
+                        for vcpu in range(vcpus)]
+
+    def counted(self, position):
+        return sum(self.counted_each(position))
 
     def visits(self):
         return self.counted(1)

@@ -10,7 +10,7 @@ MEM = 512 * M
 
 
 class Move:
-    def __init__(self, host, guest, *options, mem=MEM, taker_options=(), networks=None):
+    def __init__(self, host, guest, *options, mem=MEM, taker_options=(), networks=None, listen=None):
         host.need(2 * M, 2 * mem // (2 * M) + 64)
         self.host = host
         self.source = Vmm(host, mem=mem, extra=guest)
@@ -19,7 +19,8 @@ class Move:
         self.qmp = host.name("send-qmp")
         enter = [networks.enter(number) if networks else None for number in range(2)]
         self.taker = receive(host, self.destination, "--json", self.reports[1], *taker_options,
-                             listen=f"tcp:{ADDRESSES[1] if networks else '127.0.0.1'}:0", before_exec=enter[1])
+                             listen=listen or f"tcp:{ADDRESSES[1] if networks else '127.0.0.1'}:0",
+                             before_exec=enter[1])
         self.giver = send(host, self.source, listening_uri(self.taker), "--attach", self.source.attach,
                           "--json", self.reports[0], "--qmp", f"unix:{self.qmp}", *options, before_exec=enter[0])
 

@@ -3,25 +3,15 @@
 import contextlib
 import os
 import signal
-import socket
 import struct
 import subprocess
 import threading
 import time
 
-from host import M, Vmm, assert_runs, assert_whole, err_of, finish, listening_uri, wait_until
+from host import M, Vmm, assert_runs, assert_whole, err_of, finish, free_port, listening_uri, wait_until
 from relay import Relay
 
 SLOW = 12 * M  # bytes a second: a small VM is on its way for ten seconds
-
-
-def free_port():
-    """One that no outgoing connection is given."""
-    for port in range(20000 + os.getpid() % 5000, 32000):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no port is free")
 
 
 class Looks(threading.Thread):
@@ -80,9 +70,8 @@ class Looks(threading.Thread):
 class Move:
     def __init__(self, host, mem=128 * M, scheme="tcp", placement="auto", rate=SLOW, control=False,
                  recover_timeout=60, listen=None, receive_options=(), send_options=()):
-        host.need(2 * M, 2 * mem // (2 * M) + 64)
         self.host = host
-        self.source, self.destination = Vmm(host, mem=mem), Vmm(host, incoming=True, mem=mem)
+        self.source, self.destination = self.make_vms(host, mem)
         self.folders = [host.name("send-state"), host.name("receive-state"), host.name("receive-runtime")]
         self.paths = [host.name("send-qmp"), host.name("receive-qmp")]
         self.listen = listen or (f"tcp:127.0.0.1:{free_port()}" if scheme == "tcp" else f"unix:{host.name('link')}")
@@ -98,6 +87,15 @@ class Move:
         }
         self.programs = {}
         self.looks = None
+
+    def make_vms(self, host, mem):
+        host.need(2 * M, 2 * mem // (2 * M) + 64)
+        return Vmm(host, mem=mem), Vmm(host, incoming=True, mem=mem)
+
+    def check_guest(self):
+        assert_runs(self.destination)
+        assert self.destination.errors() == 0
+        assert_whole(self.host, self.destination)
 
     def put_between(self, scheme, rate):
         relay = Relay("tcp:127.0.0.1:0" if scheme == "tcp" else f"unix:{self.host.name('relay')}", self.listen, rate)
@@ -170,9 +168,7 @@ class Move:
         assert not self.looks or self.looks.end() > 0
         if not vmm_ended:
             assert self.source.process.wait(10) == -signal.SIGKILL
-        assert_runs(self.destination)
-        assert self.destination.errors() == 0
-        assert_whole(self.host, self.destination)
+        self.check_guest()
         self.assert_nothing_left()
 
     def assert_nothing_left(self):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pauses and new links that an operator asks for over the control sockets."""
 from control import Control, refusal
-from host import err_of, wait_until
-from recovering import Move, free_port
+from host import err_of, free_port, wait_until
+from recovering import Move
 
 ROUNDS = 5
 PAUSE = "postcopy-paused"

@@ -10,6 +10,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "peer")]
 
 import blocks  # noqa: E402
+import blocktimes  # noqa: E402
 import control  # noqa: E402
 import convergence  # noqa: E402
 import cost  # noqa: E402
@@ -24,6 +25,18 @@ import peers  # noqa: E402
 import poison  # noqa: E402
 import precopy  # noqa: E402
 import preflight  # noqa: E402
+import qemu  # noqa: E402
+import qemu_balloon  # noqa: E402
+import qemu_bitmaps  # noqa: E402
+import qemu_devices  # noqa: E402
+import qemu_disk  # noqa: E402
+import qemu_failures  # noqa: E402
+import qemu_kvm  # noqa: E402
+import qemu_libvirt  # noqa: E402
+import qemu_memory  # noqa: E402
+import qemu_network  # noqa: E402
+import qemu_recovery  # noqa: E402
+import qemu_versions  # noqa: E402
 import recovery  # noqa: E402
 import recovery_by_hand  # noqa: E402
 import recovery_commit  # noqa: E402
@@ -40,16 +53,53 @@ class Stopped(BaseException):
     pass
 
 
+MODULES = (
+    moves,
+    precopy,
+    convergence,
+    recovery,
+    recovery_links,
+    recovery_commit,
+    recovery_by_hand,
+    recovery_starts,
+    poison,
+    release,
+    refusals,
+    blocks,
+    preflight,
+    stalls,
+    losses,
+    peers,
+    peer_rounds,
+    hostile_sources,
+    hostile_destinations,
+    openings,
+    control,
+    cost,
+    blocktimes,
+    many,
+    qemu,
+    qemu_devices,
+    qemu_recovery,
+    qemu_versions,
+    qemu_kvm,
+    qemu_failures,
+    qemu_memory,
+    qemu_network,
+    qemu_balloon,
+    qemu_bitmaps,
+    qemu_disk,
+    qemu_libvirt,
+)
+
+
 def stop(*_):
     raise Stopped
 
 
 def main():
     build, wanted = sys.argv[1], sys.argv[2:]
-    modules = (moves, precopy, convergence, recovery, recovery_links, recovery_commit, recovery_by_hand,
-               recovery_starts, poison, release, refusals, blocks, preflight, stalls, losses, peers, peer_rounds,
-               hostile_sources, hostile_destinations, openings, control, cost, many)
-    cases = [case for module in modules for case in module.CASES
+    cases = [case for module in MODULES for case in module.CASES
              if not wanted or any(part in case.__name__ for part in wanted)]
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)

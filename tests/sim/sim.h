@@ -67,6 +67,7 @@ struct sim_plan {
 	uint64_t crash_ns;  /* when something is due on the hand-over; 0: then it happens where it hurts */
 	bool crash_source;  /* the first of them */
 	bool gone_for_good; /* the last process that crashes is not started again */
+	uint32_t one_sided; /* of links, by epoch: the bits */
 	uint32_t late_cut_percent; /* of cuts: one side hears of them much later */
 	uint32_t record_failures;  /* of writes of one record; not more than so many */
 	enum hf_record record_to_fail;
@@ -262,6 +263,9 @@ enum sim_covered {
 	SIM_ROUNDS_REFUSED,
 	SIM_ROUNDS_UNKNOWN,
 	SIM_ROUNDS_OFFERED_LATER,
+	SIM_ONE_SIDED,
+	SIM_ONE_SIDED_ROUND,
+	SIM_ONE_SIDED_CHANGED,
 	SIM_COVERED_COUNT,
 };
 
@@ -412,6 +416,8 @@ void sim_memory_crashed(struct sim *sim);
 /* sim_link.c */
 struct hf_transport sim_transport_port(struct sim_process *process);
 bool sim_link_may_come_up(const struct sim *sim);
+void sim_link_draw(struct sim *sim);
+bool sim_link_one_sided(const struct sim *sim, uint64_t epoch);
 void sim_link_start(struct sim *sim);
 void sim_link_cut(struct sim *sim, uint64_t argument, void *data);
 void sim_link_crashed(struct sim *sim, bool is_source);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The fake link. Control messages keep their order; each class of page channels answers in order, with random
- * delays; a chunk's bytes are written in two halves, so that half a page is in memory at times. Cutting the
- * link ends every fetch once, in random order, then tells both sides.
+ * delays; a chunk's bytes are written in two halves, so that half a page is in memory at times. On a
+ * one-sided link they are what the source's memory holds at those moments, zeros too, and its engine is not
+ * asked. Cutting the link ends every fetch once, in random order, then tells both sides.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -17,6 +18,7 @@
 #define STALE_PERCENT	    30u
 #define LATE_DOWN_NS	    400000u
 #define TURN_NS		    200u
+#define ONE_SIDED_SALT	    0x6f6e6573696465ull
 
 struct sim_message {
 	bool to_source;
@@ -233,6 +235,29 @@ static void finish_fetch(struct sim *sim, uint64_t index, enum hf_fetch_status s
 	sim_storm_done(sim, &done, round);
 }
 
+/* A draw of its own: all else of a seed stays as it is. */
+void sim_link_draw(struct sim *sim)
+{
+	uint64_t random = sim->random;
+	sim->random = sim->seed ^ ONE_SIDED_SALT;
+	sim->plan.one_sided = sim_chance(sim, 25) ? (uint32_t)sim_random(sim, UINT32_MAX) : 0;
+	sim->random = random;
+}
+
+bool sim_link_one_sided(const struct sim *sim, uint64_t epoch)
+{
+	return sim->plan.one_sided >> epoch % 32 & 1;
+}
+
+static void read_one_sided(struct sim *sim, struct sim_fetch *f)
+{
+	const struct sim_page *page = &sim->pages[f->page];
+	sim->covered[SIM_ONE_SIDED]++;
+	sim->covered[SIM_ONE_SIDED_ROUND] += f->round > 0 && sim->rounds.open;
+	f->reply = (struct hf_serve_reply){.bytes = sim->source_memory + page->base +
+						    f->fetch.offset_bytes % page->size_bytes};
+}
+
 /* False when the bytes will not come: the fetch ends with the link. */
 static bool serve(struct sim *sim, const struct hf_fetch *fetch, struct hf_serve_reply *reply)
 {
@@ -279,7 +304,10 @@ static void second_half(struct sim *sim, uint64_t index, void *data)
 static void first_half(struct sim *sim, uint64_t index, void *data)
 {
 	struct sim_fetch *f = carried(sim, index, data);
-	if (!f || !serve(sim, &f->fetch, &f->reply))
+	if (f && f->page != HF_PAGE_NONE && sim_link_one_sided(sim, f->fetch.epoch) && sim->source &&
+	    !sim->link_cut)
+		read_one_sided(sim, f);
+	else if (!f || !serve(sim, &f->fetch, &f->reply))
 		return;
 	if (!f->reply.zero)
 		memcpy(f->fetch.landing, f->reply.bytes, f->fetch.length_bytes / 2);
@@ -397,7 +425,12 @@ static uint64_t features_of(struct sim *sim)
 static void link_up_side(struct sim *sim, uint64_t is_source, void *data)
 {
 	struct hf_link_info info = {
-	    .epoch = (uintptr_t)data, .version = 1, .features = features_of(sim), .name = "sim"};
+	    .epoch = (uintptr_t)data,
+	    .version = 1,
+	    .features = features_of(sim),
+	    .name = "sim",
+	    .one_sided = sim_link_one_sided(sim, (uintptr_t)data),
+	};
 	for (int class = 0; class < HF_FETCH_CLASSES; class ++) {
 		info.channels[class] = sim->plan.channels[class];
 		info.capacity_chunks[class] = sim->plan.capacity[class];
@@ -434,6 +467,8 @@ void sim_link_start(struct sim *sim)
 	if (sim->destination)
 		sim_rules_link_up(sim);
 	sim->covered[SIM_LINK_AGAIN] += sim->epoch > 1;
+	sim->covered[SIM_ONE_SIDED_CHANGED] +=
+	    sim->epoch > 1 && sim_link_one_sided(sim, sim->epoch) != sim_link_one_sided(sim, sim->epoch - 1);
 	sim->covered[SIM_LINK_AGAIN_TWICE] += sim->epoch > 2;
 	sim->covered[SIM_WITHOUT_RECOVER] += !sim->plan.recover;
 	sim_log(sim, "link %llu", (unsigned long long)sim->epoch);

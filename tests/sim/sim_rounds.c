@@ -137,7 +137,8 @@ static void guest_writes(struct sim *sim, uint64_t argument, void *data)
 	sim->rounds.writes_left--;
 	bool hot = sim_chance(sim, plan->hot_percent) && plan->hot_pages < sim->page_count;
 	uint32_t page = (uint32_t)sim_random(sim, hot ? plan->hot_pages : sim->page_count);
-	if (sim_chance(sim, plan->punch_percent))
+	/* Under an adapter that has the memory nothing is let go of, or the migration ends (hugemem/). */
+	if (sim_chance(sim, plan->punch_percent) && !sim_link_one_sided(sim, 1))
 		punch_page(sim, page);
 	else
 		write_page(sim, page);

@@ -475,6 +475,9 @@ static const char *const covered_names[SIM_COVERED_COUNT] = {
     [SIM_ROUNDS_REFUSED] = "a destination that copies refused rounds",
     [SIM_ROUNDS_UNKNOWN] = "a destination that knows no rounds",
     [SIM_ROUNDS_OFFERED_LATER] = "a later link offered rounds again",
+    [SIM_ONE_SIDED] = "memory was read that the source was not asked for",
+    [SIM_ONE_SIDED_ROUND] = "and in a round",
+    [SIM_ONE_SIDED_CHANGED] = "a later link read in the other way",
 };
 
 void sim_rules_print(const struct sim *totals)

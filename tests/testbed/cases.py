@@ -6,7 +6,6 @@ Cases that want the same kind of VM are a group: one VM, or two joined by a link
 this program runs again, as cases.py --in-vm GROUP BUILD-DIRECTORY NAME... A case of two VMs runs in both, as two
 parts, and is well if both are. A case that a VM has not come to is failed.
 """
-import fcntl
 import os
 import re
 import signal
@@ -18,6 +17,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "e2e"), os.path.join(os.path.dirname(HERE), "peer")]
 
 import beside_perftest  # noqa: E402
+import blocktimes  # noqa: E402
 import facts_hold  # noqa: E402
 import gigantic  # noqa: E402
 import rdma_moves  # noqa: E402
@@ -25,8 +25,8 @@ import roce  # noqa: E402
 import rounds  # noqa: E402
 import two_hosts  # noqa: E402
 import whole_moves  # noqa: E402
+from debian import NoPackage  # noqa: E402
 from host import Host  # noqa: E402
-from kernel import NoKernel  # noqa: E402
 from one_case import run_case  # noqa: E402
 from vm import VmError, run  # noqa: E402
 
@@ -36,12 +36,12 @@ GROUPS = (
           roce.CASES + facts_hold.cases("default") + whole_moves.CASES + rdma_moves.CASES +
           beside_perftest.CASES),
     Group("6.12", {"kernel": "backports", "memory": "2G"},
-          facts_hold.cases("backports") + whole_moves.CASES + rounds.CASES),
+          facts_hold.cases("backports") + whole_moves.CASES + rounds.CASES +
+          [blocktimes.the_kernel_timed_a_wait_for_every_fault]),
     Group("two-hosts", {"kernel": "default", "memory": "1G", "vms": 2}, two_hosts.CASES + rdma_moves.OF_TWO_HOSTS),
     Group("gigantic", {"kernel": "default", "memory": "6500M",
                        "words": ["hugepagesz=1G", f"hugepages={gigantic.PAGES}"]}, gigantic.CASES),
 )
-KVM_CREATE_VM = 0xAE01
 RESULT = re.compile(rb"(ok|not ok) \d+ - (\w+)(.*)")
 
 
@@ -53,15 +53,7 @@ def stop(*_):
     raise Stopped
 
 
-def keep_kvm_on():
-    """A KVM VM that stays. With the first and the last one Linux patches its scheduler, and it has happened that QEMU's
-    CPUs went on with the breakpoint that stands there meanwhile, for ever."""
-    kvm = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
-    return kvm, fcntl.ioctl(kvm, KVM_CREATE_VM, 0)
-
-
 def in_vm(name, build, wanted):
-    keep_kvm_on()
     group = next(group for group in GROUPS if group.name == name)
     host = Host(build)
     try:
@@ -109,7 +101,7 @@ def run_group(group, build, names):
         codes = run([os.path.abspath(__file__), "--in-vm", group.name, build, *names], results.hear, **group.options)
         if any(codes):
             print(f"# the VM's cases ended with {codes}", flush=True)
-    except (NoKernel, VmError, OSError) as error:
+    except (NoPackage, VmError, OSError) as error:
         for line in str(error).splitlines():
             print(f"# {line}", flush=True)
     results.end(names)

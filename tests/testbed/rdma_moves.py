@@ -3,12 +3,15 @@
 connection any more once it is up again, whoever asks. A neighbour with a wrong address is: what is sent is lost, and the
 adapter finds out by itself."""
 import ctypes
+import os
 import resource
 import signal
 
 from control import Control
-from host import M, Vmm, assert_runs, assert_whole, err_of, finish, listening_uri, one_line, receive, send, wait_until
-from machine import PEER, address, said_by
+from host import (M, Vmm, assert_runs, assert_whole, err_of, finish, listening_uri, one_line, out_of, receive, send,
+                  wait_until)
+from machine import ADDRESS, PEER, address, said_by
+from moves import demo
 from recovering import Move
 from recovery_by_hand import go_to, status, wait_status
 from two_hosts import in_two_parts
@@ -61,6 +64,56 @@ def two_vms(host):
     return Vmm(host, mem=MEM), Vmm(host, incoming=True, mem=MEM)
 
 
+def the_demo_runs_over_rdma(host):
+    report = demo(host, "--mem", "64M", "--listen", address("rdma", port=0))
+    assert report["transport"] == "rdma" and report["verified"] is True, report
+
+
+def moves_with(host, wishes):
+    source, destination = two_vms(host)
+    taker = receive(host, destination, listen=address("rdma"))
+    for process in (send(host, source, f"{listening_uri(taker)}?{wishes}"), taker):
+        code, said = finish(process)
+        assert code == 0, (wishes, code, said)
+    assert_runs(destination)
+    assert_whole(host, destination)
+
+
+def gid_of_link0():
+    """The GID of link0's address, as the connection manager takes it: RoCE v2 has the greater index."""
+    mapped = "0000:0000:0000:0000:0000:ffff:" + "{:02x}{:02x}:{:02x}{:02x}".format(*map(int, ADDRESS.split(".")))
+    folder = "/sys/class/infiniband/rxe0/ports/1/gids"
+    def content(index):
+        with open(os.path.join(folder, index), encoding="ascii") as file:
+            return file.read().strip()
+    return max(int(index) for index in os.listdir(folder) if content(index) == mapped)
+
+
+def what_is_asked_of_the_way_is_had(host):
+    moves_with(host, f"mtu=1024&tos=104&gid-index={gid_of_link0()}")
+
+
+def is_refused(host, source, taker, wish, why):
+    code, said = finish(send(host, source, f"{listening_uri(taker)}?{wish}"))
+    assert code in (1, 2), (code, said)
+    assert why in said, said
+    assert source.status() == "running"
+    assert taker.poll() is None, err_of(taker)
+
+
+def what_the_device_has_not_is_refused(host):
+    source, destination = two_vms(host)
+    taker = receive(host, destination, listen=address("rdma"))
+    # Without a VLAN a frame has no priority, so rxe keeps no service level.
+    for wish, why in (("gid-index=200", "has no GID 200"), ("sl=9", "over RoCE a service level is 0 to 7"),
+                      ("sl=3", "the service level is 0 and not 3"),
+                      ("mtu=1500", "mtu is 256, 512, 1024, 2048 or 4096")):
+        is_refused(host, source, taker, wish, why)
+    said_by("ip", "link", "set", "link0", "mtu", "1500")
+    host.closing.append(lambda: said_by("ip", "link", "set", "link0", "mtu", "9000"))
+    is_refused(host, source, taker, "mtu=4096", "is 1024 bytes")
+
+
 def what_needs_to_see_reads_is_refused(host):
     source, destination = two_vms(host)
     taker = receive(host, destination, listen=address("rdma"))
@@ -83,6 +136,24 @@ def without_leave_to_lock_memory_the_vm_stays_and_it_is_said_why(host):
     one_line(said, "64 MiB cannot be registered", "16384 KiB", "LimitMEMLOCK", "the source VM runs on")
     assert source.status() == "running"
     assert finish(taker)[0] == 1
+
+
+def what_is_not_lent_is_refused(host):
+    """By the source's adapter, whatever its peer asks for; and nothing is lent any more after the end."""
+    host.need(2 * M, MEM // (2 * M) + 32)
+    source = Vmm(host, mem=MEM)
+    peer = host.start(os.path.join(host.build, "tests/testbed/bad-keys"), address("rdma"))
+    giver = send(host, source, listening_uri(peer), "--channels", 8)
+    code, said = finish(giver, 90)
+    peer.send_signal(signal.SIGUSR1)
+    assert code == 1, (code, said, out_of(peer))
+    one_line(said, "the peer closed the connection", "the source VM runs on")
+    code, said = finish(peer)
+    assert code == 0, (code, out_of(peer), said)
+    assert out_of(peer).count("remote access error") == 6, out_of(peer)
+    assert_runs(source)
+    assert source.errors() == 0
+    assert_whole(host, source)
 
 
 def silence(begin):
@@ -134,9 +205,13 @@ def a_silent_network_pauses_and_is_recovered_from(placement):
 
 
 CASES = [
+    the_demo_runs_over_rdma,
     from_rdma_to_tcp_and_back_nothing_is_lost,
     *map(programs_killed_while_pages_come_are_started_again, PLACEMENTS),
     what_needs_to_see_reads_is_refused,
     without_leave_to_lock_memory_the_vm_stays_and_it_is_said_why,
+    what_is_not_lent_is_refused,
+    what_is_asked_of_the_way_is_had,
+    what_the_device_has_not_is_refused,
 ]
 OF_TWO_HOSTS = [*map(a_silent_network_pauses_and_is_recovered_from, PLACEMENTS)]

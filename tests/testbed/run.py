@@ -18,7 +18,8 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from kernel import SUITES, NoKernel  # noqa: E402
+from debian import NoPackage  # noqa: E402
+from kernel import SUITES  # noqa: E402
 from vm import CACHE, VmError, run  # noqa: E402
 
 TESTBED_FAILED = 125
@@ -65,7 +66,7 @@ def main():
         codes = run(given.command, None if terminal else output, kernel=given.kernel, vms=given.vms,
                     memory=given.memory, words=words, timeout=given.timeout, cache=given.cache)
         return next((code for code in codes if code), 0)
-    except (NoKernel, VmError, OSError) as error:
+    except (NoPackage, VmError, OSError) as error:
         print(f"testbed: {error}", file=sys.stderr)
     except (KeyboardInterrupt, Stopped):
         print("testbed: stopped", file=sys.stderr)

@@ -30,10 +30,10 @@ class VmError(Exception):
     """A VM came to no exit code: says what it came to."""
 
 
-def cpio_entry(name, mode, content=b""):
+def cpio_entry(name, mode, content=b"", device=(0, 0)):
     """One file of an initramfs, in the format that the kernel calls newc."""
     encoded = name.encode() + b"\0"
-    fields = (0, mode, 0, 0, 1, 0, len(content), 0, 0, 0, 0, len(encoded), 0)
+    fields = (0, mode, 0, 0, 1, 0, len(content), 0, 0, *device, len(encoded), 0)
     head = b"070701" + "".join(f"{field:08x}" for field in fields).encode() + encoded
     head += b"\0" * (-len(head) % 4)
     return head + content + b"\0" * (-len(content) % 4)
@@ -94,7 +94,9 @@ class Vm:
         # Neither zeroing of what is allocated anyway nor guards against what is not there: both are slow here.
         words = ["console=ttyS0", "quiet", "panic=-1", "init_on_alloc=0", "mitigations=off",
                  f"testbed_vm={self.number}", *SAME_CLOCK, *words]
-        return [QEMU, "-M", "q35", "-accel", "tcg,thread=multi,tb-size=512",
+        # One thread for all CPUs: before QEMU 8.1, one that translates code while another one writes it may keep what
+        # was there before, and Linux patches its own code, by breakpoints. A VM ran into one for ever that had gone.
+        return [QEMU, "-M", "q35", "-accel", "tcg,thread=single,tb-size=512",
                 # Emulated, string moves are slow where the CPU says that they are fast.
                 "-cpu", "max,-erms", "-smp", "2", "-m", memory, "-nodefaults", "-no-user-config", "-display", "none",
                 "-no-reboot", "-kernel", os.path.join(kernel, "vmlinux"),

@@ -55,13 +55,11 @@ static void rdma_is_lent_memory_and_refuses_what_must_see_reads(void **state)
 	const struct hf_scheme *scheme = NULL;
 	struct hf_err err = HF_ERR_INIT;
 	void *link = NULL;
-	const struct hf_link_options release = {.release = true}, precopy = {.precopy = true};
+	const struct hf_link_options release = {.release = true};
 	assert_int_equal(hf_scheme_of("rdma:192.0.2.1:4444", &scheme, NULL), 0);
 	assert_non_null(scheme->lend);
 	assert_int_equal(scheme->connect(&link, "rdma:192.0.2.1:4444", &release, &err), -EOPNOTSUPP);
 	assert_non_null(strstr(err.text, "--release-ram"));
-	assert_int_equal(scheme->connect(&link, "rdma:192.0.2.1:4444", &precopy, &err), -EOPNOTSUPP);
-	assert_non_null(strstr(err.text, "--precopy"));
 #endif
 }
 

@@ -396,6 +396,60 @@ static void a_library_without_regions_does_not_start(void **state)
 	hf_attach_client_destroy(NULL);
 }
 
+struct later {
+	const struct attach_rig *rig;
+	int asked;
+	int result; /* of the last addition */
+};
+
+static void add_later(struct hf_attach *attach, void *opaque)
+{
+	struct later *later = opaque;
+	struct hf_attach_region region = rig_region(later->rig);
+	char idstr[16];
+	snprintf(idstr, sizeof(idstr), "ram%d", later->asked++);
+	region.idstr = idstr;
+	region.address = (uint8_t *)region.address + (uint64_t)(later->asked - 1) * HUGE_BYTES;
+	region.fd_offset_bytes += (uint64_t)(later->asked - 1) * HUGE_BYTES;
+	region.length_bytes = HUGE_BYTES;
+	later->result = hf_attach_add(attach, &region, NULL);
+}
+
+static uint32_t regions_of(struct hf_attach_client *client)
+{
+	uint32_t count;
+	hf_attach_client_regions(client, &count);
+	return count;
+}
+
+static void regions_that_come_later_are_lent_until_something_is_registered(void **state)
+{
+	(void)state;
+	struct attach_rig rig;
+	rig_memory(&rig, 3, false);
+	struct later later = {.rig = &rig};
+	struct hf_attach_options options = {
+	    .socket_path = rig.path, .vm_name = "vm", .more_regions = add_later, .opaque = &later};
+	assert_int_equal(hf_attach_create(&rig.attach, &options, NULL), 0);
+	assert_int_equal(hf_attach_start(rig.attach, NULL), 0);
+	struct hf_attach_region region = rig_region(&rig);
+	assert_int_equal(hf_attach_add(rig.attach, &region, NULL), -EBUSY);
+	for (uint32_t expected = 1; expected <= 2; expected++) {
+		struct hf_attach_client *client = rig_client(&rig);
+		assert_int_equal(later.result, 0);
+		assert_int_equal(regions_of(client), expected);
+		if (expected == 2)
+			close(rig_userfault(client, BOTH));
+		hf_attach_client_destroy(client);
+	}
+	struct hf_attach_client *client = rig_client(&rig);
+	assert_int_equal(regions_of(client), 2);
+	assert_int_equal(later.asked, 2);
+	assert_int_equal(hf_attach_client_release(client, NULL), 0);
+	hf_attach_client_destroy(client);
+	rig_stop(&rig);
+}
+
 static int reserve(void **state)
 {
 	(void)state;
@@ -418,6 +472,7 @@ int main(void)
 	    cmocka_unit_test(add_refuses_what_the_mapping_is_not),
 	    cmocka_unit_test(add_refuses_gaps_and_small_pages),
 	    cmocka_unit_test(a_library_without_regions_does_not_start),
+	    cmocka_unit_test(regions_that_come_later_are_lent_until_something_is_registered),
 	};
 	return cmocka_run_group_tests(tests, reserve, host_give_back);
 }

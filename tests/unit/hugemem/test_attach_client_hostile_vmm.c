@@ -206,8 +206,9 @@ static void hellos_of_another_form_are_refused(void **state)
 	expect_text("{\"return\":{\"version\":2},\"fds\":0}\n", -EPROTO, "version");
 	expect_text("{\"return\":{\"version\":1},\"fds\":0}\n", -EPROTO, "no name");
 	expect_text("{\"return\":{\"version\":1,\"vm_name\":\"a\\nb\"},\"fds\":0}\n", -EPROTO, "no name");
-	expect_text("{\"return\":{\"version\":1,\"vm_name\":\"vm\"},\"fds\":0}\n", -EPROTO, "0 regions");
-	expect_text(HELLO("", 0), -EPROTO, "0 regions");
+	expect_text("{\"return\":{\"version\":1,\"vm_name\":\"vm\"},\"fds\":0}\n", -ENOENT,
+		    "lends no memory");
+	expect_text(HELLO("", 0), -ENOENT, "lends no memory");
 	expect_text(HELLO("7", 0), -EPROTO, "lacks idstr");
 }
 

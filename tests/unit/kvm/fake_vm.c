@@ -40,6 +40,8 @@ struct machine {
 	_Atomic bool *has_run;
 	struct hf_qmp_server *server;
 	int commands, refused;
+	bool exits_on_error;
+	json_int_t max_bandwidth;
 	int stream_fd; /* connected (migrate) or listening (migrate-incoming) */
 	struct capability capabilities[CAPABILITIES_MAX];
 
@@ -115,6 +117,8 @@ static int handle_cont(void *opaque, const json_t *arguments, json_t **result, s
 	(void)arguments, (void)result;
 	int r = enter(machine, "cont", err);
 	const char *status = machine->script->status_after_cont;
+	if (r == 0 && strcmp(machine->status, "finish-migrate") == 0)
+		return hf_err_set(err, HF_ERR_LOCAL, EPERM, "Migration is not finalized yet");
 	if (r < 0 && machine->script->runs_and_stops_before_refusal) {
 		emit(machine, "RESUME", NULL);
 		emit(machine, "STOP", NULL);
@@ -165,6 +169,9 @@ static int handle_query_migrate(void *opaque, const json_t *arguments, json_t **
 	*result = json_object();
 	if (machine->migration && !machine->script->silent_migration)
 		json_object_set_new(*result, "status", json_string(machine->migration));
+	if (machine->script->blocked_reason)
+		json_object_set_new(*result, "blocked-reasons",
+				    json_pack("[s]", machine->script->blocked_reason));
 	if (machine->error_desc && machine->migration && strcmp(machine->migration, "failed") == 0)
 		json_object_set_new(*result, "error-desc", json_string(machine->error_desc));
 	pthread_mutex_unlock(&machine->mutex);
@@ -298,6 +305,10 @@ static void *load_thread(void *opaque)
 	close(listen_fd);
 	if (script->never_completes)
 		return NULL;
+	if (failure && script->last_words)
+		dprintf(STDERR_FILENO, "%s\n", script->last_words);
+	if (failure && machine->exits_on_error)
+		_exit(1);
 	if (!failure)
 		set_status(machine, "paused");
 	end_migration(machine, failure);
@@ -316,6 +327,24 @@ static void start_stream(struct machine *machine, void *(*thread)(void *))
 	pthread_detach(id);
 }
 
+static int handle_query_parameters(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
+{
+	struct machine *machine = opaque;
+	(void)arguments;
+	*result = json_pack("{s:I, s:i}", "max-bandwidth", machine->max_bandwidth, "downtime-limit", 300);
+	return enter(machine, "query-migrate-parameters", err);
+}
+
+static int handle_set_parameters(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
+{
+	struct machine *machine = opaque;
+	(void)result;
+	int r = enter(machine, "migrate-set-parameters", err);
+	if (r == 0)
+		machine->max_bandwidth = json_integer_value(json_object_get(arguments, "max-bandwidth"));
+	return r;
+}
+
 static int handle_migrate(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
 {
 	struct machine *machine = opaque;
@@ -326,6 +355,8 @@ static int handle_migrate(void *opaque, const json_t *arguments, json_t **result
 		r = address_of_uri(arguments, &address, err);
 	if (r < 0)
 		return r;
+	if (machine->max_bandwidth)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "this would take long");
 	if (machine->script->fails_unconnected) {
 		end_migration(machine, machine->script->migration_error);
 		return 0;
@@ -347,6 +378,10 @@ static int handle_migrate_incoming(void *opaque, const json_t *arguments, json_t
 		r = address_of_uri(arguments, &address, err);
 	if (r < 0)
 		return r;
+	const json_t *exits = json_object_get(arguments, "exit-on-error");
+	if (exits && machine->script->exits_on_error)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "Parameter 'exit-on-error' is unexpected");
+	machine->exits_on_error = !json_is_false(exits); // QEMU's default
 	machine->stream_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (bind(machine->stream_fd, (struct sockaddr *)&address, sizeof(address)) < 0 ||
 	    listen(machine->stream_fd, 1) < 0)
@@ -397,6 +432,52 @@ static int handle_qom_get(void *opaque, const json_t *arguments, json_t **result
 	return 0;
 }
 
+static int handle_query_version(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
+{
+	struct machine *machine = opaque;
+	(void)arguments;
+	*result = json_loads(machine->script->version, JSON_DECODE_ANY, NULL);
+	return enter(machine, "query-version", err);
+}
+
+static int handle_qom_list(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
+{
+	const struct fake_vm_script *script = ((struct machine *)opaque)->script;
+	const char *path = json_string_value(json_object_get(arguments, "path"));
+	const char *text = NULL;
+	int r = enter(opaque, "qom-list", err);
+	if (r < 0)
+		return r;
+	if (path && strcmp(path, "/machine/peripheral") == 0)
+		text = script->peripherals;
+	else if (path && strcmp(path, "/objects") == 0)
+		text = script->objects;
+	if (!text)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "Device '%s' not found", path ? path : "");
+	*result = json_loads(text, JSON_DECODE_ANY, NULL);
+	return 0;
+}
+
+static int handle_human(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
+{
+	const char *text = ((struct machine *)opaque)->script->networks;
+	const char *line = json_string_value(json_object_get(arguments, "command-line"));
+	int r = enter(opaque, "human-monitor-command", err);
+	if (r == 0)
+		*result = json_string(text && line && strcmp(line, "info network") == 0 ? text : "");
+	return r;
+}
+
+static int handle_block_nodes(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
+{
+	const char *text = ((struct machine *)opaque)->script->block_nodes;
+	(void)arguments;
+	int r = enter(opaque, "query-named-block-nodes", err);
+	if (r == 0)
+		*result = json_loads(text ? text : "[]", JSON_DECODE_ANY, NULL);
+	return r;
+}
+
 static int handle_quit(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
 {
 	(void)arguments, (void)result;
@@ -406,9 +487,15 @@ static int handle_quit(void *opaque, const json_t *arguments, json_t **result, s
 }
 
 static const char *const uri_argument[] = {"uri", NULL};
+static const char *const incoming_arguments[] = {"uri", "*exit-on-error", NULL};
 static const char *const capabilities_argument[] = {"capabilities", NULL};
+static const char *const parameters_arguments[] = {"max-bandwidth", NULL};
 static const char *const qom_arguments[] = {"path", "property", NULL};
+static const char *const path_argument[] = {"path", NULL};
+static const char *const line_argument[] = {"command-line", NULL};
+static const char *const flat_argument[] = {"flat", NULL};
 static const struct hf_qmp_command commands[] = {
+    {"query-version", handle_query_version, NULL}, /* the first ones are those that a script may lack */
     {"query-migrate-capabilities", handle_query_capabilities, NULL},
     {"migrate-set-capabilities", handle_set_capabilities, capabilities_argument},
     {"stop", handle_stop, NULL},
@@ -416,11 +503,16 @@ static const struct hf_qmp_command commands[] = {
     {"query-status", handle_query_status, NULL},
     {"query-migrate", handle_query_migrate, NULL},
     {"migrate", handle_migrate, uri_argument},
-    {"migrate-incoming", handle_migrate_incoming, uri_argument},
+    {"migrate-incoming", handle_migrate_incoming, incoming_arguments},
     {"migrate_cancel", handle_migrate_cancel, NULL},
+    {"query-migrate-parameters", handle_query_parameters, NULL},
+    {"migrate-set-parameters", handle_set_parameters, parameters_arguments},
     {"query-cpus-fast", handle_vcpus, NULL},
     {"query-memdev", handle_memdev, NULL},
     {"qom-get", handle_qom_get, qom_arguments},
+    {"qom-list", handle_qom_list, path_argument},
+    {"human-monitor-command", handle_human, line_argument},
+    {"query-named-block-nodes", handle_block_nodes, flat_argument},
     {"quit", handle_quit, NULL},
     {NULL, NULL, NULL},
 };
@@ -430,12 +522,18 @@ static void run_machine(const struct fake_vm_script *script, _Atomic bool *has_r
 	struct machine machine = {
 	    .script = script,
 	    .has_run = has_run,
+	    .max_bandwidth = FAKE_VM_MAX_BANDWIDTH,
 	    .mutex = PTHREAD_MUTEX_INITIALIZER,
 	    .capabilities = {
 		{"events", false}, {"x-ignore-shared", false}, {"return-path", true}, {"xbzrle", false}}};
 	machine.status = machine.next_status = script->status ? script->status : "running";
+	if (script->settles) {
+		machine.next_status = script->settles;
+		machine.questions_left = script->slow_queries;
+	}
+	int lacks = script->no_capability_commands ? 3 : script->version ? 0 : 1;
 	struct hf_qmp_server_config config = {.socket_path = script->socket_path,
-					      .commands = commands + (script->no_capability_commands ? 2 : 0),
+					      .commands = commands + lacks,
 					      .opaque = &machine,
 					      .package = "fake"};
 	pthread_mutex_lock(&machine.mutex);
@@ -463,6 +561,8 @@ void fake_vm_start(struct fake_vm *vm, const struct fake_vm_script *script)
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		if (getppid() != parent)
 			_exit(2);
+		if (script->log_fd)
+			dup2(script->log_fd, STDERR_FILENO);
 		run_machine(script, vm->has_run, ready[1]);
 	}
 	close(ready[1]);

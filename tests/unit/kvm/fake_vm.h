@@ -16,6 +16,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+/* bytes/s; `migrate` is refused until it is 0, so that nothing else can be sent at that rate */
+#define FAKE_VM_MAX_BANDWIDTH 134217728
+
 struct fake_vm_script {
 	const char *socket_path;
 	const char *status;	/* run state at the start; NULL: "running" */
@@ -33,10 +36,20 @@ struct fake_vm_script {
 	bool silent_migration;	       /* query-migrate says nothing of an incoming migration */
 	bool takes_half;	       /* LOAD: closes after half of the state and says completed */
 	bool never_completes;	       /* LOAD */
+	bool exits_on_error;	       /* LOAD: ends when it fails, and knows no other way */
+	int log_fd;		       /* its standard error; 0: that of the test */
+	const char *last_words;	       /* written there when LOAD fails */
+	const char *version;	       /* answers query-version, as JSON; NULL: does not know it */
+	const char *settles;	       /* run state that the one at the start becomes, after slow_queries */
 	int slow_queries;	       /* a state asked for changes only at the nth question */
 	const char *status_after_cont; /* NULL: "running" */
 	const char *vcpus;	       /* answers, as JSON; NULL: a usual one */
 	const char *memory_backends;
+	const char *blocked_reason; /* query-migrate: it cannot be migrated */
+	const char *peripherals;    /* qom-list of /machine/peripheral; NULL: it has no such container */
+	const char *objects;	    /* qom-list of /objects */
+	const char *networks;	    /* human-monitor-command */
+	const char *block_nodes;    /* query-named-block-nodes */
 };
 
 struct fake_vm {

@@ -111,6 +111,8 @@ struct hf_vm_record_description *record_rig_description(enum hf_vm_record_role r
 			 0);
 	assert_int_equal(
 	    hf_vm_record_description_add_block(description, "ram1", NULL, 4ull << 20, 2ull << 20, NULL), 0);
+	static const uint32_t vcpu_thread_ids[] = {4712, 4711};
+	assert_int_equal(hf_vm_record_description_set_vcpus(description, vcpu_thread_ids, 2, NULL), 0);
 	return description;
 }
 

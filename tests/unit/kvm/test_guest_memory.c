@@ -61,10 +61,10 @@ static bool play_step(uint64_t vcpu, unsigned stores)
 	uint64_t page = hf_guest_step_page(&header, vcpu, step, random);
 	bool skips = hf_guest_step_skips(hf_guest_is_hole(&header, page), random);
 
-	if (hf_guest_step_reads_port(&header, step)) {
+	if (hf_guest_step_uses_port(&header, step)) {
 		if (!stores--)
 			return false;
-		add_one(&status->port_reads);
+		add_one(&status->port_uses);
 	}
 	if (!skips && hf_guest_step_writes(&header, random)) {
 		uint64_t *ledger = word_at(hf_guest_ledger_offset(&header, vcpu, page));
@@ -192,7 +192,7 @@ static void a_guest_stopped_between_any_two_stores_is_right(void **state)
 	assert_int_equal(hf_guest_visits(memory, BYTES), report.visits);
 }
 
-static void a_paced_guest_has_read_its_port_in_each_step(void **state)
+static void a_paced_guest_has_used_its_port_in_each_step(void **state)
 {
 	struct hf_guest_config config = example_config();
 
@@ -201,9 +201,9 @@ static void a_paced_guest_has_read_its_port_in_each_step(void **state)
 	assert_int_equal(hf_guest_load(memory, &config, NULL), 0);
 	assert_int_equal(hf_guest_header_read(&header, memory, BYTES, NULL), 0);
 	play_steps(20);
-	assert_int_equal(hf_guest_count(status_of(0)->port_reads), 20);
+	assert_int_equal(hf_guest_count(status_of(0)->port_uses), 20);
 	assert_int_equal(wrong_bytes(), 0);
-	status_of(0)->port_reads = hf_guest_seal(19);
+	status_of(0)->port_uses = hf_guest_seal(19);
 	assert_int_equal(wrong_bytes(), 8);
 }
 
@@ -411,10 +411,10 @@ static void memory_without_a_guest_is_refused(void **state)
 
 static void impossible_configurations_are_refused(void **state)
 {
-	struct hf_guest_config wrong[9];
+	struct hf_guest_config wrong[10];
 
 	(void)state;
-	for (int i = 0; i < 9; i++)
+	for (int i = 0; i < 10; i++)
 		wrong[i] = example_config();
 	wrong[0].vcpus = 0;
 	wrong[1].vcpus = HF_GUEST_VCPUS_MAX + 1;
@@ -425,7 +425,8 @@ static void impossible_configurations_are_refused(void **state)
 	wrong[6].page_size_bytes = 4096;
 	wrong[7].pattern = (enum hf_guest_pattern)3;
 	wrong[8].pace_steps_per_s = HF_GUEST_PACE_MAX + 1;
-	for (int i = 0; i < 9; i++) {
+	wrong[9].beat_port = 0xffff;
+	for (int i = 0; i < 10; i++) {
 		struct hf_err err = HF_ERR_INIT;
 		assert_int_equal(hf_guest_load(memory, &wrong[i], &err), -EINVAL);
 		assert_true(err.text[0]);
@@ -466,7 +467,7 @@ int main(void)
 	    GUEST_TEST(loaded_memory_is_right),
 	    GUEST_TEST(holes_are_not_touched_by_loading),
 	    GUEST_TEST(a_guest_stopped_between_any_two_stores_is_right),
-	    GUEST_TEST(a_paced_guest_has_read_its_port_in_each_step),
+	    GUEST_TEST(a_paced_guest_has_used_its_port_in_each_step),
 	    GUEST_TEST(a_stale_page_is_found),
 	    GUEST_TEST(a_torn_page_is_found),
 	    GUEST_TEST(a_stale_ledger_is_found),

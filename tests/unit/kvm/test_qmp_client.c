@@ -515,12 +515,53 @@ static void events_that_lie_in_the_socket_have_been_delivered_after_a_drain(void
 	assert_int_equal(r, -ECONNRESET);
 }
 
+static void a_vmm_that_was_silent_is_used_when_it_greets(void **state)
+{
+	struct fixture *fixture = *state;
+	struct hf_err err = HF_ERR_INIT;
+	struct call call;
+	int r = hf_qmp_client_connect_silent(&fixture->client, fixture->directory.socket_path, on_event,
+					     fixture, &err);
+	assert_int_equal(r, 0);
+	assert_int_equal(hf_qmp_client_pid(fixture->client), getpid());
+	r = hf_qmp_client_execute(fixture->client, "cont", NULL, 50, NULL, &err);
+	assert_int_equal(r, -ETIMEDOUT);
+	assert_non_null(strstr(err.text, "no answer"));
+
+	fixture->welcome = GREETING;
+	fixture->negotiates = true;
+	welcome_thread(fixture);
+	call_start(&call, fixture, "query-status", UINT32_MAX);
+	raw_expect(&fixture->raw, "{\"execute\": \"query-status\", \"id\": 2}"); // and no `cont` that is over
+	raw_send(&fixture->raw, "{\"return\": {}, \"id\": 2}\r\n");
+	call_join(&call);
+	assert_int_equal(call.result, 0);
+	json_decref(call.answer);
+}
+
+static void a_silent_vmm_that_greets_wrongly_fails_what_waits_for_it(void **state)
+{
+	struct fixture *fixture = *state;
+	struct call call;
+	assert_int_equal(
+	    hf_qmp_client_connect_silent(&fixture->client, fixture->directory.socket_path, NULL, NULL, NULL),
+	    0);
+	call_start(&call, fixture, "query-status", UINT32_MAX);
+	fixture->welcome = "{\"hello\": 1}\r\n";
+	welcome_thread(fixture);
+	call_join(&call);
+	assert_int_equal(call.result, -EPROTO);
+	assert_non_null(strstr(call.err.text, "something else than QMP"));
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    TEST(the_client_negotiates_knows_the_vmms_pid_and_takes_a_prefix),
+	    TEST(a_vmm_that_was_silent_is_used_when_it_greets),
+	    TEST(a_silent_vmm_that_greets_wrongly_fails_what_waits_for_it),
 	    TEST(what_does_not_greet_like_qmp_is_refused),
 	    TEST(a_vmm_that_refuses_the_negotiation_is_refused),
 	    TEST(an_answer_brings_its_result_and_an_error_its_class_and_words),

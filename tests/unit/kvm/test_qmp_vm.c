@@ -251,6 +251,34 @@ static void a_state_past_the_limit_is_refused_and_the_vm_can_be_resumed(void **s
 	expect_ok(fixture, HF_VM_RESUME);
 }
 
+static void expect_max_bandwidth_as_it_was(const struct fixture *fixture)
+{
+	struct raw_qmp raw;
+	char expected[128];
+	snprintf(expected, sizeof(expected),
+		 "{\"return\": {\"max-bandwidth\": %d, \"downtime-limit\": \"*\"}}", FAKE_VM_MAX_BANDWIDTH);
+	raw_negotiate(&raw, fixture->directory.socket_path);
+	raw_send(&raw, "{\"execute\": \"query-migrate-parameters\"}\n");
+	raw_expect(&raw, expected);
+	raw_close(&raw);
+}
+
+static void a_save_knows_no_limit_of_bandwidth_and_leaves_it_as_it_was(void **state)
+{
+	struct fixture *fixture = *state;
+	for (int fails = 0; fails < 2; fails++) {
+		struct fake_vm_script script = script_for(HF_VM_SAVE);
+		script.migration_error = fails ? "no" : NULL;
+		open_vm(fixture, script);
+		if (fails)
+			expect_failure(fixture, HF_VM_SAVE, EREMOTEIO, "no");
+		else
+			expect_ok(fixture, HF_VM_SAVE);
+		expect_max_bandwidth_as_it_was(fixture);
+		close_vm(fixture);
+	}
+}
+
 static void a_save_of_no_bytes_is_an_error(void **state)
 {
 	struct fixture *fixture = *state;
@@ -302,6 +330,15 @@ static void only_a_vmm_that_says_so_has_not_run_its_vm(void **state)
 	expect_failure(fixture, HF_VM_RUN, EOWNERDEAD, "scripted refusal");
 }
 
+static void a_vm_whose_save_was_broken_off_is_resumed_when_qemu_is_through_with_it(void **state)
+{
+	struct fixture *fixture = *state;
+	open_vm(fixture, (struct fake_vm_script){
+			     .status = "finish-migrate", .settles = "postmigrate", .slow_queries = 4});
+	expect_ok(fixture, HF_VM_RESUME);
+	assert_true(fake_vm_has_run(&fixture->machine));
+}
+
 static void a_vmm_silent_after_cont_may_have_run_its_vm(void **state)
 {
 	struct fixture *fixture = *state;
@@ -310,7 +347,7 @@ static void a_vmm_silent_after_cont_may_have_run_its_vm(void **state)
 		script.silent_from_command = at;
 		script.no_events = true;
 		open_vm(fixture, script);
-		fixture->vm->run_limit_ms = 100;
+		fixture->vm->run_silence_ms = 100;
 		expect_failure(fixture, HF_VM_RUN, EOWNERDEAD, "no answer");
 		close_vm(fixture);
 	}
@@ -495,10 +532,12 @@ int main(void)
 	    TEST(a_failed_migration_of_device_state_gives_the_vmms_own_reason),
 	    TEST(a_vmm_that_loads_half_the_state_is_not_believed),
 	    TEST(a_state_past_the_limit_is_refused_and_the_vm_can_be_resumed),
+	    TEST(a_save_knows_no_limit_of_bandwidth_and_leaves_it_as_it_was),
 	    TEST(a_save_of_no_bytes_is_an_error),
 	    TEST(a_vm_that_cannot_run_after_cont_is_an_error),
 	    TEST(a_vm_that_runs_is_run_again_without_a_cont),
 	    TEST(only_a_vmm_that_says_so_has_not_run_its_vm),
+	    TEST(a_vm_whose_save_was_broken_off_is_resumed_when_qemu_is_through_with_it),
 	    TEST(a_vmm_silent_after_cont_may_have_run_its_vm),
 	    TEST(destroy_ends_every_request_exactly_once_also_in_the_middle_of_a_load),
 	    TEST(bad_requests_are_refused_at_once),

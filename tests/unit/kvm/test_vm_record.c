@@ -53,6 +53,9 @@ static void expect_same_description(const struct hf_vm_record_description *a,
 	expect_same_text(a->listen_uri, b->listen_uri);
 	assert_int_equal(a->placement, b->placement);
 	assert_int_equal(a->chunk_bytes, b->chunk_bytes);
+	assert_int_equal(a->vcpu_count, b->vcpu_count);
+	for (uint32_t i = 0; i < a->vcpu_count; i++)
+		assert_int_equal(a->vcpu_thread_ids[i], b->vcpu_thread_ids[i]);
 	assert_int_equal(a->block_count, b->block_count);
 	for (uint32_t i = 0; i < a->block_count; i++) {
 		assert_string_equal(a->blocks[i].idstr, b->blocks[i].idstr);

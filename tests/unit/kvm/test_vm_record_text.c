@@ -255,9 +255,15 @@ static void a_description_is_checked_member_by_member(void **state)
 	    HEAD_GOOD MIDDLE_GOOD "\"qmp_target\": 5, " END_GOOD,
 	    HEAD_GOOD MIDDLE_GOOD "\"qmp_target\": \"\", " END_GOOD,
 	    HEAD_GOOD MIDDLE_GOOD "\"peer_uri\": \"a\\u202eb\", " END_GOOD,
+	    HEAD_GOOD MIDDLE_GOOD "\"vcpu_thread_ids\": 5, " END_GOOD,
+	    HEAD_GOOD MIDDLE_GOOD "\"vcpu_thread_ids\": [5, 0], " END_GOOD,
+	    HEAD_GOOD MIDDLE_GOOD "\"vcpu_thread_ids\": [\"5\"], " END_GOOD,
+	    HEAD_GOOD MIDDLE_GOOD "\"vcpu_thread_ids\": [4294967296], " END_GOOD,
 	    HEAD_GOOD MIDDLE_GOOD "\"placement\": \"copy\"",
 	};
 	assert_int_equal(decode_description(HEAD_GOOD MIDDLE_GOOD END_GOOD), 0);
+	assert_int_equal(decode_description(HEAD_GOOD MIDDLE_GOOD "\"vcpu_thread_ids\": [5, 7], " END_GOOD),
+			 0);
 	assert_int_equal(decode_description(
 			     HEAD_GOOD MIDDLE_GOOD END("continue", "0", "[" BLOCK("a", "4096", "4096") "]")),
 			 0);

@@ -50,7 +50,7 @@ static void runs_right_on(uint32_t vcpus, const char *pattern)
 	assert_true(report.visits > 0 && report.writes > 0);
 	assert_int_equal(report.visits, hf_guest_visits(vmm->memory, MEMORY_BYTES));
 	for (uint32_t i = 0; i < vcpus; i++) {
-		assert_true(hf_guest_count(rig_status(vmm, i)->port_reads) >= 2);
+		assert_true(hf_guest_count(rig_status(vmm, i)->port_uses) >= 2);
 		assert_true(hf_guest_count(rig_status(vmm, i)->stall_ticks) > 0);
 	}
 	rig_vmm_quit(vmm);

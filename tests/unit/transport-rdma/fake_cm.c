@@ -6,7 +6,9 @@
 #include "tests/unit/transport-rdma/fake_internal.h"
 
 #include <arpa/inet.h>
+#include <endian.h>
 #include <errno.h>
+#include <infiniband/sa.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -32,6 +34,9 @@ struct fake_id {
 	struct fake_id *peer; /* that is connected, or is being */
 	bool connected;
 	struct rdma_conn_param offer; /* of who connects; its private data is not kept */
+	uint8_t tos;
+	bool addressed, routed;
+	struct ibv_sa_path_rec path;
 };
 
 static uint16_t port_of(const struct sockaddr *address)
@@ -167,13 +172,51 @@ int rdma_destroy_id(struct rdma_cm_id *of)
 	return 0;
 }
 
-int rdma_set_option(struct rdma_cm_id *id, int level, int name, void *value, size_t bytes)
+static void have_route(struct fake_id *id, const struct ibv_sa_path_rec *path)
 {
-	(void)id;
-	(void)level;
-	(void)name;
-	(void)value;
-	(void)bytes;
+	assert_true(id->addressed && !id->routed);
+	id->routed = true;
+	id->path = *path;
+	id->id.route.path_rec = &id->path;
+	id->id.route.num_paths = 1;
+	pthread_mutex_lock(&fake.lock);
+	tell(id, RDMA_CM_EVENT_ROUTE_RESOLVED, 0, NULL, 0);
+	pthread_mutex_unlock(&fake.lock);
+}
+
+static void set_path(struct fake_id *id, const struct ibv_path_data *data)
+{
+	const struct ibv_path_record *set = &data->path;
+	assert_int_equal(data->flags,
+			 IBV_PATH_FLAG_GMP | IBV_PATH_FLAG_PRIMARY | IBV_PATH_FLAG_BIDIRECTIONAL);
+	assert_int_equal(set->mtu >> 6, 2);
+	assert_int_equal(set->rate >> 6, 2);
+	assert_int_equal(set->packetlifetime >> 6, 2);
+	const struct ibv_sa_path_rec path = {.dgid = set->dgid,
+					     .sgid = set->sgid,
+					     .flow_label = htobe32(be32toh(set->flowlabel_hoplimit) >> 8),
+					     .hop_limit = (uint8_t)be32toh(set->flowlabel_hoplimit),
+					     .traffic_class = set->tclass,
+					     .pkey = set->pkey,
+					     .sl = be16toh(set->qosclass_sl) & 0xf,
+					     .mtu = set->mtu & 0x3f,
+					     .rate = set->rate & 0x3f,
+					     .packet_life_time = set->packetlifetime & 0x3f};
+	have_route(id, &path);
+}
+
+int rdma_set_option(struct rdma_cm_id *of, int level, int name, void *value, size_t bytes)
+{
+	struct fake_id *id = (struct fake_id *)of;
+	if (level == RDMA_OPTION_IB) {
+		assert_int_equal(name, RDMA_OPTION_IB_PATH);
+		assert_int_equal(bytes, sizeof(struct ibv_path_data));
+		set_path(id, value);
+	} else if (name == RDMA_OPTION_ID_TOS) {
+		assert_int_equal(bytes, 1);
+		assert_false(id->addressed);
+		id->tos = *(uint8_t *)value;
+	}
 	return 0;
 }
 
@@ -201,11 +244,21 @@ int rdma_listen(struct rdma_cm_id *id, int backlog)
 	return result;
 }
 
+static union ibv_gid gid_of(const struct sockaddr_in *address)
+{
+	union ibv_gid gid = {.raw = {[10] = 0xff, 0xff, 127, 0, 0, 1}};
+	if (address->sin_addr.s_addr != INADDR_ANY)
+		memcpy(gid.raw + 12, &address->sin_addr, sizeof(address->sin_addr));
+	return gid;
+}
+
 int rdma_resolve_addr(struct rdma_cm_id *id, struct sockaddr *from, struct sockaddr *to, int timeout_ms)
 {
-	(void)from;
+	static const struct sockaddr_in usual = {.sin_family = AF_INET, .sin_addr.s_addr = INADDR_ANY};
 	(void)timeout_ms;
 	memcpy(&id->route.addr.dst_addr, to, sizeof(struct sockaddr_in));
+	id->route.addr.addr.ibaddr.sgid = gid_of(from ? (struct sockaddr_in *)from : &usual);
+	((struct fake_id *)id)->addressed = true;
 	id->verbs = &fake_context;
 	id->port_num = 1;
 	pthread_mutex_lock(&fake.lock);
@@ -216,10 +269,19 @@ int rdma_resolve_addr(struct rdma_cm_id *id, struct sockaddr *from, struct socka
 
 int rdma_resolve_route(struct rdma_cm_id *id, int timeout_ms)
 {
+	struct fake_id *of = (struct fake_id *)id;
+	const struct ibv_sa_path_rec path = {.sgid = id->route.addr.addr.ibaddr.sgid,
+					     .dgid = id->route.addr.addr.ibaddr.sgid,
+					     .flow_label = htobe32(0x12345),
+					     .hop_limit = 64,
+					     .traffic_class = of->tos,
+					     .pkey = 0xffff,
+					     .sl = of->tos >> 5,
+					     .mtu = fake.active_mtu,
+					     .rate = 3,
+					     .packet_life_time = 18};
 	(void)timeout_ms;
-	pthread_mutex_lock(&fake.lock);
-	tell((struct fake_id *)id, RDMA_CM_EVENT_ROUTE_RESOLVED, 0, NULL, 0);
-	pthread_mutex_unlock(&fake.lock);
+	have_route(of, &path);
 	return 0;
 }
 
@@ -241,12 +303,27 @@ static struct rdma_conn_param seen_from_there(const struct rdma_conn_param *para
 	return seen;
 }
 
+/* Locked. What the route says, as far as the adapter grants it. */
+static void give_way(struct fake_id *id)
+{
+	struct fake_qp *qp = (struct fake_qp *)id->id.qp;
+	if (!qp || !id->routed)
+		return;
+	qp->mtu = fake.stubborn ? fake.active_mtu : (enum ibv_mtu)id->path.mtu;
+	qp->way = (struct ibv_ah_attr){.sl = fake.stubborn ? 0 : id->path.sl,
+				       .grh = {.sgid_index = (uint8_t)fake_gid_index(&id->path.sgid),
+					       .flow_label = be32toh(id->path.flow_label),
+					       .hop_limit = id->path.hop_limit,
+					       .traffic_class = fake.stubborn ? 0 : id->path.traffic_class}};
+}
+
 int rdma_connect(struct rdma_cm_id *of, struct rdma_conn_param *parameters)
 {
 	struct fake_id *id = (struct fake_id *)of;
 	struct rdma_conn_param seen = seen_from_there(parameters);
 	assert_in_range(parameters->private_data_len, 1, REQUEST_BYTES);
 	pthread_mutex_lock(&fake.lock);
+	give_way(id);
 	struct fake_id *listener = listener_of(port_of(&of->route.addr.dst_addr));
 	if (!listener) {
 		tell(id, RDMA_CM_EVENT_REJECTED, 8, NULL, 0);

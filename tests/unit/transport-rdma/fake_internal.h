@@ -40,6 +40,8 @@ struct fake_receive {
 struct fake_qp {
 	struct ibv_qp qp;
 	struct fake_qp *peer; /* NULL: not connected, or the peer's is gone */
+	struct ibv_ah_attr way;
+	enum ibv_mtu mtu;
 	bool broken;
 	struct fake_send sends[SENDS_MAX];
 	uint32_t send_head, send_count, sends_max;
@@ -56,7 +58,9 @@ struct fake_mr {
 struct fake {
 	pthread_mutex_t lock;
 	int devices, depth_out, depth_in, registration_error, objects;
-	bool hold_reads, silent;
+	bool hold_reads, silent, stubborn;
+	enum ibv_mtu active_mtu;
+	uint8_t link_layer;
 	uint32_t last_key;
 	struct fake_mr *mrs;
 	struct fake_cq *cqs[CHANNELS_MAX];
@@ -69,6 +73,8 @@ extern struct fake fake;
 extern struct ibv_context fake_context;
 
 void fake_raise(int fd);
+/* Of the one that has this address; -1: none has. */
+int fake_gid_index(const union ibv_gid *gid);
 /* Locked. Into the error state. */
 void fake_break(struct fake_qp *qp);
 

@@ -214,6 +214,49 @@ int ibv_query_port(struct ibv_context *context, uint8_t port, struct _compat_ibv
 	assert_ptr_equal(context, &fake_context);
 	assert_int_equal(port, 1);
 	port_attributes->max_msg_sz = READ_MAX_BYTES;
+	port_attributes->active_mtu = fake.active_mtu;
+	port_attributes->link_layer = fake.link_layer;
+	return 0;
+}
+
+/* Two of them for one address, as for the versions of RoCE. */
+static const union ibv_gid gids[] = {
+    {.raw = {0xfe, 0x80, [15] = 1}},
+    {.raw = {[10] = 0xff, 0xff, 127, 0, 0, 1}},
+    {.raw = {[10] = 0xff, 0xff, 127, 0, 0, 2}},
+    {.raw = {[10] = 0xff, 0xff, 127, 0, 0, 1}},
+    {.raw = {0}},
+};
+#define GIDS ((int)(sizeof(gids) / sizeof(gids[0])))
+
+int fake_gid_index(const union ibv_gid *gid)
+{
+	for (int i = 0; i < GIDS; i++)
+		if (!memcmp(&gids[i], gid, sizeof(*gid)))
+			return i;
+	return -1;
+}
+
+int ibv_query_gid(struct ibv_context *context, uint8_t port, int index, union ibv_gid *gid)
+{
+	assert_ptr_equal(context, &fake_context);
+	assert_int_equal(port, 1);
+	if (index >= GIDS)
+		return -1;
+	*gid = gids[index];
+	return 0;
+}
+
+int ibv_query_qp(struct ibv_qp *of, struct ibv_qp_attr *attributes, int mask,
+		 struct ibv_qp_init_attr *init_attributes)
+{
+	const struct fake_qp *qp = (struct fake_qp *)of;
+	assert_int_equal(mask, IBV_QP_AV | IBV_QP_PATH_MTU);
+	pthread_mutex_lock(&fake.lock);
+	attributes->ah_attr = qp->way;
+	attributes->path_mtu = qp->mtu;
+	*init_attributes = (struct ibv_qp_init_attr){0};
+	pthread_mutex_unlock(&fake.lock);
 	return 0;
 }
 
@@ -383,6 +426,9 @@ void fake_begin(void)
 	fake.depth_out = fake.depth_in = 16;
 	fake.hold_reads = fake.silent = false;
 	fake.registration_error = 0;
+	fake.stubborn = false;
+	fake_set_port(IBV_MTU_2048, IBV_LINK_LAYER_ETHERNET);
+	fake_set_transport(IBV_TRANSPORT_IB);
 }
 
 void fake_end(void)
@@ -394,6 +440,22 @@ void fake_end(void)
 void fake_set_devices(int count)
 {
 	fake.devices = count;
+}
+
+void fake_set_port(enum ibv_mtu active_mtu, uint8_t link_layer)
+{
+	fake.active_mtu = active_mtu;
+	fake.link_layer = link_layer;
+}
+
+void fake_set_transport(enum ibv_transport_type type)
+{
+	device.transport_type = type;
+}
+
+void fake_be_stubborn(void)
+{
+	fake.stubborn = true;
 }
 
 void fake_set_read_depth(int out, int in)

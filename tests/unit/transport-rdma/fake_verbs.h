@@ -24,6 +24,11 @@ void fake_end(void);
 
 void fake_set_devices(int count);
 void fake_set_read_depth(int out, int in);
+/* 2048 bytes and RoCE after power-on. */
+void fake_set_port(enum ibv_mtu active_mtu, uint8_t link_layer);
+void fake_set_transport(enum ibv_transport_type type);
+/* Queue pairs have what they would without being asked for more. */
+void fake_be_stubborn(void);
 /* The number of READs that are posted, of all queue pairs; and that have been done. */
 uint32_t fake_reads_waiting(void);
 /* READs wait until they are let through. */

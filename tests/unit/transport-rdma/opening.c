@@ -32,6 +32,28 @@ static void both_sides_agree_on_what_the_smaller_one_wants(void **state)
 	linked_end(&linked);
 }
 
+static void rounds_are_offered_by_who_means_to_have_some(void **state)
+{
+	(void)state;
+	struct hf_rdma_options options = linking_options(1, 1);
+	struct hf_rdma_listener *listener = NULL;
+	struct hf_rdma *rdma = NULL;
+	struct hf_err err = HF_ERR_INIT;
+	struct meeting meeting;
+	options.precopy = true;
+	assert_int_equal(hf_rdma_listen(&listener, "rdma:127.0.0.1:0", &options, &err), 0);
+	meeting_start(&meeting, listener);
+	assert_int_equal(hf_rdma_connect(&rdma, hf_rdma_listener_uri(listener), &options, &err), 0);
+	assert_int_equal(meeting_join(&meeting), 0);
+	assert_true(hf_rdma_info(rdma)->features & HF_WIRE_FEATURE_PRECOPY);
+	assert_true(hf_rdma_info(meeting.rdma)->features & HF_WIRE_FEATURE_PRECOPY);
+	assert_false(hf_rdma_info(rdma)->features & HF_WIRE_FEATURE_RELEASE);
+	hf_rdma_close(rdma);
+	hf_rdma_close(meeting.rdma);
+	hf_rdma_listener_close(listener);
+	fake_end();
+}
+
 static void without_a_device_it_says_what_to_check(void **state)
 {
 	(void)state;
@@ -199,6 +221,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup(both_sides_agree_on_what_the_smaller_one_wants, begin),
+	    cmocka_unit_test_setup(rounds_are_offered_by_who_means_to_have_some, begin),
 	    cmocka_unit_test_setup(without_a_device_it_says_what_to_check, begin),
 	    cmocka_unit_test_setup(nobody_listening_may_pass, begin),
 	    cmocka_unit_test_setup(an_adapter_that_reads_nothing_at_once_is_refused, begin),

@@ -1,0 +1,254 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Hugeferry beside QEMU's own postcopy: the same QEMU, guest and link, in one run, one after the other.
+
+A round moves a VM once in each way: by QEMU's postcopy, by that with postcopy-preempt, by Hugeferry. What is compared
+is compared within a round; what is printed are medians over the rounds. The guest (kvm/guest/program.c) reads and
+writes pages at random on each vCPU and measures by its own clock how long its loads wait. Times that both have are taken in
+the same way for both: downtime and end from the events of the QEMUs. After each run every byte of memory is checked,
+and that no heartbeat is missing. Wants root, /dev/kvm and huge pages; gives everything back, also when it is
+interrupted.
+"""
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests/e2e"))
+
+from host import M, Qmp, assert_whole, err_of, finish, free_port, listening_uri, receive, send  # noqa: E402
+from networks import ADDRESSES, Networks  # noqa: E402
+from qemu_flat import FlatQemu, assert_one_guest  # noqa: E402
+from results import machine, print_table  # noqa: E402
+
+PAGE = 2 * M
+LAST_TICKS, LONGEST, STALLED = 6, 7, 13  # positions of the guest's counters
+CLOCK_S = 1  # for how long its clock is compared with ours
+QEMU, PREEMPT, HUGEFERRY = "QEMU", "QEMU, preempt", "Hugeferry"
+
+
+class Watch(Qmp):
+    """A QMP client that keeps the events it meets."""
+
+    def __init__(self, path):
+        self.events = []
+        super().__init__(path)
+
+    def note(self, line):
+        """One line; what is no event is returned."""
+        said = json.loads(line)
+        if "event" not in said:
+            return said
+        self.events.append(said)
+        return None
+
+    def execute(self, command, **arguments):
+        self.write({"execute": command, "arguments": arguments})
+        while True:
+            answer = self.note(self.file.readline())
+            if answer:
+                assert "return" in answer, f"{command}: {answer}"
+                return answer["return"]
+
+    def at(self, name, **data):
+        """When the event came, in seconds; the VMM may have ended since."""
+        end = time.monotonic() + 60
+        while True:
+            for event in self.events:
+                if event["event"] == name and all(event["data"].get(key) == value for key, value in data.items()):
+                    stamp = event["timestamp"]
+                    return stamp["seconds"] + stamp["microseconds"] / 1e6
+            assert time.monotonic() < end, f"no event {name}"
+            self.note(self.file.readline())
+
+
+def pages_of(options):
+    """Of two VMs, and what `copy` would stage."""
+    return 2 * options.mem // PAGE + 96
+
+
+@contextlib.contextmanager
+def warm_pages(host, options):
+    """Huge pages for all runs, touched once: what a host's own hypervisor takes to bring them is nobody's."""
+    before = host.pool(PAGE)
+    try:
+        host.set_pool(PAGE, before + pages_of(options) - host.available(PAGE))
+        path = os.path.join(host.mount(PAGE), "warm")
+        with open(path, "w+b") as file:
+            os.posix_fallocate(file.fileno(), 0, host.available(PAGE) * PAGE)
+        os.unlink(path)
+        yield
+    finally:
+        host.set_pool(PAGE, before)
+
+
+class Pair:
+    """Source and destination of a run, and what the guest has measured until now."""
+
+    def __init__(self, host, options, lent):
+        host.need(PAGE, pages_of(options))
+        networks = Networks(host, options.rate) if options.rate else None
+        self.address = ADDRESSES[1] if networks else "127.0.0.1"
+        self.enter = [networks.enter(number) if networks else None for number in range(2)]
+        shape = {"mem": options.mem, "vcpus": options.vcpus, "pattern": options.pattern, "fill_percent": 100,
+                 "qemu": options.qemu, "accel": options.accel, "lent": lent}
+        self.host = host
+        self.source = FlatQemu(host, before_exec=self.enter[0], **shape)
+        self.destination = FlatQemu(host, incoming=True, before_exec=self.enter[1], **shape)
+        self.watches = [Watch(vmm.monitor) for vmm in (self.source, self.destination)]
+        for watch in self.watches:
+            set_capabilities(watch, "events")
+        self.ticks_per_s = self.measure_clock()
+        self.stalled = self.source.counted(STALLED)
+
+    def measure_clock(self):
+        ticks, begin = self.source.counted(LAST_TICKS), time.monotonic()
+        time.sleep(CLOCK_S)
+        ticks, end = self.source.counted(LAST_TICKS) - ticks, time.monotonic()
+        return ticks / self.source.vcpus / (end - begin)
+
+    def figures(self, begin, end, overlapped_ms, vcpus_ms):
+        """After the VM has been moved; ends it."""
+        stopped = self.watches[0].at("STOP")
+        downtime_ms = (self.watches[1].at("RESUME") - stopped) * 1e3
+        stalled = self.destination.counted(STALLED) - self.stalled
+        longest = max(self.destination.counted_each(LONGEST))
+        for watch in self.watches:
+            watch.close()
+        self.destination.wait_beats(1)
+        assert self.destination.errors() == 0, "the guest has found wrong words"
+        assert_whole(self.host, self.destination)
+        assert_one_guest(self.source, self.destination)
+        self.host.end_processes()
+        return {"total_ms": (end - begin) * 1e3, "downtime_ms": downtime_ms, "overlapped_ms": overlapped_ms,
+                "vcpus_ms": vcpus_ms, "worst_ms": max(vcpus_ms), "stalled_ms": stalled / self.ticks_per_s * 1e3,
+                "longest_ms": longest / self.ticks_per_s * 1e3}
+
+
+def set_capabilities(watch, *names):
+    watch.execute("migrate-set-capabilities",
+                  capabilities=[{"capability": name, "state": True} for name in names])
+
+
+def move_by_qemu(*capabilities):
+    def move(host, options):
+        pair = Pair(host, options, lent=False)
+        source, destination = pair.watches
+        for watch in pair.watches:
+            set_capabilities(watch, "postcopy-ram", *capabilities)
+            watch.execute("migrate-set-parameters", **{"max-bandwidth": 0, "max-postcopy-bandwidth": 0})
+        set_capabilities(destination, "postcopy-blocktime")
+        uri = f"tcp:{pair.address}:{free_port()}"
+        destination.execute("migrate-incoming", uri=uri)
+        begin = time.time()
+        source.execute("migrate", uri=uri)
+        source.execute("migrate-start-postcopy")
+        end = max(watch.at("MIGRATION", status="completed") for watch in pair.watches)
+        info = destination.execute("query-migrate")
+        return pair.figures(begin, end, info["postcopy-blocktime"], info["postcopy-vcpu-blocktime"])
+    return move
+
+
+def move_by_hugeferry(host, options):
+    pair = Pair(host, options, lent=True)
+    path = host.name("json")
+    taker = receive(host, pair.destination, "--json", path, listen=f"tcp:{pair.address}:0", before_exec=pair.enter[1])
+    uri = listening_uri(taker)
+    begin = time.time()
+    giver = send(host, pair.source, uri, before_exec=pair.enter[0])
+    taken = finish(taker)
+    end = time.time()
+    assert taken[0] == 0 and finish(giver)[0] == 0, (taken, err_of(giver))
+    with open(path, encoding="utf-8") as file:
+        report = json.load(file)
+    blocktime = report["blocktime"]
+    vcpus_ms = [vcpu["blocktime_ns"] / 1e6 for vcpu in blocktime["vcpus"]]
+    return pair.figures(begin, end, blocktime["overlapped_ns"] / 1e6, vcpus_ms)
+
+
+WAYS = {QEMU: move_by_qemu(), PREEMPT: move_by_qemu("postcopy-preempt"), HUGEFERRY: move_by_hugeferry}
+
+
+# ---- the table ----
+
+COLUMNS = {"total_ms": "total ms", "downtime_ms": "downtime ms", "overlapped_ms": "all vCPUs blocked ms",
+           "worst_ms": "worst vCPU blocked ms", "stalled_ms": "stalls in the guest ms",
+           "longest_ms": "longest gap in the guest ms"}
+COMPARED = "total_ms", "downtime_ms", "overlapped_ms", "stalled_ms"
+
+
+def version(qemu):
+    said = subprocess.run([qemu, "--version"], check=True, capture_output=True, encoding="utf-8").stdout
+    return said.splitlines()[0].split("version ")[1].split()[0]
+
+
+def head(options):
+    link = f"a link of {options.rate}" if options.rate else "loopback"
+    yield (f"Made {time.strftime('%Y-%m-%d')} on a machine with {machine()}, load {os.getloadavg()[0]:.1f}: QEMU"
+           f" {version(options.qemu)} ({options.accel}),\na VM of {options.mem // M} MiB in pages of 2 MiB with"
+           f" {options.vcpus} vCPUs, {link}; medians of {options.runs} rounds.\n")
+    yield f"| | {' | '.join(COLUMNS.values())} |\n|{'---|' * (len(COLUMNS) + 1)}"
+
+
+def row(way, runs):
+    cells = [f"{statistics.median(run[key] for run in runs):.0f}" for key in COLUMNS]
+    return f"| {way} | {' | '.join(cells)} |"
+
+
+def ratio(rounds, way, key):
+    """Hugeferry by another, within each round; the median of that."""
+    return statistics.median(each[HUGEFERRY][key] / each[way][key] if each[way][key] else float("inf")
+                             for each in rounds)
+
+
+def ratios(rounds, way):
+    cells = [f"{ratio(rounds, way, key):.2f}" if key in COMPARED else "" for key in COLUMNS]
+    return f"| Hugeferry / {way} | {' | '.join(cells)} |"
+
+
+def measure(host, options):
+    yield from head(options)
+    rounds = []
+    with warm_pages(host, options):
+        for number in range(options.runs):
+            order = list(WAYS)[number % len(WAYS):] + list(WAYS)[:number % len(WAYS)]
+            rounds.append({way: WAYS[way](host, options) for way in order})
+            if options.log:
+                print(json.dumps(rounds[-1]), file=sys.stderr, flush=True)
+    for way in WAYS:
+        yield row(way, [each[way] for each in rounds])
+    for way in (QEMU, PREEMPT):
+        yield ratios(rounds, way)
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump({"machine": machine(), "qemu": version(options.qemu), "accel": options.accel,
+                       "memory_bytes": options.mem, "vcpus": options.vcpus, "rate": options.rate, "rounds": rounds,
+                       "ratios": {way: {key: ratio(rounds, way, key) for key in COMPARED}
+                                  for way in (QEMU, PREEMPT)}}, file, indent=1)
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("build", help="build directory")
+    parser.add_argument("--qemu", default="qemu-system-x86_64")
+    parser.add_argument("--accel", default="kvm")
+    parser.add_argument("--runs", type=int, default=5, help="rounds")
+    parser.add_argument("--mem", type=int, default=1024, help="MiB of the VM")
+    parser.add_argument("--vcpus", type=int, default=2)
+    parser.add_argument("--pattern", choices=["sequential", "random", "hot"], default="random")
+    parser.add_argument("--rate", help="of a link between two networks, as tc takes it; without: loopback")
+    parser.add_argument("--json", metavar="FILE", help="where every run is to be written")
+    parser.add_argument("--into", metavar="FILE", help="where the table is to stand in the place of the last one")
+    parser.add_argument("--log", action="store_true", help="each round on stderr")
+    options = parser.parse_args()
+    options.mem *= M
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(print_table(parse(), measure))
