@@ -23,7 +23,7 @@ import plot  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BEGIN, END = "<!-- made by perf/report.py -->", "<!-- end of the tables -->"
-SUITES = ("place", "fault", "transport")
+SUITES = ("place", "fault", "migrate", "transport")
 # limit None: the counter is the ratio, or the difference, itself.
 Goal = namedtuple("Goal", "what suite benchmark counter by_limit sign bound")
 TOUCH, STREAM, BACKGROUND = "touch/tcp/continue/vcpus:1", "stream/tcp/channels:2/depth:0", "background/tcp/continue"
@@ -111,6 +111,15 @@ def figures_table(results, suite):
     return rows(("benchmark", "figure", "is", "raw limit", "ratio", "quartiles"), lines)
 
 
+def migrations_table(results):
+    """One line a migration, every counter a column."""
+    benchmarks = results.benchmarks("migrate")
+    counters = results.counters("migrate", benchmarks[0])
+    return rows(("benchmark", *(f"`{counter}`" for counter in counters)),
+                [(f"`{benchmark}`", *(number(results.median("migrate", benchmark, counter)) for counter in counters))
+                 for benchmark in benchmarks])
+
+
 def line(results, suite, pattern, counter):
     """[(number in the name, median)] of the benchmarks that match; what is in the group is the number."""
     found = []
@@ -147,7 +156,8 @@ def text(results, names, rounds):
            f"{platform.release()}; medians of {rounds} rounds.", "", *goals_table(results), ""]
     out += [f"![{name}](perf/plots/{name})" for name in names] + [""]
     for suite in SUITES:
-        out += [f"`bench-{suite}`:", "", *figures_table(results, suite), ""]
+        table = migrations_table(results) if suite == "migrate" else figures_table(results, suite)
+        out += [f"Suite `{suite}`:", "", *table, ""]
     return "\n".join(out + [END])
 
 
