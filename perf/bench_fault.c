@@ -139,13 +139,13 @@ static double reported_us(struct run *run)
 }
 
 /* Each vCPU the page of its own; how long the slowest stood. */
-static int touch_all(struct run *run, const uint32_t *pages, struct stood *stood)
+static int touch_all(struct run *run, uint32_t first_page, struct stood *stood)
 {
 	struct hf_toucher *toucher = hf_postcopy_toucher(run->postcopy);
 	double before_us = reported_us(run), longest_us = 0;
 	int result = 0;
 	for (uint32_t i = 0; i < run->of->vcpus; i++)
-		hf_toucher_touch(toucher, i, pages[i] * HF_POSTCOPY_PAGE_BYTES);
+		hf_toucher_touch(toucher, i, (first_page + i) * HF_POSTCOPY_PAGE_BYTES);
 	for (uint32_t i = 0; i < run->of->vcpus; i++) {
 		uint64_t ns = 0;
 		if (hf_toucher_wait(toucher, i, &ns))
@@ -159,21 +159,21 @@ static int touch_all(struct run *run, const uint32_t *pages, struct stood *stood
 	return result;
 }
 
-static void choose_pages(struct run *run, uint32_t pages[static HF_TOUCHER_VCPUS_MAX])
+/* The first of as many pages as there are vCPUs, that nobody has touched. */
+static uint32_t choose_pages(struct run *run)
 {
-	for (uint32_t i = 0; i < run->of->vcpus; i++)
-		pages[i] = --run->next_page;
+	run->next_page -= run->of->vcpus;
+	return run->next_page;
 }
 
 static int touch_idle(struct run *run)
 {
-	uint32_t pages[HF_TOUCHER_VCPUS_MAX];
 	struct stood present = {0};
 	struct hf_moving *moving = hf_postcopy_moving(run->postcopy);
 	hf_moving_hold_background(moving, true);
 	if (hf_moving_wait_idle(moving))
 		return lost(run);
-	choose_pages(run, pages);
+	uint32_t pages = choose_pages(run);
 	int result = touch_all(run, pages, &run->idle);
 	if (!result)
 		result = touch_all(run, pages, &present);
@@ -185,14 +185,12 @@ static int touch_idle(struct run *run)
 
 static int touch_busy(struct run *run)
 {
-	uint32_t pages[HF_TOUCHER_VCPUS_MAX];
 	struct hf_moving *moving = hf_postcopy_moving(run->postcopy);
 	uint64_t posted = hf_moving_counts(moving).posted_chunks[HF_FETCH_BACKGROUND];
 	hf_moving_hold_background(moving, false);
 	if (hf_moving_wait_background_posted(moving, posted + FULL_SPEED_CHUNKS))
 		return lost(run);
-	choose_pages(run, pages);
-	int result = touch_all(run, pages, &run->busy);
+	int result = touch_all(run, choose_pages(run), &run->busy);
 	hf_moving_hold_background(moving, true);
 	return result;
 }

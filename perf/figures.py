@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the suites print, read again: figures, the raw limit beside each, ratios with their spread.
 
-A suite is BUILD/perf/bench-NAME; it writes JSON as Google Benchmark does. A counter is a figure; where there is a counter
+A suite is BUILD/perf/bench-NAME, or here bench_NAME.py BUILD; it writes JSON as Google Benchmark does. A counter is a figure; where there is a counter
 raw_X beside X, it is the limit of X, measured in the same run.
 """
 import json
@@ -19,7 +19,10 @@ class Failed(Exception):
 
 
 def program(build, suite):
-    return os.path.join(build, "perf", f"bench-{suite}")
+    """The command."""
+    built = os.path.join(build, "perf", f"bench-{suite}")
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), f"bench_{suite}.py")
+    return [script, build] if os.path.exists(script) and not os.path.exists(built) else [built]
 
 
 def run(command):
@@ -38,7 +41,7 @@ def run(command):
 
 
 def run_suite(build, suite, options=()):
-    return run([program(build, suite), "--benchmark_format=json", *options])
+    return run([*program(build, suite), "--benchmark_format=json", *options])
 
 
 # What Google Benchmark itself writes of a run.
