@@ -8,6 +8,7 @@ import os
 import re
 import stat
 import sys
+import time
 
 from host import M, Vmm, err_of, wait_until
 
@@ -18,6 +19,7 @@ import kernel as kernels  # noqa: E402
 from vm import CACHE, cpio_entry  # noqa: E402
 
 BEAT = re.compile(r"beat (\d+) passes((?: \d+)+) wrong (\d+) end\r?$")
+BOOT_S, BOOTS_MAX = 60, 3
 CONSOLE = (5, 1)  # /dev/console: what the kernel gives to /init as its output
 CPU = "Nehalem"  # with `max` the kernel does not come up in QEMU 10
 
@@ -74,12 +76,35 @@ class Qemu(Vmm):
         self.ram = self.rams[0]
         qemu = emulator.get(host.qemu, CACHE)
         self.managed = (sys.executable, MANAGED, self.qmp_path) if managed else ()
-        self.process = host.start(*self.managed, host.hugeferry, "exec", "--attach", self.attach, "--", qemu.program, *qemu.options,
-                                  *self.memory(blocks, machine, vcpus, options), *self.rest(vcpus), *extra,
-                                  before_exec=lambda: os.environ.update(qemu.environment()))
-        wait_until(self.answers, "QEMU answers")
-        if not incoming:
-            wait_until(lambda: all(self.passes()), "the guest has gone over its memory")
+        command = (*self.managed, host.hugeferry, "exec", "--attach", self.attach, "--", qemu.program, *qemu.options,
+                   *self.memory(blocks, machine, vcpus, options), *self.rest(vcpus), *extra)
+        for attempt in range(BOOTS_MAX):
+            self.process = host.start(*command, before_exec=lambda: os.environ.update(qemu.environment()))
+            wait_until(self.answers, "QEMU answers")
+            if incoming or self.comes_up():
+                return
+            print(f"# the guest did not come up within {BOOT_S} s; boot {attempt + 1} of {BOOTS_MAX}", flush=True)
+            self.start_over()
+        raise AssertionError(f"the guest did not come up {BOOTS_MAX} times")
+
+    def comes_up(self):
+        """Has it gone over its memory?
+
+        Before QEMU 8.1 a vCPU that translates code while another one patches it may keep what was there, and run into
+        a breakpoint of Linux's for ever; one boot of some hundred hangs in it, before anything is moved.
+        """
+        end = time.monotonic() + BOOT_S
+        while not all(self.passes()):
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.05)  # between two looks
+        return True
+
+    def start_over(self):
+        self.process.kill()
+        self.process.wait()
+        for path in (*self.rams, self.serial, self.attach, self.monitor):
+            os.unlink(path)
 
     def memory(self, blocks, machine, vcpus, options):
         words = ["-m", f"{sum(blocks)}M"]
