@@ -23,7 +23,7 @@
 #define ACCEPT_MAX_MS 60000
 #define URI_BYTES     320
 #define PIECE_BYTES   (1u << 20)
-#define PIECES_AHEAD  2u
+#define PIECES_AHEAD  16u /* as much as a page channel may have on its way */
 
 struct request {
 	uint64_t offset_bytes, bytes; /* big-endian on the wire */
@@ -320,7 +320,7 @@ static int ask_for_piece(struct bare_socket *of)
 	return send_whole(of->fd, &request, sizeof(request)) ? 1 : -1;
 }
 
-/* Asks a piece or two ahead, so that the other side never waits for a request. */
+/* Asks ahead, so that the other side never waits for a request. */
 static void *take_main(void *argument)
 {
 	struct bare_socket *of = argument;

@@ -40,13 +40,13 @@ def suite(folder, name, text):
     os.chmod(path, 0o755)
 
 
-def made(folder, rounds):
+def made(folder, rounds, *options):
     """The exit code, what was said, and the document."""
     document = f"{folder}/document"
     with open(document, "w", encoding="utf-8") as file:
         file.write("before\n<!-- made by perf/report.py -->\nold\n<!-- end of the tables -->\nbehind\n")
     done = subprocess.run([f"{HERE}/report.py", folder, "--rounds", str(rounds), "--into", document, "--plots",
-                           f"{folder}/plots"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+                           f"{folder}/plots", *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     with open(document, encoding="utf-8") as file:
         return done.returncode, done.stdout, file.read()
 
@@ -74,6 +74,16 @@ def tables_and_plots_are_made_of_what_suites_say():
             assert drawing.tag.endswith("svg"), drawing.tag
 
 
+def one_suite_alone_has_its_goals_and_plots_alone():
+    with tempfile.TemporaryDirectory(prefix="hf-report-") as folder:
+        os.mkdir(f"{folder}/perf")
+        suite(folder, "transport", PLAYER % MADE_UP["transport"])
+        code, said, text = made(folder, 1, "--suites", "transport")
+        assert code == 0, said
+        assert "page fetch over TCP, latency" in text and "fault" not in text, text
+        assert sorted(os.listdir(f"{folder}/plots")) == ["page-fetch.svg", "stream.svg"]
+
+
 def a_suite_that_fails_leaves_the_document_as_it_was():
     with tempfile.TemporaryDirectory(prefix="hf-report-") as folder:
         os.mkdir(f"{folder}/perf")
@@ -85,4 +95,5 @@ def a_suite_that_fails_leaves_the_document_as_it_was():
 
 if __name__ == "__main__":
     sys.exit(run_cases([tables_and_plots_are_made_of_what_suites_say,
+                        one_suite_alone_has_its_goals_and_plots_alone,
                         a_suite_that_fails_leaves_the_document_as_it_was]))

@@ -51,9 +51,9 @@ def size_text(size):
 class Results:
     """Rounds of all suites."""
 
-    def __init__(self, build, rounds, min_time):
-        self.rounds = [{} for _ in range(rounds)]
-        for suite in SUITES:
+    def __init__(self, build, suites, rounds, min_time):
+        self.suites, self.rounds = suites, [{} for _ in range(rounds)]
+        for suite in suites:
             for one in self.rounds:
                 one[suite] = figures.run_suite(build, suite, [f"--benchmark_min_time={min_time}"])
 
@@ -89,7 +89,7 @@ def rows(head, lines):
 
 def goals_table(results):
     lines = []
-    for goal in GOALS:
+    for goal in (goal for goal in GOALS if goal.suite in results.suites):
         is_so = results.reached(goal)
         met = is_so.middle <= goal.bound if goal.sign == "<=" else is_so.middle >= goal.bound
         lines.append((goal.what, f"{goal.sign} {goal.bound:g}", f"{is_so.middle:.3g}",
@@ -131,20 +131,26 @@ def line(results, suite, pattern, counter):
     return sorted(found)
 
 
-def plots(results):
+def plots_of_transport(results):
     fetch, stream = {}, {}
     for scheme in ("tcp", "unix"):
         for raw in ("", figures.RAW):
             name = f"raw {scheme}: a bare loop" if raw else f"{scheme}:"
             fetch[name] = line(results, "transport", f"page_fetch/{scheme}/.*", raw + "p50_us")
             stream[name] = line(results, "transport", rf"stream/{scheme}/channels:(\d+)/depth:0", raw + "mib_per_s")
+    yield "page-fetch.svg", plot.plot("A page, first request to last byte (median)", "page", "us", fetch, size_text)
+    yield "stream.svg", plot.plot("Streams of chunks", "channels, sockets", "MiB/s", stream, str)
+
+
+def plots_of_fault(results):
     touch = {name: line(results, "fault", r"touch/tcp/continue/vcpus:(\d+)", counter) for name, counter in
              (("idle", "p50_us"), ("beside the background", "busy_p50_us"), ("its p99", "busy_p99_us"),
               ("raw: fetch, place", "raw_p50_us"))}
-    yield "page-fetch.svg", plot.plot("A page, first request to last byte (median)", "page", "us", fetch, size_text)
-    yield "stream.svg", plot.plot("Streams of chunks", "channels, sockets", "MiB/s", stream, str)
-    yield "fault.svg", plot.plot("Pages of 2 MiB over tcp:, felt by the last of n vCPUs", "vCPUs that touch a page at once",
-                                 "us", touch, str)
+    yield "fault.svg", plot.plot("Pages of 2 MiB over tcp:, felt by the last of n vCPUs",
+                                 "vCPUs that touch a page at once", "us", touch, str)
+
+
+PLOTS = {"transport": plots_of_transport, "fault": plots_of_fault}
 
 
 def memory_gib():
@@ -155,7 +161,7 @@ def text(results, names, rounds):
     out = [BEGIN, "", f"Made {datetime.date.today()} on a machine with {os.cpu_count()} CPUs, {memory_gib():.0f} GiB, Linux "
            f"{platform.release()}; medians of {rounds} rounds.", "", *goals_table(results), ""]
     out += [f"![{name}](perf/plots/{name})" for name in names] + [""]
-    for suite in SUITES:
+    for suite in results.suites:
         table = migrations_table(results) if suite == "migrate" else figures_table(results, suite)
         out += [f"Suite `{suite}`:", "", *table, ""]
     return "\n".join(out + [END])
@@ -177,16 +183,18 @@ def main():
     parser.add_argument("build")
     parser.add_argument("--into", metavar="FILE", help="replaces the tables there, instead of printing them")
     parser.add_argument("--plots", default=os.path.join(HERE, "plots"), metavar="DIRECTORY")
+    parser.add_argument("--suites", nargs="+", choices=SUITES, default=SUITES, help="only these")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--min-time", type=float, default=0.3, help="seconds each benchmark runs in a round")
     arguments = parser.parse_args()
-    results = Results(arguments.build, arguments.rounds, arguments.min_time)
+    results = Results(arguments.build, arguments.suites, arguments.rounds, arguments.min_time)
     os.makedirs(arguments.plots, exist_ok=True)
     names = []
-    for name, drawing in plots(results):
-        names.append(name)
-        with open(os.path.join(arguments.plots, name), "w", encoding="utf-8") as file:
-            file.write(drawing)
+    for suite in results.suites:
+        for name, drawing in PLOTS[suite](results) if suite in PLOTS else ():
+            names.append(name)
+            with open(os.path.join(arguments.plots, name), "w", encoding="utf-8") as file:
+                file.write(drawing)
     made = text(results, names, arguments.rounds)
     if arguments.into:
         put_into(arguments.into, made)
