@@ -15,16 +15,21 @@ def pair(host, pages=PAGES, **options):
     return Qemu(host, **options), Qemu(host, incoming=True, **options)
 
 
-def move(host, source, destination, *options, listen="tcp:127.0.0.1:0", send_options=()):
-    """Moves the VM; returns the destination's report."""
-    path = host.name("json")
-    taker = receive(host, destination, "--json", path, *options, listen=listen)
-    giver = send(host, source, listening_uri(taker), *send_options)
+def ended(source, giver, taker, path):
+    """All is well, and the source is gone; returns the destination's report."""
     codes = [finish(giver), finish(taker)]
     assert [code for code, _ in codes] == [0, 0], codes
     assert source.process.wait(10) == -signal.SIGKILL
     with open(path, encoding="utf-8") as file:
         return json.load(file)
+
+
+def move(host, source, destination, *options, listen="tcp:127.0.0.1:0", send_options=()):
+    """Moves the VM; returns the destination's report."""
+    path = host.name("json")
+    taker = receive(host, destination, "--json", path, *options, listen=listen)
+    giver = send(host, source, listening_uri(taker), *send_options)
+    return ended(source, giver, taker, path)
 
 
 def settings(vm):

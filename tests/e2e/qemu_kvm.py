@@ -2,12 +2,12 @@
 """Unmodified QEMUs under KVM: what waits for a page are vCPUs in KVM_RUN."""
 import json
 import os
-import random
 import signal
 
 from host import M, assert_runs, assert_whole, finish, listening_uri, out_of, receive, send
+from qemu import ended
 from qemu_flat import FlatQemu, assert_one_guest
-from recovering import Move, rest
+from recovering import Move, kill_at_random
 
 MEM = 256 * M
 PAGES = 2 * (MEM // (2 * M)) + 96  # of two VMs, and what `copy` stages
@@ -27,14 +27,6 @@ def check_guest(host, source, destination):
     assert_one_guest(source, destination)
 
 
-def complete(source, giver, taker, path):
-    codes = [finish(giver), finish(taker)]
-    assert [code for code, _ in codes] == [0, 0], codes
-    assert source.process.wait(10) == -signal.SIGKILL
-    with open(path, encoding="utf-8") as file:
-        return json.load(file)
-
-
 def moved(placement):
     """The background waits until each vCPU has run for some time, so that each has needed pages that were missing."""
     def case(host):
@@ -44,7 +36,7 @@ def moved(placement):
         giver = send(host, source, listening_uri(taker))
         destination.wait_beats(2)
         taker.send_signal(signal.SIGUSR1)
-        report = complete(source, giver, taker, path)
+        report = ended(source, giver, taker, path)
         assert report["placement"] == placement and report["pages_received"] == report["pages_total"]
         vcpus = report["blocktime"]["vcpus"]
         assert len(vcpus) == 2 and all(vcpu["faults"] > 0 and vcpu["blocktime_ns"] > 0 for vcpu in vcpus), vcpus
@@ -59,7 +51,7 @@ def rounds_see_what_vcpus_of_a_qemu_under_kvm_write(host):
     path = host.name("json")
     taker = receive(host, destination, "--json", path)
     giver = send(host, source, listening_uri(taker), "--precopy", "--attach", source.attach)
-    report = complete(source, giver, taker, path)
+    report = ended(source, giver, taker, path)
     assert report["precopy_rounds"] > 0 and report["precopy_bytes"] > 0, report
     check_guest(host, source, destination)
 
@@ -74,17 +66,7 @@ class KvmMove(Move):
 
 def killed(placement):
     def case(host):
-        seed = int(os.environ.get("HF_E2E_SEED", random.randrange(1 << 32)))
-        print(f"# seed {seed}", flush=True)
-        chance = random.Random(seed)
-        move = KvmMove(host, placement=placement).hand_over()
-        for _ in range(KILLS):
-            rest(chance.uniform(0, 0.4))
-            which = chance.choice(("send", "receive"))
-            move.kill(which)
-            rest(chance.uniform(0, 0.15))
-            move.start(which)
-        move.complete()
+        kill_at_random(KvmMove(host, placement=placement).hand_over(), KILLS)
     case.__name__ = f"programs_killed_while_a_qemu_under_kvm_moves_by_{placement}_lose_nothing"
     return case
 

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Links that are cut and programs that are killed while a QEMU moves: the guest goes on, and no byte of it is lost."""
 import json
-import os
-import random
 import socket
 
 from host import M, wait_until, waits_for_page
 from qemu_vm import Qemu, check_guest
-from recovering import Move, rest
+from recovering import Move, kill_at_random, rest
 
 KILLS = 4
 PAGES = 2 * 128 + 96
@@ -32,17 +30,7 @@ def a_link_that_is_cut_is_found_again(host):
 
 def killed(placement):
     def case(host):
-        seed = int(os.environ.get("HF_E2E_SEED", random.randrange(1 << 32)))
-        print(f"# seed {seed}", flush=True)
-        chance = random.Random(seed)
-        move = QemuMove(host, placement=placement).hand_over()
-        for _ in range(KILLS):
-            rest(chance.uniform(0, 0.4))
-            which = chance.choice(("send", "receive"))
-            move.kill(which)
-            rest(chance.uniform(0, 0.15))
-            move.start(which)
-        move.complete()
+        kill_at_random(QemuMove(host, placement=placement).hand_over(), KILLS)
     case.__name__ = f"programs_killed_while_a_qemu_moves_by_{placement}_lose_nothing"
     return case
 

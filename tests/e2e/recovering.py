@@ -2,6 +2,7 @@
 """A move that is looked at all the time, whose programs end and are started again with the same arguments."""
 import contextlib
 import os
+import random
 import signal
 import struct
 import subprocess
@@ -193,3 +194,17 @@ class Move:
 def rest(seconds):
     """A random moment is what the test is about; nothing is waited for."""
     time.sleep(seconds)
+
+
+def kill_at_random(move, kills):
+    """One program after the other, each started again; then all is completed."""
+    seed = int(os.environ.get("HF_E2E_SEED", random.randrange(1 << 32)))
+    print(f"# seed {seed}", flush=True)
+    chance = random.Random(seed)
+    for _ in range(kills):
+        rest(chance.uniform(0, 0.4))
+        which = chance.choice(("send", "receive"))
+        move.kill(which)
+        rest(chance.uniform(0, 0.15))
+        move.start(which)
+    move.complete()
