@@ -72,9 +72,14 @@ static int has_one(pid_t pid, const struct sockets *sockets)
 	DIR *folder = opendir(path);
 	if (!folder)
 		return -errno;
-	while (!found && (entry = readdir(folder))) {
+	while (found == 0 && (entry = readdir(folder))) {
 		char link[64];
 		ssize_t bytes = readlinkat(dirfd(folder), entry->d_name, link, sizeof(link) - 1);
+		// Without CAP_SYS_PTRACE the names are seen, and not where they lead.
+		if (bytes < 0 && (errno == EACCES || errno == EPERM)) {
+			found = -errno;
+			break;
+		}
 		if (bytes <= 0)
 			continue;
 		link[bytes] = '\0';
