@@ -21,6 +21,8 @@
 #include "kvm/qmp_vm_internal.h"
 #include "tests/fuzz/peer.h"
 
+#define GREETING "{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n"
+
 enum { STATE_BYTES = 64, COMMANDS_MAX = 60, REQUEST_MAX = 4096 };
 
 struct vmm {
@@ -107,6 +109,14 @@ static void answer(struct vmm *vmm, json_int_t id)
 	answer_with(vmm, "return", (const uint8_t *)"{}", 2, id);
 }
 
+static bool is_greeting(const uint8_t *text, size_t bytes)
+{
+	json_t *value = json_loadb((const char *)text, bytes, 0, NULL);
+	bool is = json_is_object(json_object_get(value, "QMP"));
+	json_decref(value);
+	return is;
+}
+
 static bool take_adapter(void *opaque, int fd)
 {
 	struct vmm *vmm = opaque;
@@ -118,8 +128,10 @@ static bool take_adapter(void *opaque, int fd)
 	if (choice & 1) {
 		const uint8_t *greeting = fuzz_line(vmm->input, &bytes);
 		fuzz_peer_write(fd, greeting, bytes);
+		if (!is_greeting(greeting, bytes))
+			say(vmm, "\xff" GREETING); // what was begun ends; nobody waits for long
 	} else {
-		say(vmm, "{\"QMP\": {\"version\": {}, \"capabilities\": []}}\r\n");
+		say(vmm, GREETING);
 	}
 	return choice != 0xff;
 }
