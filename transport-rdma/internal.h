@@ -51,6 +51,7 @@ _Static_assert(HF_RDMA_SESSION_BYTES == HF_WIRE_SESSION_BYTES, "one session iden
 #define RDMA_MESSAGE_HEADER_BYTES 8
 #define RDMA_MESSAGE_BYTES	  16384u /* header included */
 #define RDMA_CREDITS		  32u	 /* messages either side has room for */
+#define RDMA_INLINE_BYTES	  256u /* of a control message that go with its request, if the adapter can */
 #define RDMA_KEYS_HEADER_BYTES	  8
 #define RDMA_KEY_BYTES		  32
 #define RDMA_KEYS_MAX		  65536u /* of all blocks */
@@ -231,10 +232,11 @@ struct rdma_control {
 	struct rdma_completions completions;
 	uint8_t *buffers; /* received, then sent ones */
 	struct ibv_mr *mr;
-	uint32_t credits;   /* messages the peer has room for */
-	uint32_t owed;	    /* messages this side has room for again and has not said */
-	uint32_t sends;	    /* on their way */
-	uint32_t next_send; /* buffer; they complete in order */
+	uint32_t credits;      /* messages the peer has room for */
+	uint32_t owed;	       /* messages this side has room for again and has not said */
+	uint32_t sends;	       /* on their way */
+	uint32_t next_send;    /* buffer; they complete in order */
+	uint32_t inline_bytes; /* a message of so many goes with its request */
 	uint64_t heard_ms, sent_ms;
 	bool want_sent;
 	uint32_t keys_sent; /* of hf_rdma.own_keys */

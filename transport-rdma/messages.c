@@ -77,6 +77,8 @@ int rdma_send_message(struct hf_rdma *rdma, enum rdma_message_kind kind, size_t 
 				      .num_sge = 1,
 				      .opcode = IBV_WR_SEND,
 				      .send_flags = IBV_SEND_SIGNALED};
+	if (sge.length <= control->inline_bytes)
+		request.send_flags |= IBV_SEND_INLINE;
 	struct ibv_send_wr *bad;
 	if (ibv_post_send(rdma->control_id->qp, &request, &bad))
 		return fail_completion(rdma, IBV_WC_FATAL_ERR);

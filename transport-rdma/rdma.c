@@ -235,6 +235,19 @@ static int post_receives(struct hf_rdma *rdma)
 	return -result;
 }
 
+/* The adapter takes small messages with the request, as far as it can; cap says then how far. */
+static int create_queue_pair(struct rdma_cm_id *id, struct ibv_pd *pd, struct ibv_qp_init_attr *attributes,
+			     uint32_t inline_bytes)
+{
+	attributes->cap.max_inline_data = inline_bytes;
+	if (rdma_create_qp(id, pd, attributes) == 0)
+		return 0;
+	if (inline_bytes == 0 || errno != EINVAL)
+		return -errno;
+	attributes->cap.max_inline_data = 0;
+	return rdma_create_qp(id, pd, attributes) == 0 ? 0 : -errno;
+}
+
 int rdma_make_queue_pair(struct hf_rdma *rdma, struct rdma_cm_id *id, struct page_channel *channel,
 			 struct hf_err *err)
 {
@@ -255,9 +268,12 @@ int rdma_make_queue_pair(struct hf_rdma *rdma, struct rdma_cm_id *id, struct pag
 	    .recv_cq = completions->cq,
 	    .cap = {.max_send_wr = sends, .max_recv_wr = receives, .max_send_sge = 1, .max_recv_sge = 1},
 	    .qp_type = IBV_QPT_RC};
-	if (rdma_create_qp(id, rdma->pd, &attributes))
-		return hf_err_set(err, HF_ERR_LOCAL, errno, "%s: no queue pair: %s", rdma->name,
-				  strerror(errno));
+	result = create_queue_pair(id, rdma->pd, &attributes, channel ? 0 : RDMA_INLINE_BYTES);
+	if (result)
+		return hf_err_set(err, HF_ERR_LOCAL, -result, "%s: no queue pair: %s", rdma->name,
+				  strerror(-result));
+	if (!channel)
+		rdma->control.inline_bytes = attributes.cap.max_inline_data;
 	result = channel ? 0 : post_receives(rdma);
 	if (result)
 		return hf_err_set(err, HF_ERR_LOCAL, -result, "%s: receives cannot be posted: %s", rdma->name,

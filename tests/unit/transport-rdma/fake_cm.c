@@ -398,7 +398,14 @@ int rdma_migrate_id(struct rdma_cm_id *id, struct rdma_event_channel *channel)
 
 int rdma_create_qp(struct rdma_cm_id *id, struct ibv_pd *pd, struct ibv_qp_init_attr *attributes)
 {
+	if (attributes->cap.max_inline_data && fake.refuses_inline) {
+		errno = EINVAL;
+		return -1;
+	}
+	if (attributes->cap.max_inline_data > fake.inline_bytes)
+		attributes->cap.max_inline_data = fake.inline_bytes;
 	struct fake_qp *qp = calloc(1, sizeof(*qp));
+	qp->inline_bytes = attributes->cap.max_inline_data;
 	qp->qp = (struct ibv_qp){
 	    .context = id->verbs, .pd = pd, .send_cq = attributes->send_cq, .recv_cq = attributes->recv_cq};
 	qp->sends_max = attributes->cap.max_send_wr;

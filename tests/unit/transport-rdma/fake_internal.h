@@ -42,6 +42,7 @@ struct fake_qp {
 	struct fake_qp *peer; /* NULL: not connected, or the peer's is gone */
 	struct ibv_ah_attr way;
 	enum ibv_mtu mtu;
+	uint32_t inline_bytes;
 	bool broken;
 	struct fake_send sends[SENDS_MAX];
 	uint32_t send_head, send_count, sends_max;
@@ -57,6 +58,8 @@ struct fake_mr {
 
 struct fake {
 	pthread_mutex_t lock;
+	uint32_t inline_bytes, inline_sends;
+	bool refuses_inline;
 	int devices, depth_out, depth_in, registration_error, objects;
 	bool hold_reads, silent, stubborn;
 	enum ibv_mtu active_mtu;

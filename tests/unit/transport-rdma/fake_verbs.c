@@ -154,6 +154,11 @@ static int post_send(struct ibv_qp *pair, struct ibv_send_wr *request, struct ib
 			       .remote = request->wr.rdma.remote_addr,
 			       .rkey = request->wr.rdma.rkey};
 	assert_true(request->opcode != IBV_WR_RDMA_READ || request->sg_list->length <= READ_MAX_BYTES);
+	if (request->send_flags & IBV_SEND_INLINE) {
+		assert_int_equal(request->opcode, IBV_WR_SEND);
+		assert_true(request->sg_list->length <= qp->inline_bytes);
+		fake.inline_sends++;
+	}
 	if (qp->broken)
 		flush(qp);
 	do_what_can_be_done(qp);
@@ -424,6 +429,9 @@ void fake_begin(void)
 {
 	fake.devices = 1;
 	fake.depth_out = fake.depth_in = 16;
+	fake.inline_bytes = 64;
+	fake.inline_sends = 0;
+	fake.refuses_inline = false;
 	fake.hold_reads = fake.silent = false;
 	fake.registration_error = 0;
 	fake.stubborn = false;
@@ -462,6 +470,20 @@ void fake_set_read_depth(int out, int in)
 {
 	fake.depth_out = out;
 	fake.depth_in = in;
+}
+
+void fake_set_inline(uint32_t bytes, bool refused)
+{
+	fake.inline_bytes = bytes;
+	fake.refuses_inline = refused;
+}
+
+uint32_t fake_inline_sends(void)
+{
+	pthread_mutex_lock(&fake.lock);
+	uint32_t sends = fake.inline_sends;
+	pthread_mutex_unlock(&fake.lock);
+	return sends;
 }
 
 uint32_t fake_reads_waiting(void)

@@ -24,6 +24,9 @@ void fake_end(void);
 
 void fake_set_devices(int count);
 void fake_set_read_depth(int out, int in);
+/* What a queue pair takes with a SEND at most; refused: one that asks for any is not made. */
+void fake_set_inline(uint32_t bytes, bool refused);
+uint32_t fake_inline_sends(void);
 /* 2048 bytes and RoCE after power-on. */
 void fake_set_port(enum ibv_mtu active_mtu, uint8_t link_layer);
 void fake_set_transport(enum ibv_transport_type type);

@@ -45,6 +45,27 @@ static void messages_of_any_size_come_in_order_both_ways_at_once(void **state)
 	linked_end(&linked);
 }
 
+/* The fake takes no more with a request than it has said. */
+static void small_messages_go_with_their_requests_where_the_adapter_can(void **state)
+{
+	static const struct {
+		uint32_t bytes;
+		bool refused, used;
+	} adapters[] = {{64, false, true}, {4096, false, true}, {0, false, false}, {64, true, false}};
+	(void)state;
+	for (size_t i = 0; i < sizeof(adapters) / sizeof(adapters[0]); i++) {
+		struct linked linked;
+		fake_begin();
+		fake_set_inline(adapters[i].bytes, adapters[i].refused);
+		linked_begin(&linked, 1, 1);
+		send_all(&linked.to_destination);
+		engine_wait_messages(linked.destination_engine, MESSAGES);
+		assert_int_equal(linked.destination_engine->wrong_messages, 0);
+		assert_int_equal(fake_inline_sends() > 0, adapters[i].used);
+		linked_end(&linked);
+	}
+}
+
 static void what_was_flushed_is_heard_though_the_link_is_closed_at_once(void **state)
 {
 	(void)state;
@@ -125,6 +146,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test_setup(messages_of_any_size_come_in_order_both_ways_at_once, begin),
+	    cmocka_unit_test_setup(small_messages_go_with_their_requests_where_the_adapter_can, begin),
 	    cmocka_unit_test_setup(what_was_flushed_is_heard_though_the_link_is_closed_at_once, begin),
 	    cmocka_unit_test_setup(messages_of_another_connection_are_not_taken, begin),
 	    cmocka_unit_test_setup(impossible_headers_are_refused, begin),
