@@ -272,9 +272,10 @@ int rdma_make_queue_pair(struct hf_rdma *rdma, struct rdma_cm_id *id, struct pag
 	if (result)
 		return hf_err_set(err, HF_ERR_LOCAL, -result, "%s: no queue pair: %s", rdma->name,
 				  strerror(-result));
-	if (!channel)
-		rdma->control.inline_bytes = attributes.cap.max_inline_data;
-	result = channel ? 0 : post_receives(rdma);
+	if (channel)
+		return 0;
+	rdma->control.inline_bytes = attributes.cap.max_inline_data;
+	result = post_receives(rdma);
 	if (result)
 		return hf_err_set(err, HF_ERR_LOCAL, -result, "%s: receives cannot be posted: %s", rdma->name,
 				  strerror(-result));

@@ -36,16 +36,21 @@ def die_with_parent():
     os.setpgid(0, 0)
 
 
-def wait_until(condition, what, limit_s=LIMIT_S):
-    """Looks again and again until the condition gives something true."""
+def comes_true(condition, limit_s):
+    """Looks again and again until the condition gives something true; what it gave last."""
     end = time.monotonic() + limit_s
     while True:
         value = condition()
-        if value:
+        if value or time.monotonic() > end:
             return value
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {limit_s} s: {what}")
         time.sleep(0.01)  # between two looks, not instead of one
+
+
+def wait_until(condition, what, limit_s=LIMIT_S):
+    value = comes_true(condition, limit_s)
+    if not value:
+        raise AssertionError(f"not within {limit_s} s: {what}")
+    return value
 
 
 class Host:

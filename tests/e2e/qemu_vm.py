@@ -8,9 +8,8 @@ import os
 import re
 import stat
 import sys
-import time
 
-from host import M, Vmm, err_of, wait_until
+from host import M, Vmm, comes_true, err_of, wait_until
 
 sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "testbed"))
 
@@ -93,12 +92,7 @@ class Qemu(Vmm):
         Before QEMU 8.1 a vCPU that translates code while another one patches it may keep what was there, and run into
         a breakpoint of Linux's for ever; one boot of some hundred hangs in it, before anything is moved.
         """
-        end = time.monotonic() + BOOT_S
-        while not all(self.passes()):
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.05)  # between two looks
-        return True
+        return comes_true(lambda: all(self.passes()), BOOT_S)
 
     def start_over(self):
         self.process.kill()
