@@ -8,8 +8,10 @@
  *
  * The pool is changed by reading nr_hugepages, adding, and writing it back. Two programs doing that at once
  * would lose one change, so users of this library take an flock on the file. The number read contains
- * surplus pages and the number written does not: surplus is subtracted. The kernel allocates what it can and
- * reports no error, so the result is read back; a rise that falls short is undone.
+ * surplus pages and the number written does not: surplus is subtracted. Both change together while a process
+ * ends, and are read one after the other: a total that has changed once the surplus is read is read again, or
+ * the pool would keep what was freed in between. The kernel allocates what it can and reports no error, so
+ * the result is read back; a rise that falls short is undone.
  *
  * libhugetlbfs says which sizes and mounts there are and maps the default size. It prints a warning when
  * get_huge_pages() fails, so that is only called when the counts promise success; other sizes it cannot map.
@@ -145,16 +147,29 @@ static int not_offered(uint64_t page_size_bytes, struct hf_err *err)
 			  hf_size_text(page_size_bytes, text), offered);
 }
 
+// Of one moment, as far as the total and the surplus go.
+static int read_total_and_surplus(uint64_t page_size_bytes, struct hf_hugepage_counts *counts)
+{
+	uint64_t again = 0;
+	int result = read_pool(page_size_bytes, "nr_hugepages", &again);
+	do {
+		counts->total = again;
+		if (!result)
+			result = read_pool(page_size_bytes, "surplus_hugepages", &counts->surplus);
+		if (!result)
+			result = read_pool(page_size_bytes, "nr_hugepages", &again);
+	} while (!result && again != counts->total);
+	return result;
+}
+
 int hf_hugepage_counts(uint64_t page_size_bytes, struct hf_hugepage_counts *out, struct hf_err *err)
 {
 	struct hf_hugepage_counts counts = {0};
-	int result = read_pool(page_size_bytes, "nr_hugepages", &counts.total);
+	int result = read_total_and_surplus(page_size_bytes, &counts);
 	if (!result)
 		result = read_pool(page_size_bytes, "free_hugepages", &counts.free);
 	if (!result)
 		result = read_pool(page_size_bytes, "resv_hugepages", &counts.reserved);
-	if (!result)
-		result = read_pool(page_size_bytes, "surplus_hugepages", &counts.surplus);
 	if (result == -ENOENT)
 		return not_offered(page_size_bytes, err);
 	if (result) {

@@ -6,6 +6,7 @@ a mount namespace of this process, so a killed run leaves only a raised pool of 
 """
 import contextlib
 import ctypes
+import fcntl
 import json
 import mmap
 import os
@@ -104,18 +105,31 @@ class Host:
 
     def pool(self, page_size):
         """What set_pool() sets: pages that are given back as soon as their last user ends are none of it."""
-        return self.read_counter(page_size, "nr_hugepages") - self.read_counter(page_size, "surplus_hugepages")
+        while True:
+            # Both change while a process ends: of one moment.
+            total = self.read_counter(page_size, "nr_hugepages")
+            surplus = self.read_counter(page_size, "surplus_hugepages")
+            if self.read_counter(page_size, "nr_hugepages") == total:
+                return total - surplus
 
     def set_pool(self, page_size, pages):
         with open(self.counter(page_size, "nr_hugepages"), "w", encoding="ascii") as file:
             file.write(str(pages))
 
+    @contextlib.contextmanager
+    def pool_locked(self, page_size):
+        """Programs of this project change it under this lock (hugemem/hugepool.c), some after they were killed."""
+        with open(self.counter(page_size, "nr_hugepages"), encoding="ascii") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def make_available(self, page_size, pages):
         """Exactly so many pages can be had afterwards; says whether that worked."""
-        before = self.pool(page_size)
-        total = self.read_counter(page_size, "nr_hugepages")
-        self.set_pool(page_size, total + pages - self.available(page_size))
-        change = self.pool(page_size) - before
+        with self.pool_locked(page_size):
+            before = self.pool(page_size)
+            total = self.read_counter(page_size, "nr_hugepages")
+            self.set_pool(page_size, total + pages - self.available(page_size))
+            change = self.pool(page_size) - before
         self.pools[page_size] = self.pools.get(page_size, 0) + change
         return self.available(page_size) == pages
 
@@ -161,8 +175,9 @@ class Host:
             for name in os.listdir(path):
                 os.unlink(os.path.join(path, name))
         for page_size, change in self.pools.items():
-            # Somebody else may have lowered the pool meanwhile.
-            self.set_pool(page_size, max(0, self.pool(page_size) - change))
+            with self.pool_locked(page_size):
+                # Somebody else may have lowered the pool meanwhile.
+                self.set_pool(page_size, max(0, self.pool(page_size) - change))
         self.pools.clear()
 
     def close(self):
