@@ -197,7 +197,7 @@ int hf_hugepages_require(uint64_t page_size_bytes, uint64_t pages, struct hf_err
 	if (available >= pages)
 		return 0;
 	uint64_t missing = pages - available;
-	uint64_t enough = persistent(&counts) + missing;
+	uint64_t enough = counts.total + missing; // what is written takes in the surplus first
 	char size[HF_SIZE_TEXT_BYTES];
 	return hf_err_set(err, HF_ERR_LOCAL, ENOMEM,
 			  "%llu huge pages of %s are missing (%llu needed, %llu available); add them with: "
@@ -279,7 +279,8 @@ static int raise_pool(int fd, uint64_t page_size_bytes, uint64_t pages, uint64_t
 	uint64_t possible = pages_possible(page_size_bytes);
 	if (wanted > possible)
 		return fell_short(page_size_bytes, wanted, possible, err);
-	result = pool_write(fd, page_size_bytes, old + wanted, err);
+	uint64_t in_use = before.total - old; // the surplus
+	result = pool_write(fd, page_size_bytes, old + in_use + wanted, err);
 	if (!result)
 		result = hf_hugepage_counts(page_size_bytes, &after, err);
 	if (result) {
@@ -287,9 +288,9 @@ static int raise_pool(int fd, uint64_t page_size_bytes, uint64_t pages, uint64_t
 		return result;
 	}
 	uint64_t got = persistent(&after) > old ? persistent(&after) - old : 0;
-	if (got < wanted) {
+	if (got < in_use + wanted) {
 		pool_write(fd, page_size_bytes, old, NULL);
-		return fell_short(page_size_bytes, wanted, got, err);
+		return fell_short(page_size_bytes, wanted, got > in_use ? got - in_use : 0, err);
 	}
 	*added = got;
 	return 0;

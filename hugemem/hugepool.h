@@ -42,8 +42,8 @@ static inline uint64_t hf_hugepages_available(const struct hf_hugepage_counts *c
 /* 0 if `pages` are available now, else -ENOMEM naming how many are missing and the command that adds them. */
 int hf_hugepages_require(uint64_t page_size_bytes, uint64_t pages, struct hf_err *err);
 /*
- * Raises the host's pool until `pages` are available; *added says by how many (also on failure, when what was
- * added has been given back and *added is 0).
+ * Raises the host's pool until `pages` are available; *added says by how many, with pages in use beyond the
+ * pool, which count from then on (also on failure, when what was added has been given back and *added is 0).
  */
 int hf_hugepages_reserve(uint64_t page_size_bytes, uint64_t pages, uint64_t *added, struct hf_err *err);
 /* Lowers the pool by pages an earlier reserve added. */

@@ -143,7 +143,7 @@ static bool command_helps(void)
 	unsigned long long count = 0;
 	char path[128] = "";
 	bool understood = command && sscanf(command, "echo %llu > %127s", &count, path) == 2;
-	FILE *file = understood && count == before.total - before.surplus + 3 ? fopen(path, "w") : NULL;
+	FILE *file = understood && count == before.total + 3 ? fopen(path, "w") : NULL;
 	int result = -1;
 	if (file) {
 		fprintf(file, "%llu", count);
@@ -152,7 +152,7 @@ static bool command_helps(void)
 	}
 	close(pool);
 	if (file)
-		hf_hugepages_give_back(HUGE_BYTES, 3, NULL);
+		hf_hugepages_give_back(HUGE_BYTES, 3 + before.surplus, NULL);
 	return refused == -ENOMEM && !strncmp(err.text, "3 huge pages of 2 MiB are missing", 33) && !result;
 }
 
@@ -176,7 +176,7 @@ static bool give_back_undoes_reserve(void)
 			 0);
 	assert_int_equal(hf_hugepages_give_back(HUGE_BYTES, added + more, NULL), 0);
 	struct hf_hugepage_counts after = counts_now();
-	return added == PAGES && more == 0 && during.total == before.total + PAGES &&
+	return added == PAGES + before.surplus && more == 0 && during.total == before.total + PAGES &&
 	       same_counts(&before, &after);
 }
 
@@ -189,6 +189,43 @@ static void what_reserve_adds_give_back_takes(void **state)
 	assert_true(undone);
 }
 
+/* In use, and given back. */
+static char *make_surplus(const struct hf_hugepage_counts *now)
+{
+	uint64_t added = 0;
+	uint64_t wanted = hf_hugepages_available(now) + PAGES;
+	assert_int_equal(hf_hugepages_reserve(HUGE_BYTES, wanted, &added, NULL), 0);
+	char *address = mmap(NULL, PAGES * HUGE_BYTES, PROT_READ | PROT_WRITE,
+			     MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+	assert_ptr_not_equal(address, MAP_FAILED);
+	assert_int_equal(hf_hugepages_give_back(HUGE_BYTES, added, NULL), 0);
+	return address;
+}
+
+static bool reserve_helps_beside_surplus(void)
+{
+	struct hf_hugepage_counts before = counts_now();
+	char *address = make_surplus(&before);
+	struct hf_hugepage_counts surplus = counts_now();
+	uint64_t added = 0, wanted = hf_hugepages_available(&surplus) + 2;
+	assert_int_equal(hf_hugepages_reserve(HUGE_BYTES, wanted, &added, NULL), 0);
+	struct hf_hugepage_counts during = counts_now();
+	assert_int_equal(hf_hugepages_give_back(HUGE_BYTES, added, NULL), 0);
+	munmap(address, PAGES * HUGE_BYTES);
+	struct hf_hugepage_counts after = counts_now();
+	return surplus.surplus >= PAGES && hf_hugepages_available(&during) == wanted &&
+	       same_counts(&before, &after);
+}
+
+static void reserved_pages_can_be_had_beside_surplus(void **state)
+{
+	(void)state;
+	bool helps = false;
+	for (unsigned i = 0; i < TRIES && !helps; i++)
+		helps = reserve_helps_beside_surplus();
+	assert_true(helps);
+}
+
 static void *let_go(void *address)
 {
 	munmap(address, PAGES * HUGE_BYTES);
@@ -198,14 +235,8 @@ static void *let_go(void *address)
 /* Pages that were given back while in use go with their user: the pool proper is no larger for a moment. */
 static bool pool_stays_while_surplus_goes(void)
 {
-	uint64_t added = 0;
 	struct hf_hugepage_counts before = counts_now();
-	uint64_t wanted = hf_hugepages_available(&before) + PAGES;
-	assert_int_equal(hf_hugepages_reserve(HUGE_BYTES, wanted, &added, NULL), 0);
-	char *address = mmap(NULL, PAGES * HUGE_BYTES, PROT_READ | PROT_WRITE,
-			     MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
-	assert_ptr_not_equal(address, MAP_FAILED);
-	assert_int_equal(hf_hugepages_give_back(HUGE_BYTES, added, NULL), 0);
+	char *address = make_surplus(&before);
 	pthread_t thread;
 	assert_int_equal(pthread_create(&thread, NULL, let_go, address), 0);
 	bool stays = true;
@@ -450,6 +481,7 @@ int main(void)
 	    TEST(the_command_in_the_error_adds_what_is_missing),
 	    TEST(what_reserve_adds_give_back_takes),
 	    TEST(counts_are_of_one_moment),
+	    TEST(reserved_pages_can_be_had_beside_surplus),
 	    TEST(more_than_the_host_has_leaves_the_pool_as_it_was),
 	    TEST(a_mount_made_after_start_is_found),
 	    TEST(a_mount_point_with_a_space_is_found),
