@@ -3,7 +3,8 @@
  * What the engines themselves cost, a page: whole migrations of which nothing else is real (engines.h), from
  * 1 GiB to 1 TiB of guest memory and from 1 to 1000 vCPUs.
  *
- *  - time: nanoseconds, and how often memory is asked for between the hand-over and the last page.
+ *  - time: nanoseconds, and how often memory is asked for between the hand-over and the last page; and what
+ * memory they have taken, by the guest's.
  *  - instructions: those of both engines and of what they call (the C library), counted by callgrind, in a
  * process of its own that is told which migration to run by `--migrate NUMBER`. The count repeats exactly.
  *
@@ -93,6 +94,8 @@ static void report(struct hf_benchmark *benchmark, const struct hf_engines_figur
 	hf_benchmark_counter(benchmark, "chunks_per_page", (double)figures->chunks / pages);
 	hf_benchmark_counter(benchmark, "faults_per_page", (double)figures->faults / pages);
 	hf_benchmark_counter(benchmark, "vcpus_waiting_max", figures->waiting_max);
+	hf_benchmark_counter(benchmark, "memory_by_guest",
+			     (double)figures->memory_bytes / (pages * (double)PAGE_BYTES));
 	hf_benchmark_counter(benchmark, "allocations_while_running", (double)figures->running_allocations);
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""What the engines cost a page does not grow with the VM, and they allocate nothing while pages move.
+"""What the engines cost a page does not grow with the VM, they allocate nothing while pages move, and little before.
 check_engine.py BENCH-ENGINE
 
 Instructions are counted, not timed: the count repeats exactly.
@@ -16,7 +16,9 @@ from checking import run_cases  # noqa: E402
 
 SMALL, LARGE = "instructions/1GiB/16vcpus", "instructions/16GiB/16vcpus"
 FEW, MANY = "time/64GiB/1vcpus", "time/64GiB/1000vcpus"
+SMALL_TIMED, LARGE_TIMED = "time/1GiB/16vcpus", "time/16GiB/16vcpus"
 GROWTH_MAX = 1.1
+MEMORY_MAX = 0.001
 
 
 def run(*names):
@@ -40,5 +42,14 @@ def a_thousand_vcpus_wait_at_once():
     assert (few, many) == (1, 1000), (few, many)
 
 
+def memory_grows_by_less_than_a_thousandth_of_the_guest_s():
+    small, large = (counters["memory_by_guest"] for counters in run(SMALL_TIMED, LARGE_TIMED))
+    assert 0 < large < small, (small, large)
+    small_gib, large_gib = 1, 16
+    grown = (large * large_gib - small * small_gib) / (large_gib - small_gib)
+    assert 0 < grown <= MEMORY_MAX, grown
+
+
 if __name__ == "__main__":
-    sys.exit(run_cases([a_page_of_a_larger_vm_takes_no_more_instructions, a_thousand_vcpus_wait_at_once]))
+    sys.exit(run_cases([a_page_of_a_larger_vm_takes_no_more_instructions, a_thousand_vcpus_wait_at_once,
+                        memory_grows_by_less_than_a_thousandth_of_the_guest_s]))

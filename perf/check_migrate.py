@@ -12,7 +12,7 @@ import figures  # noqa: E402
 from checking import has_figures, run_cases  # noqa: E402
 
 COUNTERS = {"total_s", "downtime_ms", "all_vcpus_blocked_ms", "worst_vcpu_blocked_ms", "source_cpu_s_per_gib",
-            "destination_cpu_s_per_gib", "mib_per_s", "raw_mib_per_s"}
+            "destination_cpu_s_per_gib", "cpu_s_per_gib", "raw_cpu_s_per_gib", "mib_per_s", "raw_mib_per_s"}
 MAY_BE_NONE = {"all_vcpus_blocked_ms"}
 
 

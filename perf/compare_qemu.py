@@ -10,7 +10,6 @@ checked, and that no heartbeat is missing. Wants root, /dev/kvm and huge pages; 
 is interrupted.
 """
 import argparse
-import contextlib
 import itertools
 import json
 import os
@@ -25,7 +24,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(
 from host import M, Qmp, assert_whole, finish, free_port, listening_uri, receive, send  # noqa: E402
 from networks import ADDRESSES, Networks  # noqa: E402
 from qemu_flat import PATTERNS, FlatQemu, assert_one_guest  # noqa: E402
-from results import machine, print_table, read_json  # noqa: E402
+from results import machine, print_table, read_json, warm_pages  # noqa: E402
 
 PAGE = 2 * M
 LAST_TICKS, LONGEST, STALLED = 6, 7, 13  # positions of the guest's counters
@@ -72,21 +71,6 @@ class Watch(Qmp):
 def pages_of(options):
     """Of two VMs, and what `copy` would stage."""
     return 2 * options.mem // PAGE + 96
-
-
-@contextlib.contextmanager
-def warm_pages(host, options):
-    """Huge pages for all runs, touched once: what a host's own hypervisor takes to bring them is nobody's."""
-    before = host.pool(PAGE)
-    try:
-        host.set_pool(PAGE, before + pages_of(options) - host.available(PAGE))
-        path = os.path.join(host.mount(PAGE), "warm")
-        with open(path, "w+b") as file:
-            os.posix_fallocate(file.fileno(), 0, host.available(PAGE) * PAGE)
-        os.unlink(path)
-        yield
-    finally:
-        host.set_pool(PAGE, before)
 
 
 class Pair:
@@ -251,7 +235,7 @@ def play(host, options, rate, pattern):
 def measure(host, options):
     yield from head(options)
     found = []
-    with warm_pages(host, options):
+    with warm_pages(host, PAGE, pages_of(options)):
         for rate, pattern in itertools.product(options.rates, options.patterns):
             rounds = play(host, options, rate, pattern)
             found.append({"rate": rate, "pattern": pattern, "rounds": rounds, "ratios": ratios(rounds)})

@@ -7,6 +7,7 @@
 #include "perf/engines.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -61,7 +62,7 @@ struct engines {
 	bool prepare_asked, kicked[HF_WORK_CLASSES];
 	bool overflow; /* a table was too small: the figures would be wrong */
 
-	uint64_t allocations_at_run;
+	uint64_t allocations_at_run, memory_before_bytes;
 	bool runs;
 	uint8_t *placed;	/* by page */
 	uint32_t *waiting;	/* by page: the first vCPU that waits for it */
@@ -351,6 +352,19 @@ static bool hear(struct engines *e, enum side side)
 	return true;
 }
 
+static uint64_t memory_bytes(void)
+{
+	struct mallinfo2 info = mallinfo2();
+	return info.uordblks + info.hblkhd;
+}
+
+static void note_run(struct engines *e)
+{
+	e->runs = true;
+	e->allocations_at_run = e->shape->allocations ? e->shape->allocations() : 0;
+	e->figures->memory_bytes = memory_bytes() - e->memory_before_bytes;
+}
+
 static bool answer_vm(struct engines *e, enum side side)
 {
 	for (int op = 0; op < HF_VM_OPS; op++) {
@@ -362,10 +376,8 @@ static bool answer_vm(struct engines *e, enum side side)
 			result.length_bytes = sizeof(DEVICE_STATE);
 		}
 		e->inboxes[side].vm_asked[op] = false;
-		if (side == DESTINATION && op == HF_VM_RUN) {
-			e->runs = true;
-			e->allocations_at_run = e->shape->allocations ? e->shape->allocations() : 0;
-		}
+		if (side == DESTINATION && op == HF_VM_RUN)
+			note_run(e);
 		enter_vm_done(e, side, &result);
 		return true;
 	}
@@ -527,6 +539,7 @@ int hf_engines_migrate(const struct hf_engines_shape *shape, struct hf_engines_f
 	e->now_ns = 1;
 	hf_ramblocks_init(&e->blocks);
 	int result = allocate(e, err);
+	e->memory_before_bytes = memory_bytes();
 	if (result == 0)
 		result = enter_create(e, err);
 	if (result == 0)

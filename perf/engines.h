@@ -32,6 +32,7 @@ struct hf_engines_figures {
 	uint64_t pages, chunks, faults;
 	uint64_t running_allocations; /* from the hand-over until the last page was placed */
 	uint32_t waiting_max;	      /* vCPUs at once */
+	uint64_t memory_bytes;	      /* of both engines, at the hand-over: then they take no more */
 };
 
 int hf_engines_migrate(const struct hf_engines_shape *shape, struct hf_engines_figures *figures,

@@ -31,9 +31,11 @@ int hf_local_start(struct hf_local *local, const struct hf_taker_config *config,
 	struct hf_giver_config giver = {.uri = hf_taker_uri(local->taker),
 					.bare_uri = hf_taker_bare_uri(local->taker),
 					.channels = config->channels};
-	hf_stay_on_half(cpus, 1); /* a child begins where its parent is */
+	if (cpus)
+		hf_stay_on_half(cpus, 1); /* a child begins where its parent is */
 	result = hf_giver_start(&local->giver, &giver, err);
-	hf_stay_on_half(cpus, 0);
+	if (cpus)
+		hf_stay_on_half(cpus, 0);
 	if (!result)
 		result = wait_giver(local, err);
 	return result ? result : hf_taker_accept(local->taker, err);

@@ -19,6 +19,7 @@ struct hf_local {
 	struct hf_child giver;
 };
 
+/* cpus: NULL leaves both sides on whatever they are given. */
 int hf_local_start(struct hf_local *local, const struct hf_taker_config *config, const cpu_set_t *cpus,
 		   struct hf_err *err);
 /* Adds to a failure what the giver has said of it. */

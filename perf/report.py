@@ -23,7 +23,9 @@ import plot  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BEGIN, END = "<!-- made by perf/report.py -->", "<!-- end of the tables -->"
-SUITES = ("place", "fault", "migrate", "transport")
+SUITES = ("place", "fault", "migrate", "inside", "transport", "engine")
+BY_BENCHMARK = ("migrate", "inside", "engine")  # tables with a column for each counter
+OPTIONS = {"engine": ["--benchmark_filter=time/"]}  # callgrind takes minutes, and its counts have no limit
 # limit None: the counter is the ratio, or the difference, itself.
 Goal = namedtuple("Goal", "what suite benchmark counter by_limit sign bound")
 TOUCH, STREAM, BACKGROUND = "touch/tcp/continue/vcpus:1", "stream/tcp/channels:2/depth:0", "background/tcp/continue"
@@ -38,6 +40,13 @@ GOALS = (
     Goal("blocktime reported by felt, idle", "fault", TOUCH, "reported_by_felt", False, ">=", 0.95),
     Goal("blocktime that is missing a fault beside the background, us", "fault", TOUCH,
          "busy_felt_longer_us_per_fault", False, "<=", 100),
+    Goal("CPU of both programs, whole migrations, by loop and allocation", "migrate", "migrate/random/1G",
+         "cpu_s_per_gib", True, "<=", 1.15),
+    Goal("waits for locks, by page time", "inside", "inside/random/1G", "lock_waits_by_page_time", False, "<=", 0.01),
+    Goal("memory of both programs beyond 32 MiB, by the guest's", "inside", "inside/random/4G",
+         "memory_beyond_constant_by_guest", False, "<=", 0.001),
+    Goal("memory of both engines, by the guest's 1 TiB", "engine", "time/1024GiB/16vcpus", "memory_by_guest", False,
+         "<=", 0.001),
 )
 
 
@@ -55,7 +64,8 @@ class Results:
         self.suites, self.rounds = suites, [{} for _ in range(rounds)]
         for suite in suites:
             for one in self.rounds:
-                one[suite] = figures.run_suite(build, suite, [f"--benchmark_min_time={min_time}"])
+                one[suite] = figures.run_suite(build, suite, [f"--benchmark_min_time={min_time}",
+                                                              *OPTIONS.get(suite, [])])
 
     def benchmarks(self, suite):
         return list(self.rounds[0][suite])
@@ -111,12 +121,12 @@ def figures_table(results, suite):
     return rows(("benchmark", "figure", "is", "raw limit", "ratio", "quartiles"), lines)
 
 
-def migrations_table(results):
-    """One line a migration, every counter a column."""
-    benchmarks = results.benchmarks("migrate")
-    counters = results.counters("migrate", benchmarks[0])
+def counters_table(results, suite):
+    """One line a benchmark, every counter a column."""
+    benchmarks = results.benchmarks(suite)
+    counters = results.counters(suite, benchmarks[0])
     return rows(("benchmark", *(f"`{counter}`" for counter in counters)),
-                [(f"`{benchmark}`", *(number(results.median("migrate", benchmark, counter)) for counter in counters))
+                [(f"`{benchmark}`", *(number(results.median(suite, benchmark, counter)) for counter in counters))
                  for benchmark in benchmarks])
 
 
@@ -162,8 +172,8 @@ def text(results, names, rounds):
            f"{platform.release()}; medians of {rounds} rounds.", "", *goals_table(results), ""]
     out += [f"![{name}](perf/plots/{name})" for name in names] + [""]
     for suite in results.suites:
-        table = migrations_table(results) if suite == "migrate" else figures_table(results, suite)
-        out += [f"Suite `{suite}`:", "", *table, ""]
+        table = counters_table if suite in BY_BENCHMARK else figures_table
+        out += [f"Suite `{suite}`:", "", *table(results, suite), ""]
     return "\n".join(out + [END])
 
 

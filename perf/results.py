@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands that measure moving VMs share: how they are stopped, and where their tables go."""
+"""What the commands that measure moving VMs share: warm memory, how they are stopped, and where their tables go."""
+import contextlib
 import json
 import os
 import platform
@@ -22,6 +23,24 @@ def stop(*_):
 def machine():
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
     return f"{os.cpu_count()} CPUs, {memory_gib:.0f} GiB, Linux {platform.release()}"
+
+
+@contextlib.contextmanager
+def warm_pages(host, page_size, pages):
+    """Huge pages for all runs, touched once: what a host's own hypervisor takes to bring them is nobody's."""
+    before = host.pool(page_size)
+    try:
+        # The total, not the pool: what is in use without being in the pool would be taken into it first.
+        total = host.read_counter(page_size, "nr_hugepages")
+        host.set_pool(page_size, total + pages - host.available(page_size))
+        assert host.available(page_size) >= pages, f"{pages} huge pages cannot be had"
+        path = os.path.join(host.mount(page_size), "warm")
+        with open(path, "w+b") as file:
+            os.posix_fallocate(file.fileno(), 0, host.available(page_size) * page_size)
+        os.unlink(path)
+        yield
+    finally:
+        host.set_pool(page_size, before)
 
 
 def read_json(path):
