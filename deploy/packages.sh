@@ -6,7 +6,7 @@ build_packages=(gcc libc6-dev ninja-build meson pkg-config python3 libjansson-de
 	libibverbs-dev librdmacm-dev ibverbs-providers)
 
 test_packages=("${build_packages[@]}" libcmocka-dev iproute2 git clang clang-tidy clang-format cppcheck
-	libclang-rt-14-dev libbenchmark-dev g++ afl++ spin strace valgrind)
+	libclang-rt-14-dev libbenchmark-dev g++ iperf3 afl++ spin strace valgrind)
 
 # The end-to-end tests move QEMUs too, with Debian's kernel in them.
 vm_packages=(qemu-system-x86 zstd)

@@ -6,6 +6,8 @@
  *  - page_fetch/SCHEME/SIZE: one page after the other, urgent: first request to last byte.
  *  - stream/SCHEME/channels:N/depth:D: background chunks, D on their way at once (0: as many as there is room
  * for), beside a bare loop over N sockets.
+ *  - stream_by_iperf3/tcp/channels:N: the same, by default depth, beside iperf3 with N streams, where that is
+ * installed.
  *
  *   bench-transport [--uri=URI] [--bare=URI] [--small] [--chunk=SIZE] [option of Google Benchmark...]
  *
@@ -20,15 +22,18 @@
 
 #include "core/wire.h"
 #include "deploy/options.h"
+#include "deploy/program.h"
 #include "perf/benchmark_shim.h"
 #include "perf/giver.h"
 #include "perf/halves.h"
+#include "perf/iperf3.h"
 #include "perf/local.h"
 #include "perf/pairs.h"
 
 #define MIB	     (1ull << 20)
 #define STREAM_BYTES (64 * MIB)
 #define WARM_UP	     2
+#define IPERF3_BYTES (256 * MIB)
 #define CASES_MAX    64u
 #define URI_BYTES    128
 
@@ -42,6 +47,7 @@ struct transport_case {
 	const struct link *link;
 	struct hf_taking taking;
 	uint32_t channels;
+	bool by_iperf3;
 	cpu_set_t cpus; /* that both sides may have */
 };
 
@@ -61,6 +67,7 @@ struct run {
 	const struct transport_case *of;
 	struct hf_local local;
 	struct hf_pairs pairs;
+	struct hf_samples iperf3_mib_per_s, iperf3_cpu_s_per_gib;
 	struct hf_err err;
 };
 
@@ -75,6 +82,20 @@ static int start(struct run *run)
 static int once(struct run *run, struct hf_pair *pair)
 {
 	return hf_taker_pair(run->local.taker, &run->of->taking, run->local.giver.pid, pair, &run->err);
+}
+
+/* One measurement, beside which iperf3 is what is not the transport's. */
+static int once_by_iperf3(struct run *run, struct hf_pair *pair)
+{
+	struct hf_iperf3 measured;
+	int result = once(run, pair);
+	if (!result)
+		result = hf_iperf3_measure(run->of->channels, &run->of->cpus, &measured, &run->err);
+	if (result)
+		return result;
+	hf_samples_add(&run->iperf3_mib_per_s, measured.mib_per_s);
+	hf_samples_add(&run->iperf3_cpu_s_per_gib, measured.cpu_s_per_gib);
+	return 0;
 }
 
 static void report_pages(struct run *run)
@@ -99,10 +120,14 @@ static void report_stream(struct run *run)
 	struct hf_pairs *pairs = &run->pairs;
 	hf_benchmark_counter(b, "mib_per_s",
 			     hf_pairs_mib_per_s(pairs, hf_samples_rank(&pairs->fetch_us, 500)));
-	hf_benchmark_counter(b, "raw_mib_per_s",
-			     hf_pairs_mib_per_s(pairs, hf_samples_rank(&pairs->raw_us, 500)));
 	hf_benchmark_counter(b, "cpu_s_per_gib", hf_pairs_cpu_s_per_gib(pairs, pairs->fetch_cpu_s));
-	hf_benchmark_counter(b, "raw_cpu_s_per_gib", hf_pairs_cpu_s_per_gib(pairs, pairs->raw_cpu_s));
+	bool by_iperf3 = run->of->by_iperf3;
+	hf_benchmark_counter(b, "raw_mib_per_s",
+			     by_iperf3 ? hf_samples_rank(&run->iperf3_mib_per_s, 500)
+				       : hf_pairs_mib_per_s(pairs, hf_samples_rank(&pairs->raw_us, 500)));
+	hf_benchmark_counter(b, "raw_cpu_s_per_gib",
+			     by_iperf3 ? hf_samples_rank(&run->iperf3_cpu_s_per_gib, 500)
+				       : hf_pairs_cpu_s_per_gib(pairs, pairs->raw_cpu_s));
 }
 
 static void report(struct run *run)
@@ -114,6 +139,8 @@ static void report(struct run *run)
 		report_stream(run);
 	hf_benchmark_counter(b, "page_bytes", (double)run->of->taking.bytes);
 	hf_benchmark_counter(b, "channels", hf_taker_info(run->local.taker)->channels[HF_FETCH_BACKGROUND]);
+	if (run->of->by_iperf3)
+		return;
 	hf_benchmark_counter(b, "pairs", (double)run->pairs.ratio.count);
 	hf_benchmark_counter(b, "time_ratio_p25", hf_samples_rank(&run->pairs.ratio, 250));
 	hf_benchmark_counter(b, "time_ratio_p50", hf_samples_rank(&run->pairs.ratio, 500));
@@ -129,7 +156,7 @@ static void run_case(struct hf_benchmark *benchmark, const void *argument)
 	for (int i = 0; i < WARM_UP && !result; i++)
 		result = once(&run, &pair);
 	while (!result && hf_benchmark_next(benchmark)) {
-		result = once(&run, &pair);
+		result = run.of->by_iperf3 ? once_by_iperf3(&run, &pair) : once(&run, &pair);
 		if (result)
 			break;
 		hf_pairs_add(&run.pairs, &pair);
@@ -143,6 +170,8 @@ static void run_case(struct hf_benchmark *benchmark, const void *argument)
 	}
 	hf_local_stop(&run.local);
 	hf_pairs_free(&run.pairs);
+	hf_samples_free(&run.iperf3_mib_per_s);
+	hf_samples_free(&run.iperf3_cpu_s_per_gib);
 }
 
 /* ---- the suite --------------------------------------------------------------------------------- */
@@ -187,6 +216,26 @@ static void add_streams(struct suite *suite, const struct link *link)
 		    .channels = shapes[i].channels};
 		snprintf(stream.name, sizeof(stream.name), "stream/%s/channels:%u/depth:%u", link->scheme,
 			 shapes[i].channels, shapes[i].depth);
+		add(suite, &stream);
+	}
+}
+
+static void add_iperf3(struct suite *suite, const struct link *link)
+{
+	if (!hf_iperf3_is_there()) {
+		hf_complain("bench-transport",
+			    "iperf3 is not installed (Debian: iperf3); nothing is measured "
+			    "beside it");
+		return;
+	}
+	for (uint32_t channels = 1; channels <= 2; channels++) {
+		struct transport_case stream = {
+		    .link = link,
+		    .taking = {.class = HF_FETCH_BACKGROUND, .bytes = IPERF3_BYTES, .fetch_only = true},
+		    .channels = channels,
+		    .by_iperf3 = true};
+		snprintf(stream.name, sizeof(stream.name), "stream_by_iperf3/%s/channels:%u", link->scheme,
+			 channels);
 		add(suite, &stream);
 	}
 }
@@ -239,5 +288,7 @@ int main(int argc, char **argv)
 		add_pages(&suite, &suite.links[i]);
 		add_streams(&suite, &suite.links[i]);
 	}
+	if (suite.link_count > 1) /* of this host's loopback */
+		add_iperf3(&suite, &suite.links[0]);
 	return hf_benchmark_main(argc, argv);
 }

@@ -36,6 +36,16 @@ def the_suite_measures_both_kinds_of_sockets():
     has_figures(found, expected)
 
 
+def streams_stand_beside_iperf3_where_it_is():
+    command = [BENCH, "--benchmark_format=json", QUICK, "--benchmark_filter=by_iperf3"]
+    if os.path.exists("/usr/bin/iperf3"):
+        counters = OF_A_STREAM - OF_A_RATIO | {"page_bytes", "channels"}
+        has_figures(figures.run(command), {f"stream_by_iperf3/tcp/channels:{n}": counters for n in (1, 2)})
+    else:
+        said = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stderr
+        assert "iperf3 is not installed" in said, said
+
+
 def what_has_no_address_is_said():
     try:
         figures.run([BENCH, "--benchmark_format=json", QUICK, "--uri=unix:/nonexistent/link",
@@ -96,6 +106,7 @@ def builds_and_limits_are_compared_in_turns():
 
 CASES = [
     the_suite_measures_both_kinds_of_sockets,
+    streams_stand_beside_iperf3_where_it_is,
     what_has_no_address_is_said,
     a_server_and_a_client_print_the_columns_of_perftest,
     all_sizes_are_measured_in_one_run,
