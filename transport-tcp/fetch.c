@@ -2,13 +2,16 @@
 /*
  * Theory of operation: a destination's page channel.
  *
- *   fetch()  any thread             lock; append to the FIFO; send the request; unlock
+ *   fetch()  any thread             lock; append to the FIFO; unlock; send the request
  *   thread   one a channel          header -> compare with the FIFO's head -> payload into its landing ->
  *                                   lock; pop; unlock -> fetch_done
  *
- * The source answers in order, so the head of the FIFO says what the next reply must be. Appending and
- * sending are one section: the order in the FIFO is the order on the wire. The caller sends itself, because
- * it may be the reader of page faults and a wake-up of another thread would cost more than the call.
+ * The source answers in order, so the head of the FIFO says what the next reply must be. The order in the
+ * FIFO is the order on the wire: one thread at a time sends, and it goes on until nothing is left to send.
+ * Who appends meanwhile leaves its request to that thread. Nobody waits for another one's send, which may
+ * take long: over loopback the kernel delivers in it, and who is woken there may take the CPU. The caller
+ * sends itself, because it may be the reader of page faults and a wake-up of another thread would cost more
+ * than the call.
  *
  * A fetch stays at the head while its bytes arrive. So when the link fails, whatever the FIFO holds is
  * exactly what has not been reported: the thread closes the FIFO for further fetches and reports each once.
@@ -16,7 +19,8 @@
  *
  * Outstanding requests are few and small and the send buffer has room for all of them; if the kernel has
  * none for one all the same (memory pressure) the fetch is refused as if the channel were full, because the
- * next reply will have the engine ask again. Without a reply to wait for, or with half a request sent, the
+ * next reply will have the engine ask again. What others have left to the thread that is refused is sent
+ * behind the next reply, before anything else. Without a reply to wait for, or with half a request sent, the
  * link is given up.
  */
 #include "transport-tcp/internal.h"
@@ -31,6 +35,13 @@ void tcp_channel_name(const struct page_channel *channel, char name[static TCP_C
 		 channel->load.class == HF_FETCH_URGENT ? "urgent" : "background", channel->index);
 }
 
+static void fail_channel(struct page_channel *channel, int error_number)
+{
+	char name[TCP_CHANNEL_NAME_BYTES];
+	tcp_channel_name(channel, name);
+	tcp_fail_link(channel->tcp, name, error_number);
+}
+
 /* ---- posting ---------------------------------------------------------------------------------- */
 
 static struct page_channel *pick_channel(struct hf_tcp *tcp, enum hf_fetch_class class)
@@ -40,39 +51,103 @@ static struct page_channel *pick_channel(struct hf_tcp *tcp, enum hf_fetch_class
 	return index == HF_CHANNEL_NONE ? NULL : &tcp->channels[index];
 }
 
-/* Under the channel's lock. */
-static int send_request(struct page_channel *channel, const uint8_t *request)
+static ssize_t encode(const struct hf_fetch *fetch, uint8_t request[static HF_WIRE_REQUEST_BYTES])
+{
+	return hf_wire_encode_request(&(struct hf_wire_request){.id = fetch->id,
+								.offset_bytes = fetch->offset_bytes,
+								.block = fetch->block,
+								.length_bytes = fetch->length_bytes},
+				      request, HF_WIRE_REQUEST_BYTES);
+}
+
+/* False: the kernel has no room for it. What else goes wrong fails the link. */
+static bool send_request(struct page_channel *channel, const struct hf_fetch *fetch)
+{
+	uint8_t request[HF_WIRE_REQUEST_BYTES];
+	ssize_t sent;
+	encode(fetch, request); // tcp_fetch_post() has seen that it can be
+	do
+		sent = send(channel->fd, request, sizeof(request), MSG_DONTWAIT | MSG_NOSIGNAL);
+	while (sent < 0 && errno == EINTR);
+	if (sent < 0 && errno == EAGAIN)
+		return false;
+	if (sent != sizeof(request))
+		fail_channel(channel, sent < 0 ? errno : ENOBUFS);
+	return true;
+}
+
+/* Locked. What was sent and not answered. */
+static uint32_t answers_to_come(const struct page_channel *channel)
 {
 	hf_lock_assert_held(&channel->lock);
-	ssize_t sent;
-	do
-		sent = send(channel->fd, request, HF_WIRE_REQUEST_BYTES, MSG_DONTWAIT | MSG_NOSIGNAL);
-	while (sent < 0 && errno == EINTR);
-	if (sent == HF_WIRE_REQUEST_BYTES)
-		return 0;
-	if (sent < 0 && errno == EAGAIN && atomic_load(&channel->load.outstanding))
-		return -EAGAIN;
+	return atomic_load(&channel->load.outstanding) - channel->unsent;
+}
 
-	char name[TCP_CHANNEL_NAME_BYTES];
-	tcp_channel_name(channel, name);
-	tcp_fail_link(channel->tcp, name, sent < 0 ? errno : ENOBUFS);
-	return -ENOTCONN;
+/* Locked. */
+static struct hf_fetch *first_unsent(struct page_channel *channel)
+{
+	return &channel->fifo[(channel->head + answers_to_come(channel)) % TCP_CHANNEL_FETCHES_MAX];
+}
+
+/*
+ * Locked, and unlocked in between; nobody else sends. Until nothing is left to send, or the kernel has no
+ * room and an answer is to come. How many were sent; what an error has caught counts, and is told with the
+ * rest of the FIFO.
+ */
+static uint32_t send_unsent(struct page_channel *channel)
+{
+	uint32_t count = 0;
+	channel->sending = true;
+	while (channel->unsent && !channel->closed) {
+		uint32_t answers_before = answers_to_come(channel);
+		struct hf_fetch fetch = *first_unsent(channel);
+		channel->unsent--; // from here on it may be answered
+		hf_unlock(&channel->lock);
+		bool sent = send_request(channel, &fetch);
+		if (!sent && !answers_before)
+			fail_channel(channel, ENOBUFS);
+		hf_lock(&channel->lock);
+		bool done_with = sent || !answers_before || channel->closed;
+		count += done_with;
+		if (done_with)
+			continue;
+		channel->unsent++;
+		if (answers_to_come(channel))
+			break; // else all have come meanwhile, and nobody would come again
+	}
+	channel->sending = false;
+	return count;
+}
+
+/* Locked. The first of those that were not sent: nobody minds in which order the others are. */
+static void take_back(struct page_channel *channel)
+{
+	struct hf_fetch *fetch = first_unsent(channel);
+	uint32_t last = atomic_fetch_sub(&channel->load.outstanding, 1) - 1;
+	atomic_fetch_sub(&channel->load.outstanding_bytes, fetch->length_bytes);
+	channel->unsent--;
+	*fetch = channel->fifo[(channel->head + last) % TCP_CHANNEL_FETCHES_MAX];
 }
 
 /* 1: no room after all. */
-static int append(struct page_channel *channel, const struct hf_fetch *fetch, const uint8_t *request)
+static int append(struct page_channel *channel, const struct hf_fetch *fetch)
 {
 	int result = 1;
 	hf_lock(&channel->lock);
 	uint32_t outstanding = atomic_load(&channel->load.outstanding);
 	if (channel->closed) {
 		result = -ENOTCONN;
+	} else if (channel->unsent && !channel->sending) {
+		result = -EAGAIN;
 	} else if (outstanding < TCP_CHANNEL_FETCHES_MAX) {
-		result = send_request(channel, request);
-		if (!result) {
-			channel->fifo[(channel->head + outstanding) % TCP_CHANNEL_FETCHES_MAX] = *fetch;
-			atomic_store(&channel->load.outstanding, outstanding + 1);
-			atomic_fetch_add(&channel->load.outstanding_bytes, fetch->length_bytes);
+		result = 0;
+		channel->fifo[(channel->head + outstanding) % TCP_CHANNEL_FETCHES_MAX] = *fetch;
+		channel->unsent++;
+		atomic_fetch_add(&channel->load.outstanding, 1);
+		atomic_fetch_add(&channel->load.outstanding_bytes, fetch->length_bytes);
+		if (!channel->sending && !send_unsent(channel) && channel->unsent && !channel->closed) {
+			take_back(channel);
+			result = -EAGAIN;
 		}
 	}
 	hf_unlock(&channel->lock);
@@ -86,14 +161,8 @@ int tcp_fetch_post(struct hf_tcp *tcp, const struct hf_fetch *fetch)
 		return -EINVAL;
 	if (!hf_link_life_is_up(&tcp->life) || fetch->epoch != tcp->info.epoch)
 		return -ENOTCONN;
-
 	uint8_t request[HF_WIRE_REQUEST_BYTES];
-	ssize_t encoded =
-	    hf_wire_encode_request(&(struct hf_wire_request){.id = fetch->id,
-							     .offset_bytes = fetch->offset_bytes,
-							     .block = fetch->block,
-							     .length_bytes = fetch->length_bytes},
-				   request, sizeof(request));
+	ssize_t encoded = encode(fetch, request);
 	if (encoded < 0)
 		return (int)encoded;
 
@@ -101,7 +170,7 @@ int tcp_fetch_post(struct hf_tcp *tcp, const struct hf_fetch *fetch)
 		struct page_channel *channel = pick_channel(tcp, fetch->class);
 		if (!channel)
 			return -EAGAIN;
-		int result = append(channel, fetch, request);
+		int result = append(channel, fetch);
 		if (result <= 0)
 			return result;
 	}
@@ -122,9 +191,7 @@ static int receive(struct page_channel *channel, void *bytes, size_t length_byte
 		}
 		if (got < 0 && errno == EINTR)
 			continue;
-		char name[TCP_CHANNEL_NAME_BYTES];
-		tcp_channel_name(channel, name);
-		tcp_fail_link(channel->tcp, name, got < 0 ? errno : 0);
+		fail_channel(channel, got < 0 ? errno : 0);
 		return -1;
 	}
 	return 0;
@@ -133,7 +200,7 @@ static int receive(struct page_channel *channel, void *bytes, size_t length_byte
 static bool peek_head(struct page_channel *channel, struct hf_fetch *fetch)
 {
 	hf_lock(&channel->lock);
-	bool found = atomic_load(&channel->load.outstanding) > 0;
+	bool found = answers_to_come(channel) > 0;
 	if (found)
 		*fetch = channel->fifo[channel->head];
 	hf_unlock(&channel->lock);
@@ -146,6 +213,8 @@ static void pop_head(struct page_channel *channel)
 	atomic_fetch_sub(&channel->load.outstanding_bytes, channel->fifo[channel->head].length_bytes);
 	channel->head = (channel->head + 1) % TCP_CHANNEL_FETCHES_MAX;
 	atomic_fetch_sub(&channel->load.outstanding, 1);
+	if (channel->unsent && !channel->sending)
+		send_unsent(channel);
 	hf_unlock(&channel->lock);
 }
 
@@ -211,6 +280,7 @@ static void report_leftovers(struct page_channel *channel)
 
 	hf_lock(&channel->lock);
 	channel->closed = true;
+	channel->unsent = 0; // what was not sent is told with the rest
 	hf_unlock(&channel->lock);
 
 	hf_lock(&tcp->life.lock);
