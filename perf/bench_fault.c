@@ -12,7 +12,10 @@
  * Beside it the truth of the blocktime that is reported: what the engine has counted for the vCPUs, by what
  * they have measured themselves, and the difference for each fault.
  *
- *   bench-fault [option of Google Benchmark...]       wants root, /dev/kvm and up to 900 MiB of huge pages
+ *   bench-fault [--chunk=SIZE] [--share=PERCENT] [option of Google Benchmark...]
+ *
+ * SIZE and PERCENT are `receive`'s --chunk-size and --background-share. Wants root, /dev/kvm and up to 900
+ * MiB of huge pages.
  */
 #include <stdbool.h>
 #include <stdio.h>
@@ -24,6 +27,7 @@
 #include "core/destination.h"
 #include "core/wire.h"
 #include "deploy/monotonic.h"
+#include "deploy/options.h"
 #include "perf/benchmark_shim.h"
 #include "perf/giver.h"
 #include "perf/halves.h"
@@ -44,6 +48,7 @@ struct fault_case {
 	enum hf_placement_choice choice;
 	uint32_t vcpus;
 	bool background;
+	uint64_t chunk_bytes, share_percent; /* 0: the engine's default */
 	cpu_set_t cpus;
 };
 
@@ -97,6 +102,8 @@ static int start_postcopy(struct run *run)
 					    .pages = PAGES,
 					    .vcpus = run->of->vcpus,
 					    .channels = CHANNELS,
+					    .chunk_bytes = (uint32_t)run->of->chunk_bytes,
+					    .background_share_percent = (uint32_t)run->of->share_percent,
 					    .choice = run->of->choice};
 	hf_postcopy_stop(run->postcopy);
 	run->postcopy = NULL;
@@ -381,13 +388,39 @@ static struct fault_case *list(void)
 	return mine;
 }
 
+/* Takes its own options out of the list. False: one of them cannot be. */
+static bool parse(struct fault_case *asked, int *argc, char **argv)
+{
+	bool good = true;
+	int kept = 1;
+	for (int i = 1; i < *argc; i++) {
+		if (strncmp(argv[i], "--chunk=", 8) == 0)
+			good = good && hf_parse_size(argv[i] + 8, &asked->chunk_bytes) == 0 &&
+			       asked->chunk_bytes <= HF_WIRE_CHUNK_MAX_BYTES;
+		else if (strncmp(argv[i], "--share=", 8) == 0)
+			good = good && hf_parse_count(argv[i] + 8, 100, &asked->share_percent) == 0;
+		else
+			argv[kept++] = argv[i];
+	}
+	*argc = kept;
+	return good;
+}
+
 int main(int argc, char **argv)
 {
+	struct fault_case asked = {0};
 	if (argc > 1 && strcmp(argv[1], "client") == 0)
 		return hf_giver_main(argc - 1, argv + 1);
+	if (!parse(&asked, &argc, argv)) {
+		fputs("usage: bench-fault [--chunk=SIZE] [--share=PERCENT] [option of Google Benchmark...]\n",
+		      stderr);
+		return 2;
+	}
 	struct fault_case *cases = list();
 	for (struct fault_case *of = cases; of->name; of++) {
 		of->cpus = hf_cpus();
+		of->chunk_bytes = asked.chunk_bytes;
+		of->share_percent = asked.share_percent;
 		hf_benchmark_add(of->name, run_case, of);
 	}
 	int result = hf_benchmark_main(argc, argv);

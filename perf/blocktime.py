@@ -9,7 +9,6 @@ testbed). With the background held, every page comes by a fault and the link is 
 at full speed beside. Prints a Markdown table of medians. Wants root, /dev/kvm and huge pages; gives everything back,
 also when it is interrupted.
 """
-import argparse
 import contextlib
 import json
 import os
@@ -24,7 +23,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests/e2e"))
 
 from host import M, Vmm, assert_runs, assert_whole, err_of, finish, listening_uri, receive, send  # noqa: E402
-from results import machine, print_table  # noqa: E402
+from results import machine, parse, print_table  # noqa: E402
 
 PAGE = 2 * M
 LAST_TICKS, STALLED = 6, 13  # positions of the guest's counters
@@ -173,18 +172,9 @@ def measure(host, options):
                 yield row(placement, background, runs)
 
 
-def parse():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("build", help="build directory")
-    parser.add_argument("--runs", type=int, default=3, help="of each row")
-    parser.add_argument("--mem", type=int, default=512, help="MiB of the VM")
+def more_options(parser):
     parser.add_argument("--vcpus", type=int, default=2)
-    parser.add_argument("--into", metavar="FILE", help="where the table is to stand in the place of the last one")
-    parser.add_argument("--log", action="store_true", help="the runs of each row on stderr")
-    options = parser.parse_args()
-    options.mem *= M
-    return options
 
 
 if __name__ == "__main__":
-    sys.exit(print_table(parse(), measure))
+    sys.exit(print_table(parse(__doc__, 3, "of each row", 512, more_options), measure))

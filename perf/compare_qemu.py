@@ -9,7 +9,6 @@ taken in the same way for both: downtime and end from the events of the QEMUs. A
 checked, and that no heartbeat is missing. Wants root, /dev/kvm and huge pages; gives everything back, also when it
 is interrupted.
 """
-import argparse
 import itertools
 import json
 import os
@@ -24,7 +23,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(
 from host import M, Qmp, assert_whole, finish, free_port, listening_uri, receive, send  # noqa: E402
 from networks import ADDRESSES, Networks  # noqa: E402
 from qemu_flat import PATTERNS, FlatQemu, assert_one_guest  # noqa: E402
-from results import machine, print_table, read_json, warm_pages  # noqa: E402
+from results import machine, parse, print_table, read_json, warm_pages  # noqa: E402
 
 PAGE = 2 * M
 LAST_TICKS, LONGEST, STALLED = 6, 7, 13  # positions of the guest's counters
@@ -251,25 +250,16 @@ def measure(host, options):
                        "memory_bytes": options.mem, "vcpus": options.vcpus, "measured": found}, file, indent=1)
 
 
-def parse():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("build", help="build directory")
+def more_options(parser):
     parser.add_argument("--qemu", default="qemu-system-x86_64")
     parser.add_argument("--accel", default="kvm")
-    parser.add_argument("--runs", type=int, default=5, help="rounds")
-    parser.add_argument("--mem", type=int, default=1024, help="MiB of the VM")
     parser.add_argument("--vcpus", type=int, default=2)
     parser.add_argument("--patterns", nargs="+", choices=list(PATTERNS), default=["random", "hot"],
                         help="in which order the guest goes over its pages; hot: nine visits of ten to a tenth of them")
     parser.add_argument("--rates", nargs="+", default=[LOOPBACK, "5gbit"],
                         help=f"of a link between two networks, as tc takes it, or {LOOPBACK}")
     parser.add_argument("--json", metavar="FILE", help="where every run is to be written")
-    parser.add_argument("--into", metavar="FILE", help="where the table is to stand in the place of the last one")
-    parser.add_argument("--log", action="store_true", help="each round on stderr")
-    options = parser.parse_args()
-    options.mem *= M
-    return options
 
 
 if __name__ == "__main__":
-    sys.exit(print_table(parse(), measure))
+    sys.exit(print_table(parse(__doc__, 5, "rounds", 1024, more_options), measure))

@@ -8,7 +8,6 @@ writes one page after the other, each once a pass, so every write dirties a page
 many there were. After each run every byte of memory is checked where the VM is then, and that it runs there.
 Wants root, /dev/kvm and some huge pages; gives everything back, also when it is interrupted.
 """
-import argparse
 import collections
 import json
 import os
@@ -22,7 +21,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(
 from host import (M, Vmm, assert_runs, assert_whole, err_of, finish, listening_uri, out_of,  # noqa: E402
                   receive, send, wait_until)
 from networks import ADDRESSES, Networks  # noqa: E402
-from results import machine, print_table, read_json  # noqa: E402
+from results import machine, parse, print_table, read_json  # noqa: E402
 
 PAGE = 2 * M
 VCPUS = 2
@@ -184,22 +183,13 @@ def head(options, link_bytes_per_s):
     yield f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}"
 
 
-def parse():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("build", help="build directory")
+def more_options(parser):
     parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
     parser.add_argument("--ratios", nargs="+", type=float, default=[0, 0.25, 0.5, 0.9, 1.5, 4],
                         help="write rates, as parts of the link's rate")
-    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--rate", default="1gbit", help="of the link, as tc takes it")
-    parser.add_argument("--mem", type=int, default=128, help="MiB of the VM")
     parser.add_argument("--downtime-limit", type=int, default=100, help="ms")
     parser.add_argument("--timeout", type=int, default=10, help="s, of precopy-only")
-    parser.add_argument("--into", metavar="FILE", help="where the table is to stand in the place of the last one")
-    parser.add_argument("--log", action="store_true", help="each run on stderr")
-    options = parser.parse_args()
-    options.mem *= M
-    return options
 
 
 def measure(host, options):
@@ -216,9 +206,5 @@ def measure(host, options):
             yield row(mode, runs, link_bytes_per_s)
 
 
-def main():
-    return print_table(parse(), measure)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(print_table(parse(__doc__, 3, "of each row", 128, more_options), measure))

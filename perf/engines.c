@@ -14,6 +14,7 @@
 #include "core/destination.h"
 #include "core/source.h"
 #include "core/wire.h"
+#include "perf/idle_ports.h"
 
 #define ENTRY	      __attribute__((noinline)) static
 #define PORT	      __attribute__((noinline)) static
@@ -186,24 +187,9 @@ PORT int port_place_zero(void *self, uint32_t block, uint64_t page, struct hf_er
 	return port_place(self, block, page, 0, err);
 }
 
-PORT void port_clear(void *self, void *landing, size_t bytes, bool dirty)
-{
-	(void)self;
-	(void)landing;
-	(void)bytes;
-	(void)dirty;
-}
-
 PORT void port_kick(void *self, enum hf_work_class class)
 {
 	((struct engines *)self)->kicked[class] = true;
-}
-
-PORT int port_release(void *self, struct hf_err *err)
-{
-	(void)self;
-	(void)err;
-	return 0;
 }
 
 PORT int port_chunk(void *self, uint32_t block, uint64_t offset_bytes, uint32_t length_bytes,
@@ -242,9 +228,9 @@ static const struct hf_memory_ops destination_memory = {
     .place = port_place,
     .place_zero = port_place_zero,
     .place_again = port_place_zero,
-    .clear = port_clear,
+    .clear = port_no_clear,
     .kick = port_kick,
-    .release = port_release,
+    .release = port_no_release,
 };
 
 /* ---- entries ----------------------------------------------------------------------------------- */

@@ -14,6 +14,7 @@
 #include "deploy/program.h"
 #include "deploy/transports.h"
 #include "perf/bare_loop.h"
+#include "perf/idle_ports.h"
 #include "perf/window.h"
 
 #define CHANNELS_MAX 64u
@@ -44,15 +45,6 @@ static void link_down(void *engine, uint64_t epoch, const struct hf_err *why)
 	pthread_mutex_unlock(&giver->lock);
 }
 
-static void message(void *engine, uint64_t epoch, uint32_t type, const void *payload, size_t bytes)
-{
-	(void)engine;
-	(void)epoch;
-	(void)type;
-	(void)payload;
-	(void)bytes;
-}
-
 /* As memory does it in a migration: what is all zeros is told, not sent. */
 static int serve(void *engine, const struct hf_serve_request *request, struct hf_serve_reply *reply,
 		 struct hf_err *err)
@@ -71,7 +63,7 @@ static int serve(void *engine, const struct hf_serve_request *request, struct hf
 static const struct hf_transport_events events = {
     .link_up = link_up,
     .link_down = link_down,
-    .message = message,
+    .message = port_no_message,
     .serve = serve,
 };
 

@@ -22,6 +22,7 @@
 #include "core/source.h"
 #include "core/zero.h"
 #include "deploy/monotonic.h"
+#include "perf/idle_ports.h"
 #include "transport-tcp/tcp.h"
 
 #define FILE_BYTES     (64u << 20)
@@ -220,26 +221,11 @@ static int memory_place_zero(void *self, uint32_t block, uint64_t page, struct h
 	return memory_place(self, block, page, 0, err);
 }
 
-static void memory_clear(void *self, void *landing, size_t bytes, bool dirty)
-{
-	(void)self;
-	(void)landing;
-	(void)bytes;
-	(void)dirty;
-}
-
 /* No page is a hole and none faults twice: there is no work without a transfer. */
 static void memory_kick(void *self, enum hf_work_class class)
 {
 	(void)self;
 	(void)class;
-}
-
-static int memory_release(void *self, struct hf_err *err)
-{
-	(void)self;
-	(void)err;
-	return 0;
 }
 
 static const struct hf_memory_ops memory_ops = {
@@ -249,9 +235,9 @@ static const struct hf_memory_ops memory_ops = {
     .place = memory_place,
     .place_zero = memory_place_zero,
     .place_again = memory_place_zero,
-    .clear = memory_clear,
+    .clear = port_no_clear,
     .kick = memory_kick,
-    .release = memory_release,
+    .release = port_no_release,
 };
 
 static int source_chunk(void *self, uint32_t block, uint64_t offset_bytes, uint32_t length_bytes,
@@ -440,6 +426,8 @@ static int create_engines(struct hf_moving *m, struct hf_err *err)
 		    : (struct hf_memory){.ops = &memory_ops, .self = m, .placement = HF_PLACEMENT_CONTINUE},
 	    .transport = {.ops = &watched_ops, .self = m},
 	    .vm = {.ops = &destination_vm_ops, .self = m},
+	    .chunk_bytes = m->config.chunk_bytes,
+	    .background_share_percent = m->config.background_share_percent,
 	    .background_held = true,
 	};
 	int result = hf_source_create(&m->source, &source, err);

@@ -40,7 +40,8 @@ struct hf_moving_config {
 	const char *uri; /* to listen on */
 	uint64_t page_bytes;
 	uint32_t pages;
-	uint32_t channels; /* of each class */
+	uint32_t channels;				/* of each class */
+	uint32_t chunk_bytes, background_share_percent; /* the destination engine's; 0 = default */
 	/* A fault has ended. In the link's threads, several at once; may fault again. NULL is fine. */
 	void (*placed)(void *opaque, struct hf_moving_fault *fault);
 	void *opaque;

@@ -156,6 +156,8 @@ static int make_moving(struct hf_postcopy *p, const struct hf_postcopy_config *c
 					  .page_bytes = HF_POSTCOPY_PAGE_BYTES,
 					  .pages = config->pages,
 					  .channels = config->channels,
+					  .chunk_bytes = config->chunk_bytes,
+					  .background_share_percent = config->background_share_percent,
 					  .opaque = p,
 					  .memory = &p->memory,
 					  .before_source = to_the_source,

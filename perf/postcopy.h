@@ -28,6 +28,7 @@ struct hf_postcopy;
 struct hf_postcopy_config {
 	const char *uri; /* to listen on */
 	uint32_t pages, vcpus, channels;
+	uint32_t chunk_bytes, background_share_percent; /* 0 = default */
 	enum hf_placement_choice choice;
 };
 

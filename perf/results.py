@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands that measure moving VMs share: warm memory, how they are stopped, and where their tables go."""
+"""What the commands that measure moving VMs share: options, warm memory, how they are stopped, and where their tables go."""
+import argparse
 import contextlib
 import json
 import os
@@ -57,6 +58,20 @@ def write_into(path, lines):
     text = "\n".join(lines)
     with open(path, "w", encoding="utf-8") as file:
         file.write(f"{before}{begin}\n\n{text}\n\n{END}{after}")
+
+
+def parse(document, runs, runs_are, mem_mib, more_options=lambda parser: None):
+    """The options that such a command has, and those that more_options() adds."""
+    parser = argparse.ArgumentParser(description=document.splitlines()[0])
+    parser.add_argument("build", help="build directory")
+    parser.add_argument("--runs", type=int, default=runs, help=runs_are)
+    parser.add_argument("--mem", type=int, default=mem_mib, help="MiB of the VM")
+    parser.add_argument("--into", metavar="FILE", help="where the table is to stand in the place of the last one")
+    parser.add_argument("--log", action="store_true", help="the runs of each row on stderr")
+    more_options(parser)
+    options = parser.parse_args()
+    options.mem <<= 20
+    return options
 
 
 def print_table(options, measure):

@@ -18,6 +18,7 @@
 #include "deploy/monotonic.h"
 #include "deploy/transports.h"
 #include "perf/bare_loop.h"
+#include "perf/idle_ports.h"
 #include "perf/window.h"
 
 #define WAIT_MAX_S 120
@@ -102,15 +103,6 @@ static void link_down(void *engine, uint64_t epoch, const struct hf_err *why)
 	give_up(engine, why);
 }
 
-static void message(void *engine, uint64_t epoch, uint32_t type, const void *payload, size_t bytes)
-{
-	(void)engine;
-	(void)epoch;
-	(void)type;
-	(void)payload;
-	(void)bytes;
-}
-
 static void fetch_done(void *engine, const struct hf_fetch_done *done)
 {
 	struct hf_taker *taker = engine;
@@ -129,7 +121,7 @@ static void fetch_done(void *engine, const struct hf_fetch_done *done)
 static const struct hf_transport_events events = {
     .link_up = link_up,
     .link_down = link_down,
-    .message = message,
+    .message = port_no_message,
     .fetch_done = fetch_done,
 };
 
