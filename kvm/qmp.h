@@ -85,6 +85,8 @@ const char *hf_qmp_client_path(const struct hf_qmp_client *client);
  */
 int hf_qmp_client_execute(struct hf_qmp_client *client, const char *command, json_t *arguments,
 			  uint32_t timeout_ms, json_t **result, struct hf_err *err);
+/* Sends a command, to be done before whatever is sent next; what becomes of it is not heard. */
+int hf_qmp_client_post(struct hf_qmp_client *client, const char *command, struct hf_err *err);
 /*
  * Waits until every event that lay in the socket when this was called has been delivered. -EAGAIN: what lies
  * there ends in the middle of a message; -ETIMEDOUT: more and more comes. Not from an event's callback; one

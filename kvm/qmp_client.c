@@ -332,7 +332,7 @@ static char *command_line(const char *command, json_t *arguments, json_int_t id,
 	return line;
 }
 
-/* Under the lock. */
+/* Under the lock. pending: NULL if nobody waits for the answer. */
 static int send_command(struct hf_qmp_client *client, const char *command, json_t *arguments,
 			struct pending *pending, struct hf_err *err)
 {
@@ -341,9 +341,9 @@ static int send_command(struct hf_qmp_client *client, const char *command, json_
 			*err = client->failure;
 		return -client->failure.errnum;
 	}
-	pending->id = ++client->last_id;
+	json_int_t id = ++client->last_id;
 	size_t length_bytes;
-	char *line = command_line(command, arguments, pending->id, &length_bytes);
+	char *line = command_line(command, arguments, id, &length_bytes);
 	if (!line)
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
 				  "QMP command '%s': too long for a QMP line, or not valid JSON", command);
@@ -355,8 +355,11 @@ static int send_command(struct hf_qmp_client *client, const char *command, json_
 		return hf_err_set(err, HF_ERR_LOCAL, -r,
 				  "QMP command '%s': the VMM (pid %d, QMP socket %s) reads no commands",
 				  command, (int)client->vmm.pid, client->address.sun_path);
-	pending->next = client->pending;
-	client->pending = pending;
+	if (pending) {
+		pending->id = id;
+		pending->next = client->pending;
+		client->pending = pending;
+	}
 	// Whether the write failed or is unfinished is the reader's business.
 	if (hf_qmp_stream_flush(&client->stream) < 0 || hf_qmp_stream_pending_bytes(&client->stream) > 0)
 		client_wake(client);
@@ -493,6 +496,14 @@ int hf_qmp_client_execute(struct hf_qmp_client *client, const char *command, jso
 	if (r == 0)
 		r = take_answer(client, command, pending.answer, result, err);
 	leave(client);
+	return r;
+}
+
+int hf_qmp_client_post(struct hf_qmp_client *client, const char *command, struct hf_err *err)
+{
+	hf_lock(&client->mutex);
+	int r = send_command(client, command, NULL, NULL, err);
+	hf_unlock(&client->mutex);
 	return r;
 }
 

@@ -43,7 +43,6 @@
 
 #define PACE_MIN_MS	 1
 #define PACE_MAX_MS	 200
-#define STOP_LIMIT_MS	 60000 /* QEMU drains block devices in `stop` */
 #define RUN_LIMIT_MS	 60000
 #define DRAIN_LIMIT_MS	 2000
 #define STATUS_MAX_BYTES 64
@@ -115,32 +114,58 @@ int hf_qmp_vm_pace_wait(struct hf_qmp_vm *vm, struct hf_qmp_vm_pace *pace, int f
 				       pace->awaited, (unsigned)(pace->limit_ms / 1000));
 	uint64_t left_ms = pace->deadline_ms - now;
 	uint64_t wait_ms = left_ms < pace->interval_ms ? left_ms : pace->interval_ms;
-	if (pace->interval_ms < PACE_MAX_MS)
+	int r = hf_qmp_vm_wait(vm, fd, events, wait_ms, err);
+	pace->due = r == 0 && hf_qmp_vm_now_ms() >= now + wait_ms;
+	if (pace->due && pace->interval_ms < PACE_MAX_MS)
 		pace->interval_ms *= 2;
-	return hf_qmp_vm_wait(vm, fd, events, wait_ms, err);
+	return r;
+}
+
+/* Locked. */
+static void note_migration(struct hf_qmp_vm *vm, const json_t *data)
+{
+	hf_lock_assert_held(&vm->mutex);
+	const char *status = json_string_value(json_object_get(data, "status"));
+	if (status && strcmp(status, "completed") == 0)
+		vm->told = HF_QMP_VM_TOLD_COMPLETED;
+	else if (status && (strcmp(status, "failed") == 0 || strcmp(status, "cancelled") == 0))
+		vm->told = HF_QMP_VM_TOLD_FAILED;
 }
 
 static void on_event(void *opaque, const char *name, const json_t *data)
 {
 	struct hf_qmp_vm *vm = opaque;
-	(void)data; // what it says is asked for again, see above
-	bool resume = strcmp(name, "RESUME") == 0;
-	if (!resume && strcmp(name, "STOP") != 0 && strcmp(name, "MIGRATION") != 0)
-		return;
-	if (resume) {
-		hf_lock(&vm->mutex);
+	hf_lock(&vm->mutex);
+	bool known = true;
+	if (strcmp(name, "RESUME") == 0) {
 		vm->resume_seen = true;
 		vm->revived |= !vm->own_cont;
-		hf_unlock(&vm->mutex);
+	} else if (strcmp(name, "STOP") == 0) {
+		vm->stop_seen = true;
+	} else if (strcmp(name, "MIGRATION") == 0) {
+		note_migration(vm, data);
+	} else {
+		known = false;
 	}
-	vm_wake(vm);
+	hf_unlock(&vm->mutex);
+	if (known)
+		vm_wake(vm);
 }
 
-static void set_revived(struct hf_qmp_vm *vm, bool revived)
+/* Before the VM is stopped: that somebody stops and runs it at this very moment must not go unnoticed. */
+static void expect_stop(struct hf_qmp_vm *vm)
 {
 	hf_lock(&vm->mutex);
-	vm->revived = revived;
+	vm->revived = vm->stop_seen = false;
 	hf_unlock(&vm->mutex);
+}
+
+bool hf_qmp_vm_stop_seen(struct hf_qmp_vm *vm)
+{
+	hf_lock(&vm->mutex);
+	bool seen = vm->stop_seen;
+	hf_unlock(&vm->mutex);
+	return seen;
 }
 
 static void set_own_cont(struct hf_qmp_vm *vm, bool own_cont)
@@ -172,6 +197,21 @@ int hf_qmp_vm_query_status(struct hf_qmp_vm *vm, uint32_t timeout_ms, char *stat
 	return r;
 }
 
+static int stop_vm(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	char status[STATUS_MAX_BYTES];
+	bool running = false;
+	int r = hf_qmp_client_execute(vm->client, "stop", NULL, HF_QMP_VM_STOP_LIMIT_MS, NULL, err);
+	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(HF_QMP_VM_STOP_LIMIT_MS, "stopped after 'stop'");
+	while (r >= 0) {
+		r = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, err);
+		if (r < 0 || !running)
+			return r;
+		r = hf_qmp_vm_pace_wait(vm, &pace, -1, 0, err);
+	}
+	return r;
+}
+
 static int op_stop(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	char status[STATUS_MAX_BYTES];
@@ -187,17 +227,8 @@ static int op_stop(struct hf_qmp_vm *vm, struct hf_err *err)
 	r = hf_qmp_vm_prepare(vm, err);
 	if (r < 0)
 		return r;
-	/* Before: that somebody stops and runs it at this very moment must not go unnoticed. */
-	set_revived(vm, false);
-	r = hf_qmp_client_execute(vm->client, "stop", NULL, STOP_LIMIT_MS, NULL, err);
-	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(STOP_LIMIT_MS, "stopped after 'stop'");
-	while (r >= 0) {
-		r = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, err);
-		if (r < 0 || !running)
-			return r;
-		r = hf_qmp_vm_pace_wait(vm, &pace, -1, 0, err);
-	}
-	return r;
+	expect_stop(vm);
+	return vm->stops_itself ? hf_qmp_vm_save_stopping(vm, err) : stop_vm(vm, err);
 }
 
 static bool cannot_run(const char *status)
@@ -211,7 +242,7 @@ static bool cannot_run(const char *status)
 	return false;
 }
 
-static bool take_resume_seen(struct hf_qmp_vm *vm)
+bool hf_qmp_vm_take_resume_seen(struct hf_qmp_vm *vm)
 {
 	hf_lock(&vm->mutex);
 	bool seen = vm->resume_seen;
@@ -227,11 +258,11 @@ static int wait_running(struct hf_qmp_vm *vm, uint32_t silence_ms, struct hf_err
 	bool running = false;
 	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(RUN_LIMIT_MS, "come to run after 'cont'");
 	for (;;) {
-		if (take_resume_seen(vm))
+		if (hf_qmp_vm_take_resume_seen(vm))
 			return 0;
 		int r = hf_qmp_vm_query_status(vm, silence_ms, status, sizeof(status), &running, err);
 		if (r < 0 || running)
-			return take_resume_seen(vm) ? 0 : r;
+			return hf_qmp_vm_take_resume_seen(vm) ? 0 : r;
 		if (cannot_run(status))
 			return hf_qmp_vm_error(vm, EREMOTEIO, err,
 					       "accepted 'cont' but is in state %s: it does not run", status);
@@ -243,7 +274,7 @@ static int wait_running(struct hf_qmp_vm *vm, uint32_t silence_ms, struct hf_err
 
 static int give_cont(struct hf_qmp_vm *vm, uint32_t silence_ms, struct hf_err *err)
 {
-	take_resume_seen(vm);
+	hf_qmp_vm_take_resume_seen(vm);
 	set_own_cont(vm, true);
 	int r = hf_qmp_client_execute(vm->client, "cont", NULL, silence_ms, NULL, err);
 	set_own_cont(vm, false); // its event came before its answer
@@ -255,8 +286,12 @@ static int run_vm(struct hf_qmp_vm *vm, uint32_t silence_ms, bool *still, struct
 {
 	char status[STATUS_MAX_BYTES];
 	bool running = false;
+	int r = 0;
 	*still = false;
-	int r = hf_qmp_vm_query_status(vm, silence_ms, status, sizeof(status), &running, err);
+	/* What we have just loaded stands still: LOAD has seen to that. */
+	if (!vm->loaded)
+		r = hf_qmp_vm_query_status(vm, silence_ms, status, sizeof(status), &running, err);
+	vm->loaded = false;
 	if (r < 0 || running)
 		return r;
 	r = give_cont(vm, silence_ms, err);
@@ -267,7 +302,7 @@ static int run_vm(struct hf_qmp_vm *vm, uint32_t silence_ms, bool *still, struct
 	int asked = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, NULL);
 	if (asked == 0 && running)
 		return 0;
-	*still = asked == 0 && !take_resume_seen(vm);
+	*still = asked == 0 && !hf_qmp_vm_take_resume_seen(vm);
 	return r;
 }
 
@@ -328,6 +363,7 @@ static int op_resume(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	bool still;
 	int r = hf_qmp_vm_is_fenced(vm) ? thaw(vm, err) : 0;
+	hf_qmp_vm_close_channel(vm);
 	if (r == 0)
 		r = wait_save_over(vm, err);
 	return r < 0 ? r : run_vm(vm, RUN_LIMIT_MS, &still, err);
@@ -436,7 +472,11 @@ static void run_and_report(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request 
 	vm->done(vm->engine, &result);
 	free(data);
 	/* The VM waits for none of this. */
-	if (request->op == HF_VM_SAVE || request->op == HF_VM_LOAD || request->op == HF_VM_RESUME)
+	if (request->op == HF_VM_SAVE || request->op == HF_VM_LOAD)
+		hf_qmp_vm_close_channel(vm);
+	if (request->op == HF_VM_SAVE && r == 0)
+		op_fence(vm, NULL); // FENCE looks again, and says what is wrong
+	if (request->op == HF_VM_LOAD || request->op == HF_VM_RESUME)
 		hf_qmp_vm_restore(vm);
 	if (request->op == HF_VM_RUN && vm->silent && r == 0) // a program before this one has loaded it
 		hf_qmp_vm_keep_memory_in(vm);
@@ -445,6 +485,8 @@ static void run_and_report(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request 
 static void *worker_thread(void *opaque)
 {
 	struct hf_qmp_vm *vm = opaque;
+	if (!vm->silent)
+		hf_qmp_vm_prepare_incoming(vm); // while the source's VM runs
 	hf_lock(&vm->mutex);
 	for (;;) {
 		while (vm->queue_count == 0 && !vm->stopping)
@@ -527,21 +569,9 @@ int hf_qmp_vm_create_silent(struct hf_qmp_vm **out, const char *target, struct h
 	return create(out, target, true, err);
 }
 
-/* While the source's VM runs; what goes wrong is told when it matters. */
-static void prepare_incoming(struct hf_qmp_vm *vm)
-{
-	char status[STATUS_MAX_BYTES];
-	bool running;
-	if (hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, NULL) == 0 &&
-	    strcmp(status, "inmigrate") == 0)
-		hf_qmp_vm_prepare(vm, NULL);
-}
-
 int hf_qmp_vm_start(struct hf_qmp_vm *vm, void (*done)(void *engine, const struct hf_vm_result *result),
 		    void *engine, struct hf_err *err)
 {
-	if (!vm->silent)
-		prepare_incoming(vm);
 	vm->done = done;
 	vm->engine = engine;
 	sigset_t all, before; // signals are for the program's own threads
@@ -595,6 +625,8 @@ void hf_qmp_vm_destroy(struct hf_qmp_vm *vm)
 	if (!vm)
 		return;
 	hf_qmp_vm_stop(vm);
+	if (vm->client)
+		hf_qmp_vm_close_channel(vm);
 	hf_qmp_client_destroy(vm->client);
 	hf_vmm_close(&vm->process);
 	hf_vmm_words_close(&vm->words);

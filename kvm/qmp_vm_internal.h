@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/un.h>
 
 #include "core/lock.h"
 #include "core/vm.h"
@@ -27,11 +28,27 @@
 #define HF_QMP_VM_QUEUE		  8
 #define HF_QMP_VM_STATE_MAX_BYTES (256u << 20)
 #define HF_QMP_VM_COMMAND_MS	  30000u
+#define HF_QMP_VM_STOP_LIMIT_MS	  60000 /* QEMU drains block devices when it stops */
 
 struct hf_qmp_vm_request {
 	enum hf_vm_op op;
 	const void *data; /* the engine's, until the end is reported */
 	size_t length_bytes;
+};
+
+/* What the VMM has said of the migration that was begun last. */
+enum hf_qmp_vm_told { HF_QMP_VM_TOLD_NOTHING = 0, HF_QMP_VM_TOLD_COMPLETED, HF_QMP_VM_TOLD_FAILED };
+
+/* Where device state passes, from the socket's directory on. All zeros: there is none. */
+struct hf_qmp_vm_channel {
+	bool open;
+	bool migrating; /* the VMM has accepted `migrate` */
+	bool ended;	/* SAVE: the VMM has closed the stream */
+	char directory[sizeof(((struct sockaddr_un *)0)->sun_path)];
+	struct sockaddr_un address;
+	int listen_fd, fd; /* -1: none */
+	char *data;	   /* SAVE: what has come */
+	size_t length_bytes, capacity_bytes;
 };
 
 struct hf_qmp_vm {
@@ -48,9 +65,14 @@ struct hf_qmp_vm {
 	void *engine;
 	pthread_t worker;
 
-	/* start()'s, then the worker's own */
+	/* the worker's own */
 	bool prepared;
+	bool tells;	    /* it sends MIGRATION events */
+	bool stops_itself;  /* `migrate` stops the VM, and a waiting one may start by itself: QEMU */
+	bool knows_no_stay; /* `migrate-incoming` has no exit-on-error */
+	bool loaded;	    /* by us, and not told to run since */
 	bool bandwidth_lifted;
+	struct hf_qmp_vm_channel channel;
 	json_t *capabilities_before; /* of those that were changed; NULL: none was */
 	json_int_t max_bandwidth;    /* QEMU's, of its migrations, in bytes a second; 0: none */
 
@@ -63,7 +85,9 @@ struct hf_qmp_vm {
 	bool resume_seen; /* RESUME event since `cont` was given */
 	bool revived;	  /* RESUME event since STOP, and not of our own `cont` */
 	bool own_cont;	  /* our `cont` is under way: its event is no revival */
+	bool stop_seen;	  /* STOP event since STOP was begun */
 	bool fenced;	  /* by us */
+	enum hf_qmp_vm_told told;
 };
 
 uint64_t hf_qmp_vm_now_ms(void);
@@ -90,6 +114,7 @@ struct hf_qmp_vm_pace {
 	const char *awaited; /* "the VMM has not AWAITED within ..." */
 	uint64_t limit_ms, deadline_ms;
 	uint32_t interval_ms;
+	bool due; /* the last wait was not cut short */
 };
 struct hf_qmp_vm_pace hf_qmp_vm_pace(uint64_t limit_ms, const char *awaited);
 /* As hf_qmp_vm_wait(), but -ETIMEDOUT once the deadline has passed. */
@@ -100,7 +125,10 @@ int hf_qmp_vm_pace_wait(struct hf_qmp_vm *vm, struct hf_qmp_vm_pace *pace, int f
 int hf_qmp_vm_query_status(struct hf_qmp_vm *vm, uint32_t timeout_ms, char *status, size_t status_bytes,
 			   bool *running, struct hf_err *err);
 
-/* *data: malloc'd. */
+/* What events have told; the first also forgets it. */
+bool hf_qmp_vm_take_resume_seen(struct hf_qmp_vm *vm);
+bool hf_qmp_vm_stop_seen(struct hf_qmp_vm *vm);
+
 /* One of STOP, RESUME, RUN, FENCE, KILL in the caller's thread, instead of the worker's. */
 int hf_qmp_vm_do(struct hf_qmp_vm *vm, enum hf_vm_op op, struct hf_err *err);
 /* We have frozen it, or somebody else has: it does not answer. */
@@ -108,11 +136,18 @@ bool hf_qmp_vm_is_fenced(struct hf_qmp_vm *vm);
 
 /* Capabilities and what else SAVE and LOAD need; done already, it does nothing. */
 int hf_qmp_vm_prepare(struct hf_qmp_vm *vm, struct hf_err *err);
+/* Likewise, of a VMM that waits for a VM; what goes wrong is told when it matters. */
+void hf_qmp_vm_prepare_incoming(struct hf_qmp_vm *vm);
 /* Takes that back. */
 void hf_qmp_vm_restore(struct hf_qmp_vm *vm);
 /* Instead, for who does not know what it was: of a program that was killed. */
 void hf_qmp_vm_keep_memory_in(struct hf_qmp_vm *vm);
+/* Begins a save that stops the VM, and returns when it stands still; for a VMM that `stops_itself`. */
+int hf_qmp_vm_save_stopping(struct hf_qmp_vm *vm, struct hf_err *err);
+/* Goes on with it, or begins one of a VM that stands still. *data: malloc'd. */
 int hf_qmp_vm_save(struct hf_qmp_vm *vm, void **data, size_t *length_bytes, struct hf_err *err);
 int hf_qmp_vm_load(struct hf_qmp_vm *vm, const void *data, size_t length_bytes, struct hf_err *err);
+/* After the end of either; a save that goes on is broken off first. */
+void hf_qmp_vm_close_channel(struct hf_qmp_vm *vm);
 
 #endif

@@ -6,13 +6,23 @@
  * a unix socket whose other end is this file. The socket lives in a directory of its own (mode 0700, given to
  * the VMM's user), which goes when the operation ends, however it ends.
  *
- *     SAVE   listen; `migrate` unix:PATH; accept; read to the end; ask until completed or failed
+ *     STOP   listen; `migrate` unix:PATH; read until the VM stands still
+ *     SAVE   read to the end; wait until completed or failed
  *     LOAD   `migrate-incoming` unix:PATH (the VMM listens when that returns); connect; write; half-close;
- *            ask until completed or failed
+ *            wait until completed or failed
+ *
+ * QEMU prepares a migration while the VM runs (it begins to log writes, and sends the small RAM blocks that
+ * are its own), then stops the VM by itself. So STOP begins what SAVE ends, and the VM stands still for
+ * nothing but its devices. It runs again by itself when that fails, or is broken off. A VMM whose `migrate`
+ * carries devices alone is stopped with `stop` first, and then SAVE does it all.
+ *
+ * The state then says that the VM ran, and a QEMU that was not started with -S would run it as soon as it has
+ * loaded it. So `stop` goes ahead of `migrate-incoming`: to a QEMU that waits it means the same.
  *
  * The end of the stream alone proves nothing (a VMM that dies also ends it): the state counts only once
- * the VMM says completed. While LOAD waits, the VMM's main loop may stand still in a fault that is served
- * over the link, so a question that is not answered is no failure there; only LOAD_LIMIT_MS is.
+ * the VMM says completed, by an event or when it is asked. While LOAD waits, the VMM's main loop may stand
+ * still in a fault that is served over the link, so a question that is not answered is no failure there; only
+ * LOAD_LIMIT_MS is.
  *
  * Capabilities decide what QEMU puts into the stream: x-ignore-shared keeps shared memory out; those that
  * need an answer, a pause, or more connections from a real destination are switched off; `events` spares
@@ -41,19 +51,13 @@
 #define LOAD_LIMIT_MS	  600000
 #define VERDICT_LIMIT_MS  10000 /* the stream broke .. the VMM says why */
 #define ABANDON_LIMIT_MS  5000
+#define TOLD_PACE_MS	  16 /* at which is asked first what an event would have told */
 #define FIRST_CAPACITY	  (1u << 20)
 #define DESC_PRECISION	  250
 #define STATUS_MAX_BYTES  64
 #define URI_BYTES	  (sizeof("unix:") + sizeof(((struct sockaddr_un *)0)->sun_path))
 
 /* ---- the socket ---- */
-
-struct channel {
-	char directory[sizeof(((struct sockaddr_un *)0)->sun_path)];
-	struct sockaddr_un address;
-	int listen_fd, fd;
-	bool migrating; /* the VMM has accepted `migrate` */
-};
 
 static int make_directory(char *directory, size_t directory_bytes)
 {
@@ -85,11 +89,11 @@ static int give_to_vmm(const struct hf_qmp_vm *vm, const char *path)
 	return lchown(path, uid, (gid_t)-1) < 0 ? -errno : 0;
 }
 
-static int channel_open(struct hf_qmp_vm *vm, struct channel *channel, struct hf_err *err)
+static int channel_open(struct hf_qmp_vm *vm, struct hf_err *err)
 {
-	channel->listen_fd = channel->fd = -1;
-	channel->migrating = false;
-	channel->address = (struct sockaddr_un){.sun_family = AF_UNIX};
+	struct hf_qmp_vm_channel *channel = &vm->channel;
+	*channel = (struct hf_qmp_vm_channel){
+	    .open = true, .listen_fd = -1, .fd = -1, .address = {.sun_family = AF_UNIX}};
 	int r = make_directory(channel->directory, sizeof(channel->directory));
 	if (r == 0)
 		r = give_to_vmm(vm, channel->directory);
@@ -103,7 +107,7 @@ static int channel_open(struct hf_qmp_vm *vm, struct channel *channel, struct hf
 	return 0;
 }
 
-static void channel_close(struct channel *channel)
+static void channel_close(struct hf_qmp_vm_channel *channel)
 {
 	if (channel->fd >= 0)
 		close(channel->fd);
@@ -113,15 +117,17 @@ static void channel_close(struct channel *channel)
 		unlink(channel->address.sun_path);
 	if (channel->directory[0])
 		rmdir(channel->directory);
+	free(channel->data);
+	*channel = (struct hf_qmp_vm_channel){0};
 }
 
-static int channel_error(const struct channel *channel, int error, struct hf_err *err)
+static int channel_error(const struct hf_qmp_vm_channel *channel, int error, struct hf_err *err)
 {
 	return hf_err_set(err, HF_ERR_LOCAL, error, "the device state's socket %s: %s",
 			  channel->address.sun_path, strerror(error));
 }
 
-static int channel_listen(struct hf_qmp_vm *vm, struct channel *channel, struct hf_err *err)
+static int channel_listen(struct hf_qmp_vm *vm, struct hf_qmp_vm_channel *channel, struct hf_err *err)
 {
 	channel->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	// fchmod before bind gives the file its mode from its first moment on.
@@ -171,18 +177,57 @@ static int query_migration(struct hf_qmp_vm *vm, enum migration *state, struct h
 	return query_migration_within(vm, HF_QMP_VM_COMMAND_MS, state, err);
 }
 
+static enum hf_qmp_vm_told take_told(struct hf_qmp_vm *vm)
+{
+	hf_lock(&vm->mutex);
+	enum hf_qmp_vm_told told = vm->told;
+	if (told == HF_QMP_VM_TOLD_FAILED) // the reason is asked for, once
+		vm->told = HF_QMP_VM_TOLD_NOTHING;
+	hf_unlock(&vm->mutex);
+	return told;
+}
+
+/* Before a migration is begun: whatever is told from now on is told of that one. */
+static void forget_told(struct hf_qmp_vm *vm)
+{
+	hf_lock(&vm->mutex);
+	vm->told = HF_QMP_VM_TOLD_NOTHING;
+	hf_unlock(&vm->mutex);
+}
+
+/* Of a VMM that sends events little is asked: it may be in the middle of what is waited for. */
+static struct hf_qmp_vm_pace verdict_pace(const struct hf_qmp_vm *vm, uint64_t limit_ms, const char *awaited)
+{
+	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(limit_ms, awaited);
+	if (vm->tells)
+		pace.interval_ms = TOLD_PACE_MS;
+	return pace;
+}
+
+/* 1: the VMM has told that it completed; 0: it is to be asked. */
+static int wait_told(struct hf_qmp_vm *vm, struct hf_qmp_vm_pace *pace, struct hf_err *err)
+{
+	for (;;) {
+		enum hf_qmp_vm_told told = take_told(vm);
+		if (told != HF_QMP_VM_TOLD_NOTHING)
+			return told == HF_QMP_VM_TOLD_COMPLETED;
+		int r = hf_qmp_vm_pace_wait(vm, pace, -1, 0, err);
+		if (r < 0 || pace->due)
+			return r;
+	}
+}
+
 /* For SAVE: there has been a `migrate`, so `none` cannot be. */
 static int wait_completed(struct hf_qmp_vm *vm, uint64_t limit_ms, const char *awaited, struct hf_err *err)
 {
-	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(limit_ms, awaited);
+	struct hf_qmp_vm_pace pace = verdict_pace(vm, limit_ms, awaited);
 	for (;;) {
-		enum migration state;
-		int r = query_migration(vm, &state, err);
-		if (r < 0 || state == MIGRATION_COMPLETED)
-			return r;
-		r = hf_qmp_vm_pace_wait(vm, &pace, -1, 0, err);
-		if (r < 0)
-			return r;
+		enum migration state = MIGRATION_BUSY;
+		int r = wait_told(vm, &pace, err);
+		if (r == 0)
+			r = query_migration(vm, &state, err);
+		if (r != 0 || state == MIGRATION_COMPLETED)
+			return r < 0 ? r : 0;
 	}
 }
 
@@ -206,6 +251,16 @@ static const struct wanted_capability *find_wanted(const char *name)
 			return &wanted[i];
 	}
 	return NULL;
+}
+
+static bool knows_capability(const json_t *known, const char *name)
+{
+	for (size_t i = 0; i < json_array_size(known); i++) {
+		const json_t *capability = json_object_get(json_array_get(known, i), "capability");
+		if (json_is_string(capability) && strcmp(json_string_value(capability), name) == 0)
+			return true;
+	}
+	return false;
 }
 
 /* The changes to make, as migrate-set-capabilities takes them, and what takes them back. */
@@ -237,6 +292,8 @@ static int set_capabilities(struct hf_qmp_vm *vm, struct hf_err *err)
 		changes = json_pack("[{s:s, s:b}]", "capability", "events", "state", 1);
 	else if (r == 0)
 		changes = capability_changes(known, before);
+	vm->tells = knows_capability(known, "events");
+	vm->stops_itself = knows_capability(known, "x-ignore-shared");
 	// Steals `changes`.
 	if (changes && json_array_size(changes) > 0)
 		r = hf_qmp_vm_command(vm, "migrate-set-capabilities",
@@ -318,13 +375,37 @@ int hf_qmp_vm_prepare(struct hf_qmp_vm *vm, struct hf_err *err)
 	return 0;
 }
 
-static const char *uri_of(const struct channel *channel, char uri[static URI_BYTES])
+/* QEMU 9.1 and later can be told to stay and say why when it cannot load. */
+static bool knows_no_stay(struct hf_qmp_vm *vm)
+{
+	json_t *version = NULL;
+	if (hf_qmp_vm_command(vm, "query-version", NULL, &version, NULL) < 0)
+		return false;
+	const json_t *qemu = json_object_get(version, "qemu");
+	json_int_t major = json_integer_value(json_object_get(qemu, "major"));
+	json_int_t minor = json_integer_value(json_object_get(qemu, "minor"));
+	json_decref(version);
+	return major < 9 || (major == 9 && minor < 1);
+}
+
+void hf_qmp_vm_prepare_incoming(struct hf_qmp_vm *vm)
+{
+	char status[STATUS_MAX_BYTES];
+	bool running;
+	if (hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, NULL) < 0 ||
+	    strcmp(status, "inmigrate") != 0)
+		return;
+	hf_qmp_vm_prepare(vm, NULL);
+	vm->knows_no_stay = knows_no_stay(vm);
+}
+
+static const char *uri_of(const struct hf_qmp_vm_channel *channel, char uri[static URI_BYTES])
 {
 	snprintf(uri, URI_BYTES, "unix:%s", channel->address.sun_path);
 	return uri;
 }
 
-static int give_uri(struct hf_qmp_vm *vm, const char *command, const struct channel *channel,
+static int give_uri(struct hf_qmp_vm *vm, const char *command, const struct hf_qmp_vm_channel *channel,
 		    struct hf_err *err)
 {
 	char uri[URI_BYTES];
@@ -333,91 +414,116 @@ static int give_uri(struct hf_qmp_vm *vm, const char *command, const struct chan
 
 /* ---- SAVE ---- */
 
-/*
- * Whether it has failed before it connected, or died, is only asked when it has not come for a while, and not
- * for long: QEMU writes device state with its big lock held, so it answers nothing from when its socket is
- * full until somebody reads.
- */
-static int accept_vmm(struct hf_qmp_vm *vm, struct channel *channel, struct hf_err *err)
+static int channel_room(const struct hf_qmp_vm *vm, struct hf_qmp_vm_channel *channel, struct hf_err *err)
 {
-	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(ACCEPT_LIMIT_MS, "connected to save its device state");
-	uint64_t ask_ms = hf_qmp_vm_now_ms() + ASK_PERIOD_MS;
-	for (;;) {
-		channel->fd = accept4(channel->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-		if (channel->fd >= 0)
-			return 0;
-		if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
-			return channel_error(channel, errno, err);
-		int r = hf_qmp_vm_pace_wait(vm, &pace, channel->listen_fd, POLLIN, err);
-		if (r == 0 && hf_qmp_vm_now_ms() >= ask_ms) {
-			enum migration state;
-			struct hf_err ask_err = HF_ERR_INIT;
-			r = query_migration_within(vm, ASK_PERIOD_MS, &state, &ask_err);
-			if (r == -ETIMEDOUT)
-				r = 0;
-			else if (r < 0 && err)
-				*err = ask_err;
-			ask_ms = hf_qmp_vm_now_ms() + ASK_PERIOD_MS;
-		}
-		if (r < 0)
-			return r;
-	}
-}
-
-struct buffer {
-	char *data;
-	size_t length_bytes, capacity_bytes;
-};
-
-static int buffer_grow(const struct hf_qmp_vm *vm, struct buffer *buffer, struct hf_err *err)
-{
-	if (buffer->length_bytes < buffer->capacity_bytes)
+	if (channel->length_bytes < channel->capacity_bytes)
 		return 0;
 	// One byte more than the limit, so that a state of exactly the limit can be told from a longer one.
-	if (buffer->capacity_bytes > HF_QMP_VM_STATE_MAX_BYTES)
+	if (channel->capacity_bytes > HF_QMP_VM_STATE_MAX_BYTES)
 		return hf_qmp_vm_error(
 		    vm, EMSGSIZE, err,
 		    "sends more than %u MiB of device state; is its memory shared (share=on), "
 		    "and does it know x-ignore-shared?",
 		    HF_QMP_VM_STATE_MAX_BYTES >> 20);
-	size_t capacity_bytes = buffer->capacity_bytes ? 2 * buffer->capacity_bytes : FIRST_CAPACITY;
+	size_t capacity_bytes = channel->capacity_bytes ? 2 * channel->capacity_bytes : FIRST_CAPACITY;
 	if (capacity_bytes > HF_QMP_VM_STATE_MAX_BYTES)
 		capacity_bytes = (size_t)HF_QMP_VM_STATE_MAX_BYTES + 1;
-	char *data = realloc(buffer->data, capacity_bytes);
+	char *data = realloc(channel->data, capacity_bytes);
 	if (!data)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for %zu bytes of device state",
 				  capacity_bytes);
-	buffer->data = data;
-	buffer->capacity_bytes = capacity_bytes;
+	channel->data = data;
+	channel->capacity_bytes = capacity_bytes;
 	return 0;
 }
 
-/* Until the end of the stream; a broken stream ends like a whole one, the VMM's word tells them apart. */
-static int read_state(struct hf_qmp_vm *vm, const struct channel *channel, struct buffer *buffer,
-		      struct hf_err *err)
+/* What has come of the stream until now. */
+static int take_stream(struct hf_qmp_vm *vm, struct hf_err *err)
 {
-	uint64_t last_byte_ms = hf_qmp_vm_now_ms();
-	for (;;) {
-		int r = buffer_grow(vm, buffer, err);
+	struct hf_qmp_vm_channel *channel = &vm->channel;
+	if (channel->fd < 0)
+		channel->fd = accept4(channel->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	while (channel->fd >= 0) {
+		int r = channel_room(vm, channel, err);
 		if (r < 0)
 			return r;
-		ssize_t n = recv(channel->fd, buffer->data + buffer->length_bytes,
-				 buffer->capacity_bytes - buffer->length_bytes, 0);
-		if (n == 0 || (n < 0 && errno == ECONNRESET))
-			return 0;
-		if (n > 0) {
-			buffer->length_bytes += (size_t)n;
-			last_byte_ms = hf_qmp_vm_now_ms();
-			continue;
-		}
-		if (errno != EAGAIN && errno != EINTR)
-			return channel_error(channel, errno, err);
-		if (hf_qmp_vm_now_ms() - last_byte_ms > SILENCE_LIMIT_MS)
+		ssize_t n = recv(channel->fd, channel->data + channel->length_bytes,
+				 channel->capacity_bytes - channel->length_bytes, 0);
+		channel->ended = n == 0 || (n < 0 && errno == ECONNRESET);
+		if (n <= 0)
+			break;
+		channel->length_bytes += (size_t)n;
+	}
+	if (channel->ended || errno == EAGAIN || errno == EINTR || errno == ECONNABORTED)
+		return 0;
+	return channel_error(channel, errno, err);
+}
+
+/*
+ * Whether it has failed before it connected, has died, or stands still. It is not waited for long: QEMU
+ * writes device state with its big lock held, so it answers nothing from when its socket is full until
+ * somebody reads.
+ */
+static int ask_save(struct hf_qmp_vm *vm, bool until_stopped, bool *stopped, struct hf_err *err)
+{
+	char status[STATUS_MAX_BYTES];
+	enum migration state = MIGRATION_BUSY;
+	bool running = true;
+	struct hf_err ask_err = HF_ERR_INIT;
+	int r = query_migration_within(vm, ASK_PERIOD_MS, &state, &ask_err);
+	if (r == 0 && until_stopped)
+		r = hf_qmp_vm_query_status(vm, ASK_PERIOD_MS, status, sizeof(status), &running, &ask_err);
+	*stopped = r == 0 && !running;
+	if (r < 0 && r != -ETIMEDOUT && err)
+		*err = ask_err;
+	return r == -ETIMEDOUT ? 0 : r;
+}
+
+static int set_silent(const struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	if (vm->channel.fd < 0)
+		return hf_qmp_vm_error(vm, ETIMEDOUT, err,
+				       "has not connected to save its device state within %d s; see its log",
+				       ACCEPT_LIMIT_MS / 1000);
+	return hf_qmp_vm_error(vm, ETIMEDOUT, err,
+			       "stopped sending device state after %zu bytes; see its log",
+			       vm->channel.length_bytes);
+}
+
+/*
+ * Reads until the end of the stream, or only until the VM stands still. A broken stream ends like a whole
+ * one; the VMM's word tells them apart.
+ */
+static int follow_save(struct hf_qmp_vm *vm, bool until_stopped, struct hf_err *err)
+{
+	struct hf_qmp_vm_channel *channel = &vm->channel;
+	uint64_t begin_ms = hf_qmp_vm_now_ms(), byte_ms = begin_ms, ask_ms = begin_ms;
+	for (;;) {
+		size_t had_bytes = channel->length_bytes;
+		bool stopped = until_stopped && hf_qmp_vm_stop_seen(vm);
+		int r = stopped ? 0 : take_stream(vm, err);
+		if (r < 0 || stopped)
+			return r;
+		if (channel->ended)
+			return wait_completed(vm, COMPLETE_LIMIT_MS, "finished saving its device state", err);
+		uint64_t now_ms = hf_qmp_vm_now_ms();
+		if (channel->length_bytes > had_bytes)
+			byte_ms = now_ms;
+		if (now_ms - byte_ms > (channel->fd < 0 ? ACCEPT_LIMIT_MS : SILENCE_LIMIT_MS))
+			return set_silent(vm, err);
+		if (until_stopped && now_ms - begin_ms > HF_QMP_VM_STOP_LIMIT_MS)
 			return hf_qmp_vm_error(vm, ETIMEDOUT, err,
-					       "stopped sending device state after %zu bytes; see its log",
-					       buffer->length_bytes);
-		r = hf_qmp_vm_wait(vm, channel->fd, POLLIN, SILENCE_LIMIT_MS / 10, err);
-		if (r < 0)
+					       "has not stopped the VM to save it within %d s",
+					       HF_QMP_VM_STOP_LIMIT_MS / 1000);
+		uint64_t wait_ms = vm->tells ? ASK_PERIOD_MS : TOLD_PACE_MS;
+		r = hf_qmp_vm_wait(vm, channel->fd < 0 ? channel->listen_fd : channel->fd, POLLIN, wait_ms,
+				   err);
+		bool asks = (channel->fd < 0 || until_stopped) && hf_qmp_vm_now_ms() >= ask_ms + wait_ms;
+		if (r == 0 && (asks || take_told(vm) == HF_QMP_VM_TOLD_FAILED)) {
+			r = ask_save(vm, until_stopped, &stopped, err);
+			ask_ms = hf_qmp_vm_now_ms();
+		}
+		if (r < 0 || stopped)
 			return r;
 	}
 }
@@ -429,55 +535,73 @@ static void abandon(struct hf_qmp_vm *vm)
 	wait_completed(vm, ABANDON_LIMIT_MS, "cancelled its saving", NULL);
 }
 
-static int save_through(struct hf_qmp_vm *vm, struct channel *channel, struct buffer *buffer,
-			struct hf_err *err)
+void hf_qmp_vm_close_channel(struct hf_qmp_vm *vm)
 {
-	int r = channel_listen(vm, channel, err);
+	if (!vm->channel.open)
+		return;
+	if (vm->channel.migrating)
+		abandon(vm);
+	channel_close(&vm->channel);
+}
+
+static int begin_save(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	int r = channel_open(vm, err);
 	if (r == 0)
-		lift_max_bandwidth(vm);
+		r = hf_qmp_vm_prepare(vm, err);
 	if (r == 0)
-		r = give_uri(vm, "migrate", channel, err);
+		r = channel_listen(vm, &vm->channel, err);
 	if (r < 0)
 		return r;
-	channel->migrating = true;
-	r = accept_vmm(vm, channel, err);
-	if (r == 0)
-		r = read_state(vm, channel, buffer, err);
-	if (r == 0)
-		r = wait_completed(vm, COMPLETE_LIMIT_MS, "finished saving its device state", err);
-	if (r == 0 && buffer->length_bytes == 0)
-		return hf_qmp_vm_error(vm, EPROTO, err, "saved a device state of no bytes");
+	lift_max_bandwidth(vm);
+	forget_told(vm);
+	r = give_uri(vm, "migrate", &vm->channel, err);
+	vm->channel.migrating = r == 0;
 	return r;
+}
+
+/* Only a VMM that still answers can be told. */
+static int end_save(struct hf_qmp_vm *vm, int r, const struct hf_err *save_err, struct hf_err *err)
+{
+	if (r == 0)
+		return 0;
+	vm->channel.migrating &= save_err->class != HF_ERR_CANCELLED && r != -ECONNRESET;
+	hf_qmp_vm_close_channel(vm);
+	if (err)
+		*err = *save_err;
+	return r;
+}
+
+int hf_qmp_vm_save_stopping(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	struct hf_err save_err = HF_ERR_INIT;
+	int r = begin_save(vm, &save_err);
+	if (r == 0)
+		r = follow_save(vm, true, &save_err);
+	return end_save(vm, r, &save_err, err);
 }
 
 int hf_qmp_vm_save(struct hf_qmp_vm *vm, void **data, size_t *length_bytes, struct hf_err *err)
 {
-	struct channel channel;
-	struct buffer buffer = {0};
+	struct hf_qmp_vm_channel *channel = &vm->channel;
 	struct hf_err save_err = HF_ERR_INIT;
-	int r = channel_open(vm, &channel, &save_err);
+	int r = channel->open ? 0 : begin_save(vm, &save_err);
 	if (r == 0)
-		r = hf_qmp_vm_prepare(vm, &save_err);
-	if (r == 0)
-		r = save_through(vm, &channel, &buffer, &save_err);
-	channel_close(&channel);
-	if (r < 0) {
-		// Only a VMM that still answers can be told.
-		if (channel.migrating && save_err.class != HF_ERR_CANCELLED && r != -ECONNRESET)
-			abandon(vm);
-		free(buffer.data);
-		if (err)
-			*err = save_err;
-		return r;
-	}
-	*data = buffer.data;
-	*length_bytes = buffer.length_bytes;
+		r = follow_save(vm, false, &save_err);
+	if (r == 0 && channel->length_bytes == 0)
+		r = hf_qmp_vm_error(vm, EPROTO, &save_err, "saved a device state of no bytes");
+	if (r < 0)
+		return end_save(vm, r, &save_err, err);
+	channel->migrating = false;
+	*data = channel->data;
+	*length_bytes = channel->length_bytes;
+	channel->data = NULL;
 	return 0;
 }
 
 /* ---- LOAD ---- */
 
-static int connect_vmm(struct hf_qmp_vm *vm, struct channel *channel, struct hf_err *err)
+static int connect_vmm(struct hf_qmp_vm *vm, struct hf_qmp_vm_channel *channel, struct hf_err *err)
 {
 	struct hf_qmp_vm_pace pace =
 	    hf_qmp_vm_pace(ACCEPT_LIMIT_MS, "accepted its device state's connection");
@@ -498,7 +622,7 @@ static int connect_vmm(struct hf_qmp_vm *vm, struct channel *channel, struct hf_
 }
 
 /* *sent_bytes less than all, with 0: the VMM has closed its end. */
-static int write_state(struct hf_qmp_vm *vm, const struct channel *channel, const char *data,
+static int write_state(struct hf_qmp_vm *vm, const struct hf_qmp_vm_channel *channel, const char *data,
 		       size_t length_bytes, size_t *sent_bytes, struct hf_err *err)
 {
 	uint64_t last_byte_ms = hf_qmp_vm_now_ms();
@@ -553,13 +677,18 @@ static int ask_loaded(struct hf_qmp_vm *vm, bool *loaded, struct hf_err *err)
 	return r;
 }
 
-static int wait_loaded(struct hf_qmp_vm *vm, uint64_t limit_ms, struct hf_err *err)
+/* *told: by an event, behind whatever it told before. */
+static int wait_loaded(struct hf_qmp_vm *vm, uint64_t limit_ms, bool *told, struct hf_err *err)
 {
-	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(limit_ms, "finished loading its device state");
+	struct hf_qmp_vm_pace pace = verdict_pace(vm, limit_ms, "finished loading its device state");
 	for (;;) {
 		bool loaded = false;
 		struct hf_err ask_err = HF_ERR_INIT;
-		int r = ask_loaded(vm, &loaded, &ask_err);
+		int r = wait_told(vm, &pace, err);
+		*told = r == 1;
+		if (r != 0)
+			return r < 0 ? r : 0;
+		r = ask_loaded(vm, &loaded, &ask_err);
 		if (r < 0 && r != -ETIMEDOUT) {
 			if (err)
 				*err = ask_err;
@@ -567,23 +696,19 @@ static int wait_loaded(struct hf_qmp_vm *vm, uint64_t limit_ms, struct hf_err *e
 		}
 		if (loaded)
 			return 0;
-		r = hf_qmp_vm_pace_wait(vm, &pace, -1, 0, err);
-		if (r < 0)
-			return r;
 	}
 }
 
-/*
- * QEMU 9.1 and later can be told to stay and say why when it cannot load; older ones, and others, do not know
- * the word, and have done nothing when they say so.
- */
-static int give_incoming(struct hf_qmp_vm *vm, const struct channel *channel, struct hf_err *err)
+/* Older ones, and others, do not know `exit-on-error`, and have done nothing when they say so. */
+static int give_incoming(struct hf_qmp_vm *vm, const struct hf_qmp_vm_channel *channel, struct hf_err *err)
 {
 	char uri[URI_BYTES];
 	struct hf_err unknown = HF_ERR_INIT;
-	int r = hf_qmp_vm_command(vm, "migrate-incoming",
-				  json_pack("{s:s, s:b}", "uri", uri_of(channel, uri), "exit-on-error", 0),
-				  NULL, &unknown);
+	int r = -EREMOTEIO;
+	if (!vm->knows_no_stay)
+		r = hf_qmp_vm_command(
+		    vm, "migrate-incoming",
+		    json_pack("{s:s, s:b}", "uri", uri_of(channel, uri), "exit-on-error", 0), NULL, &unknown);
 	if (r == -EREMOTEIO)
 		return give_uri(vm, "migrate-incoming", channel, err);
 	if (r < 0 && err)
@@ -591,34 +716,8 @@ static int give_incoming(struct hf_qmp_vm *vm, const struct channel *channel, st
 	return r;
 }
 
-static int load_through(struct hf_qmp_vm *vm, struct channel *channel, const void *data, size_t length_bytes,
-			struct hf_err *err)
+static int set_runs(struct hf_qmp_vm *vm, struct hf_err *err)
 {
-	size_t sent_bytes = 0;
-	int r = hf_qmp_vm_prepare(vm, err);
-	if (r == 0)
-		r = give_incoming(vm, channel, err);
-	if (r == 0)
-		r = connect_vmm(vm, channel, err);
-	if (r == 0)
-		r = write_state(vm, channel, data, length_bytes, &sent_bytes, err);
-	if (r == 0)
-		r = wait_loaded(vm, sent_bytes == length_bytes ? LOAD_LIMIT_MS : VERDICT_LIMIT_MS, err);
-	if (r == 0 && sent_bytes < length_bytes)
-		return hf_qmp_vm_error(vm, EPROTO, err,
-				       "says completed, but took only %zu of %zu bytes of device state",
-				       sent_bytes, length_bytes);
-	return r;
-}
-
-/* A VM that starts by itself would run before the source has given it up. */
-static int check_stands_still(struct hf_qmp_vm *vm, struct hf_err *err)
-{
-	char status[64];
-	bool running = false;
-	int r = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, err);
-	if (r < 0 || !running)
-		return r;
 	hf_qmp_vm_command(vm, "stop", NULL, NULL, NULL);
 	return hf_qmp_vm_error(
 	    vm, EPERM, err,
@@ -626,16 +725,56 @@ static int check_stands_still(struct hf_qmp_vm *vm, struct hf_err *err)
 	    "so that it waits for 'cont' (QEMU: -S)");
 }
 
+/*
+ * A VM that starts by itself would run before the source has given it up. A VMM that tells that it has loaded
+ * has told before whether it runs.
+ */
+static int check_stands_still(struct hf_qmp_vm *vm, bool told, struct hf_err *err)
+{
+	char status[STATUS_MAX_BYTES];
+	bool running = hf_qmp_vm_take_resume_seen(vm);
+	int r = 0;
+	if (!told && !running)
+		r = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, err);
+	return r == 0 && running ? set_runs(vm, err) : r;
+}
+
+static int load_through(struct hf_qmp_vm *vm, const void *data, size_t length_bytes, struct hf_err *err)
+{
+	struct hf_qmp_vm_channel *channel = &vm->channel;
+	size_t sent_bytes = 0;
+	bool told = false;
+	int r = hf_qmp_vm_prepare(vm, err);
+	/* QEMU runs at once what ran when it was saved, unless it was started with -S, or is told here to
+	 * wait. */
+	if (r == 0 && vm->stops_itself)
+		r = hf_qmp_client_post(vm->client, "stop", err);
+	if (r < 0)
+		return r;
+	forget_told(vm);
+	hf_qmp_vm_take_resume_seen(vm);
+	r = give_incoming(vm, channel, err);
+	if (r == 0)
+		r = connect_vmm(vm, channel, err);
+	if (r == 0)
+		r = write_state(vm, channel, data, length_bytes, &sent_bytes, err);
+	if (r == 0)
+		r = wait_loaded(vm, sent_bytes == length_bytes ? LOAD_LIMIT_MS : VERDICT_LIMIT_MS, &told,
+				err);
+	if (r == 0 && sent_bytes < length_bytes)
+		return hf_qmp_vm_error(vm, EPROTO, err,
+				       "says completed, but took only %zu of %zu bytes of device state",
+				       sent_bytes, length_bytes);
+	return r == 0 ? check_stands_still(vm, told, err) : r;
+}
+
 int hf_qmp_vm_load(struct hf_qmp_vm *vm, const void *data, size_t length_bytes, struct hf_err *err)
 {
-	struct channel channel;
 	struct hf_err load_err = HF_ERR_INIT;
-	int r = channel_open(vm, &channel, &load_err);
+	int r = channel_open(vm, &load_err);
 	if (r == 0)
-		r = load_through(vm, &channel, data, length_bytes, &load_err);
-	if (r == 0)
-		r = check_stands_still(vm, &load_err);
-	channel_close(&channel);
+		r = load_through(vm, data, length_bytes, &load_err);
+	vm->loaded = r == 0;
 	if (r == 0 || !err)
 		return r;
 	*err = load_err;

@@ -41,6 +41,7 @@ struct machine {
 	struct hf_qmp_server *server;
 	int commands, refused;
 	bool exits_on_error;
+	bool starts_itself;
 	json_int_t max_bandwidth;
 	int stream_fd; /* connected (migrate) or listening (migrate-incoming) */
 	struct capability capabilities[CAPABILITIES_MAX];
@@ -105,12 +106,16 @@ static void set_migration(struct machine *machine, const char *migration)
 static int handle_stop(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
 {
 	(void)arguments, (void)result;
-	int r = enter(opaque, "stop", err);
-	if (r == 0) {
-		set_status(opaque, "paused");
-		emit(opaque, "STOP", NULL);
-	}
-	return r;
+	struct machine *machine = opaque;
+	int r = enter(machine, "stop", err);
+	if (r < 0)
+		return r;
+	machine->starts_itself = false;
+	if (strcmp(machine->status, "inmigrate") == 0) // as in QEMU
+		return 0;
+	set_status(machine, "paused");
+	emit(machine, "STOP", NULL);
+	return 0;
 }
 
 static int handle_cont(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
@@ -198,7 +203,7 @@ static int handle_query_capabilities(void *opaque, const json_t *arguments, json
 	if (r < 0)
 		return r;
 	*result = json_array();
-	for (int i = 0; i < CAPABILITIES_MAX; i++)
+	for (int i = machine->script->no_ignore_shared; i < CAPABILITIES_MAX; i++)
 		json_array_append_new(*result,
 				      json_pack("{s:s, s:b}", "capability", machine->capabilities[i].name,
 						"state", (int)machine->capabilities[i].state));
@@ -253,9 +258,30 @@ static void die_if_due(const struct machine *machine, size_t bytes)
 		_exit(1);
 }
 
+/* As in QEMU: the VM is stopped only when the migration has begun, and runs again if it fails. */
+static bool stop_to_save(struct machine *machine)
+{
+	if (strcmp(machine->status, "running") != 0)
+		return false;
+	set_status(machine, "finish-migrate");
+	emit(machine, "STOP", NULL);
+	return true;
+}
+
+static void end_save(struct machine *machine, bool ran, const char *failure)
+{
+	end_migration(machine, failure);
+	if (ran && failure)
+		emit(machine, "RESUME", NULL);
+	if (ran)
+		set_status(machine, failure ? "running" : "postmigrate");
+	close(machine->stream_fd);
+}
+
 static void *save_thread(void *opaque)
 {
 	struct machine *machine = opaque;
+	bool ran = stop_to_save(machine);
 	size_t sent_bytes = 0, total_bytes = machine->script->state_bytes;
 	uint8_t chunk[4096];
 	int fd = machine->stream_fd;
@@ -268,16 +294,14 @@ static void *save_thread(void *opaque)
 			chunk[i] = fake_vm_state_byte(sent_bytes + i);
 		ssize_t n = send(fd, chunk, length_bytes, MSG_NOSIGNAL);
 		if (n < 0) {
-			end_migration(machine, "the stream broke");
-			close(fd);
+			end_save(machine, ran, "the stream broke");
 			return NULL;
 		}
 		sent_bytes += (size_t)n;
 		die_if_due(machine, sent_bytes);
 	}
 	// As in QEMU, the verdict stands before the stream ends.
-	end_migration(machine, machine->script->migration_error);
-	close(fd);
+	end_save(machine, ran, machine->script->migration_error);
 	return NULL;
 }
 
@@ -311,8 +335,12 @@ static void *load_thread(void *opaque)
 		dprintf(STDERR_FILENO, "%s\n", script->last_words);
 	if (failure && machine->exits_on_error)
 		_exit(1);
+	if (!failure && machine->starts_itself) {
+		emit(machine, "RESUME", NULL);
+		*machine->has_run = true;
+	}
 	if (!failure)
-		set_status(machine, "paused");
+		set_status(machine, machine->starts_itself ? "running" : "paused");
 	end_migration(machine, failure);
 	return NULL;
 }
@@ -353,6 +381,8 @@ static int check_capabilities(const struct machine *machine, struct hf_err *err)
 	for (int i = 0; i < CAPABILITIES_MAX && !machine->script->no_capability_commands; i++) {
 		const struct capability *capability = &machine->capabilities[i];
 		bool wanted = strcmp(capability->name, "x-ignore-shared") == 0;
+		if (wanted && machine->script->no_ignore_shared)
+			continue;
 		if ((wanted || strcmp(capability->name, "return-path") == 0) && capability->state != wanted)
 			return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "%s is not as it should be",
 					  capability->name);
@@ -372,6 +402,8 @@ static int handle_migrate(void *opaque, const json_t *arguments, json_t **result
 		return r;
 	if (machine->max_bandwidth)
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "this would take long");
+	if (machine->script->no_ignore_shared && strcmp(machine->status, "running") == 0)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "the VM runs");
 	r = check_capabilities(machine, err);
 	if (r < 0)
 		return r;
@@ -546,7 +578,8 @@ static void run_machine(const struct fake_vm_script *script, _Atomic bool *has_r
 	    .max_bandwidth = FAKE_VM_MAX_BANDWIDTH,
 	    .mutex = PTHREAD_MUTEX_INITIALIZER,
 	    .capabilities = {
-		{"events", false}, {"x-ignore-shared", false}, {"return-path", true}, {"xbzrle", false}}};
+		{"x-ignore-shared", false}, {"events", false}, {"return-path", true}, {"xbzrle", false}}};
+	machine.starts_itself = script->starts_itself;
 	machine.status = machine.next_status = script->status ? script->status : "running";
 	if (script->settles) {
 		machine.next_status = script->settles;

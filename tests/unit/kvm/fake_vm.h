@@ -34,6 +34,8 @@ struct fake_vm_script {
 	bool fails_unconnected;		    /* ... before it connects */
 	bool no_events;
 	bool no_capability_commands;
+	bool no_ignore_shared;	       /* `migrate` is refused while the VM runs, as by what is no QEMU */
+	bool starts_itself;	       /* when it has loaded, unless a `stop` came before */
 	bool silent_migration;	       /* query-migrate says nothing of an incoming migration */
 	bool takes_half;	       /* LOAD: closes after half of the state and says completed */
 	bool never_completes;	       /* LOAD */
@@ -55,7 +57,7 @@ struct fake_vm_script {
 
 struct fake_vm {
 	pid_t pid;
-	_Atomic bool *has_run; /* shared with it */
+	_Atomic bool *has_run; /* shared with it: it has run since it was stopped or loaded */
 };
 
 static inline uint8_t fake_vm_state_byte(size_t at)
@@ -64,7 +66,7 @@ static inline uint8_t fake_vm_state_byte(size_t at)
 }
 
 void fake_vm_start(struct fake_vm *vm, const struct fake_vm_script *script);
-/* A `cont` was done, as far as a frozen or dead one got. */
+/* A `cont` was done, or it ran by itself, as far as a frozen or dead one got. */
 bool fake_vm_has_run(const struct fake_vm *vm);
 /* Kills it, if it still lives, and waits for its end. */
 void fake_vm_stop(struct fake_vm *vm);

@@ -44,7 +44,6 @@ static void whole_life(struct fixture *fixture, struct fake_vm_script script)
 	open_vm(fixture, script);
 	expect_status(fixture, "running");
 	expect_ok(fixture, HF_VM_STOP);
-	expect_status(fixture, "paused");
 	expect_ok(fixture, HF_VM_SAVE);
 	expect_state(fixture, STATE_BYTES);
 	expect_ok(fixture, HF_VM_RESUME);
@@ -75,6 +74,91 @@ static void a_vmm_without_capability_commands_works(void **state)
 	whole_life(*state, (struct fake_vm_script){.no_capability_commands = true});
 }
 
+static void a_vmm_whose_migrate_stops_nothing_is_stopped_before(void **state)
+{
+	struct fixture *fixture = *state;
+	whole_life(fixture, (struct fake_vm_script){.no_ignore_shared = true});
+	open_vm(fixture, (struct fake_vm_script){.state_bytes = 1, .no_ignore_shared = true});
+	expect_ok(fixture, HF_VM_STOP);
+	expect_status(fixture, "paused");
+}
+
+static void stop_begins_the_save_of_a_vm_that_stands_still_from_then_on(void **state)
+{
+	struct fixture *fixture = *state;
+	for (int silent = 0; silent < 2; silent++) {
+		struct fake_vm_script script = {.state_bytes = STATE_BYTES, .refuse = "stop"};
+		script.no_events = silent;
+		open_vm(fixture, script);
+		expect_ok(fixture, HF_VM_STOP);
+		char status[32];
+		assert_int_equal(hf_qmp_vm_status(fixture->vm, status, sizeof(status), NULL), 0);
+		assert_string_not_equal(status, "running");
+		expect_ok(fixture, HF_VM_SAVE);
+		expect_state(fixture, STATE_BYTES);
+		close_vm(fixture);
+	}
+}
+
+static void a_save_that_stop_has_begun_is_broken_off_by_resume(void **state)
+{
+	struct fixture *fixture = *state;
+	open_vm(fixture, (struct fake_vm_script){.state_bytes = 5000000}); // more than the socket holds
+	expect_ok(fixture, HF_VM_STOP);
+	expect_ok(fixture, HF_VM_RESUME);
+	expect_status(fixture, "running");
+	close_vm(fixture);
+
+	open_vm(fixture, (struct fake_vm_script){.state_bytes = 1});
+	expect_ok(fixture, HF_VM_STOP); // and it may be over by then
+	expect_ok(fixture, HF_VM_RESUME);
+	expect_status(fixture, "running");
+}
+
+static void a_vm_whose_save_fails_after_it_was_stopped_runs_on(void **state)
+{
+	struct fixture *fixture = *state;
+	struct fake_vm_script script = {.state_bytes = STATE_BYTES, .migration_error = "no room"};
+	open_vm(fixture, script);
+	struct end end = run(fixture, HF_VM_STOP);
+	if (end.result == 0)
+		end = run(fixture, HF_VM_SAVE);
+	assert_int_equal(end.result, -EREMOTEIO);
+	assert_non_null(strstr(end.err.text, "no room"));
+	expect_ok(fixture, HF_VM_RESUME);
+	expect_status(fixture, "running");
+}
+
+static void a_vmm_that_would_run_what_it_has_loaded_is_told_to_wait(void **state)
+{
+	struct fixture *fixture = *state;
+	for (int refuses = 0; refuses < 2; refuses++) {
+		struct fake_vm_script script = script_for(HF_VM_LOAD);
+		script.starts_itself = true;
+		script.refuse = refuses ? "stop" : NULL;
+		open_vm(fixture, script);
+		make_state(fixture, STATE_BYTES);
+		if (refuses)
+			expect_failure(fixture, HF_VM_LOAD, EPERM, "ran the VM by itself");
+		else
+			expect_ok(fixture, HF_VM_LOAD);
+		assert_int_equal(fake_vm_has_run(&fixture->machine), refuses);
+		close_vm(fixture);
+	}
+}
+
+static void a_vm_that_was_loaded_and_stands_still_is_run_without_a_question(void **state)
+{
+	struct fixture *fixture = *state;
+	struct fake_vm_script script = script_for(HF_VM_LOAD);
+	script.refuse = "query-status";
+	open_vm(fixture, script);
+	make_state(fixture, STATE_BYTES);
+	expect_ok(fixture, HF_VM_LOAD);
+	expect_ok(fixture, HF_VM_RUN);
+	assert_true(fake_vm_has_run(&fixture->machine));
+}
+
 static void a_vmm_that_says_nothing_of_its_incoming_migration_is_judged_by_its_status(void **state)
 {
 	struct fixture *fixture = *state;
@@ -93,6 +177,8 @@ static void a_state_of_one_byte_and_of_many_megabytes_pass_whole(void **state)
 		open_vm(fixture, (struct fake_vm_script){.state_bytes = sizes[i], .status = "paused"});
 		expect_ok(fixture, HF_VM_SAVE);
 		expect_state(fixture, sizes[i]);
+		expect_ok(fixture, HF_VM_FENCE); // behind what SAVE leaves for later
+		kill(fixture->machine.pid, SIGCONT);
 		expect_ok(fixture, HF_VM_LOAD);
 		close_vm(fixture);
 	}
@@ -109,10 +195,11 @@ static void capabilities_are_set_for_saving_and_put_back(void **state)
 		make_state(fixture, STATE_BYTES);
 		expect_ok(fixture, ops[i]);
 		expect_ok(fixture, HF_VM_RESUME); // of a VM that was only stopped, too
+		expect_ok(fixture, HF_VM_RESUME); // after what the first one leaves for later
 		raw_negotiate(&raw, fixture->directory.socket_path);
 		raw_send(&raw, "{\"execute\":\"query-migrate-capabilities\"}");
-		raw_expect(&raw, "{\"return\": [{\"capability\": \"events\", \"state\": false},"
-				 "{\"capability\": \"x-ignore-shared\", \"state\": false},"
+		raw_expect(&raw, "{\"return\": [{\"capability\": \"x-ignore-shared\", \"state\": false},"
+				 "{\"capability\": \"events\", \"state\": false},"
 				 "{\"capability\": \"return-path\", \"state\": true},"
 				 "{\"capability\": \"xbzrle\", \"state\": false}]}");
 		raw_close(&raw);
@@ -141,9 +228,8 @@ static void who_goes_on_for_a_program_that_was_killed_has_memory_in_the_stream_a
 			assert_int_equal(hf_qmp_vm_resume(fixture->vm, NULL), 0);
 		}
 		raw_send(&raw, "{\"execute\":\"query-migrate-capabilities\"}");
-		raw_expect(&raw,
-			   "{\"return\": [\"*\", {\"capability\": \"x-ignore-shared\", \"state\": false},"
-			   "\"*\", \"*\"]}");
+		raw_expect(&raw, "{\"return\": [{\"capability\": \"x-ignore-shared\", \"state\": false},"
+				 "\"*\", \"*\", \"*\"]}");
 		raw_close(&raw);
 		close_vm(fixture);
 	}
@@ -215,6 +301,7 @@ static void expect_refused(struct fixture *fixture, enum hf_vm_op op, const char
 {
 	struct fake_vm_script script = script_for(op);
 	script.refuse = command;
+	script.no_events = true; // more questions to refuse
 	open_vm(fixture, script);
 	make_state(fixture, STATE_BYTES);
 	expect_failure(fixture, op, EREMOTEIO, "scripted refusal");
@@ -237,7 +324,7 @@ static void a_vm_that_somebody_else_has_stopped_is_left_as_it_is(void **state)
 static void a_refusal_at_any_step_is_passed_on(void **state)
 {
 	struct fixture *fixture = *state;
-	expect_refused(fixture, HF_VM_STOP, "stop");
+	expect_refused(fixture, HF_VM_STOP, "migrate");
 	expect_refused(fixture, HF_VM_STOP, "query-status");
 	expect_refused(fixture, HF_VM_SAVE, "migrate-set-capabilities");
 	expect_refused(fixture, HF_VM_SAVE, "migrate");
@@ -310,7 +397,8 @@ static void a_save_knows_no_limit_of_bandwidth_and_leaves_it_as_it_was(void **st
 			expect_failure(fixture, HF_VM_SAVE, EREMOTEIO, "no");
 		else
 			expect_ok(fixture, HF_VM_SAVE);
-		expect_ok(fixture, HF_VM_RESUME); // after what SAVE leaves for later
+		expect_ok(fixture, HF_VM_RESUME);
+		expect_ok(fixture, HF_VM_RESUME); // after what the first one leaves for later
 		expect_max_bandwidth_as_it_was(fixture);
 		close_vm(fixture);
 	}
@@ -560,6 +648,12 @@ int main(void)
 	    TEST(a_vm_is_stopped_saved_resumed_loaded_and_run),
 	    TEST(without_events_states_are_asked_for),
 	    TEST(a_vmm_without_capability_commands_works),
+	    TEST(a_vmm_whose_migrate_stops_nothing_is_stopped_before),
+	    TEST(stop_begins_the_save_of_a_vm_that_stands_still_from_then_on),
+	    TEST(a_save_that_stop_has_begun_is_broken_off_by_resume),
+	    TEST(a_vm_whose_save_fails_after_it_was_stopped_runs_on),
+	    TEST(a_vmm_that_would_run_what_it_has_loaded_is_told_to_wait),
+	    TEST(a_vm_that_was_loaded_and_stands_still_is_run_without_a_question),
 	    TEST(a_vmm_that_says_nothing_of_its_incoming_migration_is_judged_by_its_status),
 	    TEST(a_state_of_one_byte_and_of_many_megabytes_pass_whole),
 	    TEST(capabilities_are_set_for_saving_and_put_back),

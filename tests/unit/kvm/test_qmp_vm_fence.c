@@ -18,11 +18,17 @@
 
 #define TALK_BYTES 30000 /* goes into a socket in one piece */
 
-static void open_saved(struct fixture *fixture, struct fake_vm_script script)
+static void open_stopped(struct fixture *fixture, struct fake_vm_script script)
 {
 	script.state_bytes = STATE_BYTES;
+	script.no_ignore_shared = true; // paused, so that somebody else may run it before it is saved
 	open_vm(fixture, script);
 	expect_ok(fixture, HF_VM_STOP);
+}
+
+static void open_saved(struct fixture *fixture, struct fake_vm_script script)
+{
+	open_stopped(fixture, script);
 	expect_ok(fixture, HF_VM_SAVE);
 }
 
@@ -64,12 +70,32 @@ static void a_fenced_vm_is_frozen_and_resume_thaws_and_runs_it(void **state)
 	expect_ok(fixture, HF_VM_FENCE);
 }
 
+static void a_vm_that_was_saved_is_frozen_before_that_is_asked_for(void **state)
+{
+	struct fixture *fixture = *state;
+	for (int stops_itself = 0; stops_itself < 2; stops_itself++) {
+		open_vm(fixture, (struct fake_vm_script){.state_bytes = STATE_BYTES,
+							 .no_ignore_shared = !stops_itself});
+		expect_ok(fixture, HF_VM_STOP);
+		expect_ok(fixture, HF_VM_SAVE);
+		for (int turns = 0; turns < 10000 && !hf_vmm_is_fenced(&fixture->vm->process); turns++)
+			usleep(1000);
+		assert_true(hf_vmm_is_fenced(&fixture->vm->process));
+		assert_false(fake_vm_has_run(&fixture->machine));
+		expect_ok(fixture, HF_VM_RESUME);
+		expect_status(fixture, "running");
+		close_vm(fixture);
+	}
+}
+
 static void a_vm_that_somebody_else_has_revived_is_not_fenced(void **state)
 {
 	struct fixture *fixture = *state;
 	for (int i = 0; i < 3; i++) {
-		open_saved(fixture, (struct fake_vm_script){.no_events = i == 2});
+		open_stopped(fixture, (struct fake_vm_script){.no_events = i == 2});
 		somebody_says(fixture, i == 1 ? runs_and_stops_it : runs_it);
+		if (i == 1) // it is frozen behind that, but for what is known already
+			expect_ok(fixture, HF_VM_SAVE);
 		expect_failure(fixture, HF_VM_FENCE, EPERM, "another QMP client");
 		assert_false(hf_vmm_is_fenced(&fixture->vm->process));
 		expect_status(fixture, i == 1 ? "paused" : "running");
@@ -100,7 +126,7 @@ static void a_revival_while_the_vmm_is_being_frozen_never_goes_unseen(void **sta
 	for (int i = 0; i < rounds; i++) {
 		struct reviver reviver = {.turns = i};
 		pthread_t thread;
-		open_saved(fixture, (struct fake_vm_script){0});
+		open_stopped(fixture, (struct fake_vm_script){0});
 		raw_negotiate(&reviver.raw, fixture->directory.socket_path);
 		assert_int_equal(pthread_create(&thread, NULL, revive, &reviver), 0);
 		struct end end = run(fixture, HF_VM_FENCE);
@@ -180,7 +206,7 @@ static void a_frozen_vmm_is_not_asked_to_quit_but_killed(void **state)
 	struct fixture *fixture = *state;
 	int wait_status;
 	struct raw_qmp raw;
-	open_saved(fixture, (struct fake_vm_script){0});
+	open_stopped(fixture, (struct fake_vm_script){0});
 	raw_negotiate(&raw, fixture->directory.socket_path);
 	expect_ok(fixture, HF_VM_FENCE);
 	raw_send(&raw, "{\"execute\": \"cont\"}\n"); // it would be done if it were thawed
@@ -216,6 +242,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    TEST(a_fenced_vm_is_frozen_and_resume_thaws_and_runs_it),
+	    TEST(a_vm_that_was_saved_is_frozen_before_that_is_asked_for),
 	    TEST(a_vm_that_somebody_else_has_revived_is_not_fenced),
 	    TEST(a_revival_while_the_vmm_is_being_frozen_never_goes_unseen),
 	    TEST(what_a_frozen_vmm_had_said_is_heard_before_it_counts_as_fenced),
