@@ -154,6 +154,8 @@ static unsigned vm_done_well(struct hf_source *s, const struct hf_vm_result *res
 	hf_lock_assert_held(&s->lock);
 	uint64_t now_ns = hf_clock_now_ns(&s->clock);
 	if (result->op == HF_VM_STOP) {
+		/* It stands still from then on. */
+		s->stop_ns += result->ran_ns < now_ns - s->stop_ns ? result->ran_ns : now_ns - s->stop_ns;
 		s->stop_time_ns = now_ns - s->stop_ns;
 		s->saving_ns = now_ns;
 		s->vm_busy = true;

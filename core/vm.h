@@ -7,7 +7,7 @@
  *
  * Ownership: data passed to request() stays valid until the operation's end is reported.
  * Threads: request() never blocks and never calls the engine (rule a).
- * Units: bytes.
+ * Units: bytes, nanoseconds in _ns.
  * Errors: request() returns 0 or -errno; after a failure no end is reported.
  */
 #ifndef HF_CORE_VM_H
@@ -46,6 +46,7 @@ struct hf_vm_result {
 	const struct hf_err *err; /* says why when result < 0, else NULL */
 	const void *data; /* HF_VM_SAVE: the device state; belongs to the adapter, ends with the call */
 	size_t length_bytes;
+	uint64_t ran_ns; /* HF_VM_STOP: for so long of it the VM surely ran on */
 };
 
 struct hf_vm_ops {

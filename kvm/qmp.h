@@ -62,8 +62,8 @@ void hf_qmp_server_destroy(struct hf_qmp_server *server); /* not from a handler 
 
 struct hf_qmp_client;
 
-/* Called in the reader thread; event is borrowed. */
-typedef void hf_qmp_event(void *opaque, const char *name, const json_t *data);
+/* Called in the reader thread; data is borrowed. at_us: by the VMM's real time; 0: it does not say. */
+typedef void hf_qmp_event(void *opaque, const char *name, const json_t *data, uint64_t at_us);
 
 /* target: "qmp:PATH" or a plain path. Connects, reads the greeting, negotiates. */
 int hf_qmp_client_connect(struct hf_qmp_client **out, const char *target, hf_qmp_event *on_event,

@@ -41,6 +41,7 @@
 #define CONNECT_RETRY_MS   10
 #define UNSENT_MAX_BYTES   (2 * (size_t)HF_QMP_LINE_MAX_BYTES)
 #define NS_PER_MS	   1000000ull
+#define US_PER_S	   1000000
 #define DESC_PRECISION	   300 /* leaves room for the rest of the line */
 
 struct pending {
@@ -209,6 +210,14 @@ static int take_negotiated(struct hf_qmp_client *client, const json_t *message, 
 
 /* ---- messages ---- */
 
+static uint64_t timestamp_us(const json_t *timestamp)
+{
+	json_int_t seconds = json_integer_value(json_object_get(timestamp, "seconds"));
+	json_int_t microseconds = json_integer_value(json_object_get(timestamp, "microseconds"));
+	bool sane = seconds > 0 && seconds < UINT32_MAX && microseconds >= 0 && microseconds < US_PER_S;
+	return sane ? (uint64_t)seconds * US_PER_S + (uint64_t)microseconds : 0;
+}
+
 /* Steals message. An error means that the connection is of no more use. */
 static int take_message(struct hf_qmp_client *client, json_t *message, struct hf_err *err)
 {
@@ -223,7 +232,8 @@ static int take_message(struct hf_qmp_client *client, json_t *message, struct hf
 		const json_t *data = json_object_get(message, "data");
 		if (client->on_event)
 			client->on_event(client->opaque, json_string_value(event),
-					 json_is_object(data) ? data : NULL);
+					 json_is_object(data) ? data : NULL,
+					 timestamp_us(json_object_get(message, "timestamp")));
 	} else if (json_is_integer(id)) {
 		if (deliver(client, json_integer_value(id), message))
 			return 0;

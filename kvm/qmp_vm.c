@@ -19,6 +19,8 @@
  *     FENCE    every thread stands still      a `cont` not yet read stays unread
  *              our socket is read empty       RESUME found: thawed, -EPERM
  *
+ * The same is done as soon as the state is saved, while it travels: FENCE is then a second look.
+ *
  * A VMM says RESUME before a vCPU runs, so once it is frozen the event is in our socket, or has been read, or
  * the VM has not run. A frozen VMM answers nothing: it is never asked, and ended by a signal only, since
  * thawing it would let it read what others have sent.
@@ -54,6 +56,14 @@ uint64_t hf_qmp_vm_now_ms(void)
 	struct timespec now;
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (uint64_t)now.tv_sec * 1000u + (uint64_t)now.tv_nsec / 1000000u;
+}
+
+/* The clock of events' timestamps. */
+static uint64_t real_time_us(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	return (uint64_t)now.tv_sec * 1000000u + (uint64_t)now.tv_nsec / 1000u;
 }
 
 int hf_qmp_vm_error(const struct hf_qmp_vm *vm, int errnum, struct hf_err *err, const char *format, ...)
@@ -122,17 +132,19 @@ int hf_qmp_vm_pace_wait(struct hf_qmp_vm *vm, struct hf_qmp_vm_pace *pace, int f
 }
 
 /* Locked. */
-static void note_migration(struct hf_qmp_vm *vm, const json_t *data)
+static void note_migration(struct hf_qmp_vm *vm, const json_t *data, uint64_t at_us)
 {
 	hf_lock_assert_held(&vm->mutex);
 	const char *status = json_string_value(json_object_get(data, "status"));
+	if (status && strcmp(status, "active") == 0) // prepared, and about to stop the VM
+		vm->saving_us = at_us;
 	if (status && strcmp(status, "completed") == 0)
 		vm->told = HF_QMP_VM_TOLD_COMPLETED;
 	else if (status && (strcmp(status, "failed") == 0 || strcmp(status, "cancelled") == 0))
 		vm->told = HF_QMP_VM_TOLD_FAILED;
 }
 
-static void on_event(void *opaque, const char *name, const json_t *data)
+static void on_event(void *opaque, const char *name, const json_t *data, uint64_t at_us)
 {
 	struct hf_qmp_vm *vm = opaque;
 	hf_lock(&vm->mutex);
@@ -143,7 +155,7 @@ static void on_event(void *opaque, const char *name, const json_t *data)
 	} else if (strcmp(name, "STOP") == 0) {
 		vm->stop_seen = true;
 	} else if (strcmp(name, "MIGRATION") == 0) {
-		note_migration(vm, data);
+		note_migration(vm, data, at_us);
 	} else {
 		known = false;
 	}
@@ -157,7 +169,17 @@ static void expect_stop(struct hf_qmp_vm *vm)
 {
 	hf_lock(&vm->mutex);
 	vm->revived = vm->stop_seen = false;
+	vm->stop_begun_us = real_time_us();
+	vm->saving_us = 0;
 	hf_unlock(&vm->mutex);
+}
+
+static uint64_t ran_on_ns(struct hf_qmp_vm *vm)
+{
+	hf_lock(&vm->mutex);
+	uint64_t begun_us = vm->stop_begun_us, until_us = vm->saving_us;
+	hf_unlock(&vm->mutex);
+	return until_us > begun_us ? (until_us - begun_us) * 1000u : 0;
 }
 
 bool hf_qmp_vm_stop_seen(struct hf_qmp_vm *vm)
@@ -468,7 +490,8 @@ static void run_and_report(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request 
 				      .result = r,
 				      .err = r < 0 ? &err : NULL,
 				      .data = data,
-				      .length_bytes = length_bytes};
+				      .length_bytes = length_bytes,
+				      .ran_ns = request->op == HF_VM_STOP ? ran_on_ns(vm) : 0};
 	vm->done(vm->engine, &result);
 	free(data);
 	/* The VM waits for none of this. */

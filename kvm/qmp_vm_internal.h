@@ -86,7 +86,9 @@ struct hf_qmp_vm {
 	bool revived;	  /* RESUME event since STOP, and not of our own `cont` */
 	bool own_cont;	  /* our `cont` is under way: its event is no revival */
 	bool stop_seen;	  /* STOP event since STOP was begun */
-	bool fenced;	  /* by us */
+	uint64_t stop_begun_us,
+	    saving_us; /* by the host's real time; the VM ran on until the second; 0: not known */
+	bool fenced;   /* by us */
 	enum hf_qmp_vm_told told;
 };
 

@@ -2,6 +2,7 @@
 """The moment of the hand-over, held open: whatever ends in it, the VM runs on one side in the end."""
 import json
 import os
+import signal
 
 from host import assert_runs, assert_whole, err_of, finish, wait_until
 from messages import DEVICE_END, LOADED
@@ -26,7 +27,7 @@ def start(host, frame):
     move.begin_with(lambda: None)
     wait_until(lambda: move.relay.held.is_set() or move.ended(), "the frame is on its way")
     assert move.relay.held.is_set(), [err_of(process) for process in move.programs.values()]
-    assert move.source.status() not in ("running", "frozen")
+    wait_until(lambda: move.source.status() == "frozen", "what has been saved is frozen")
     return move
 
 
@@ -106,6 +107,7 @@ def a_destination_agent_killed_in_doubt_goes_on_when_started_again(host):
 
 def a_vm_that_another_client_runs_before_the_fence_stays(host):
     move = start_stopped(host)
+    move.source.process.send_signal(signal.SIGCONT)
     move.source.execute("cont")
     move.relay.open.set()
     stays(move)

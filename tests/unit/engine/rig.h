@@ -44,6 +44,7 @@ struct rig {
 	uint32_t calls_made;
 	uint32_t vm_requests, notified;
 	uint64_t now_ns;
+	uint64_t ran_ns; /* of STOP, as the VMM's adapter says */
 
 	/* What the ports answer; 0 is success. */
 	int choose_result, prepare_result, place_result, place_zero_result, place_again_result,

@@ -158,6 +158,8 @@ void rig_vm_done(struct rig *rig, enum hf_vm_op op, int result)
 	struct hf_err err;
 	hf_err_set(&err, HF_ERR_LOCAL, -result, "the VMM says no");
 	struct hf_vm_result end = {.op = op, .result = result, .err = result ? &err : NULL};
+	if (op == HF_VM_STOP)
+		end.ran_ns = rig->ran_ns;
 	if (op == HF_VM_SAVE && result == 0) {
 		end.data = RIG_DEVICE_STATE;
 		end.length_bytes = RIG_STATE_BYTES;

@@ -70,6 +70,28 @@ static void a_hand_over_within_one_tick_of_the_clock_completes(void **state)
 	assert_int_equal(rig_source_snapshot(rig).status, HF_STATUS_COMPLETED);
 }
 
+/* An adapter that says too much does not make the downtime less than nothing. */
+static void the_downtime_begins_when_the_vm_may_stand_still(void **state)
+{
+	static const uint64_t ran_ns[] = {0, 30, 1000};
+	static const uint64_t still_ns[] = {100, 70, 0};
+	(void)state;
+	for (size_t i = 0; i < sizeof(ran_ns) / sizeof(ran_ns[0]); i++) {
+		struct rig *rig = rig_create();
+		rig_source_at(rig, SOURCE_STOPPING);
+		rig->ran_ns = ran_ns[i];
+		rig->now_ns += 100;
+		rig_vm_done(rig, HF_VM_STOP, 0);
+		rig_vm_done(rig, HF_VM_SAVE, 0);
+		rig_hear(rig, HF_WIRE_LOADED);
+		rig->now_ns += 5;
+		rig_hear(rig, HF_WIRE_RESUMED);
+		assert_int_equal(rig_source_snapshot(rig).stop_time_ns, still_ns[i]);
+		assert_int_equal(rig_source_snapshot(rig).downtime_ns, still_ns[i] + 5);
+		rig_destroy(rig);
+	}
+}
+
 static struct hf_wire_wish sent_wish(const struct rig *rig)
 {
 	struct hf_wire_wish wish;
@@ -525,6 +547,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    RIG_TEST(operations_and_messages_come_in_this_order),
 	    RIG_TEST(a_hand_over_within_one_tick_of_the_clock_completes),
+	    RIG_TEST(the_downtime_begins_when_the_vm_may_stand_still),
 	    RIG_TEST(the_operators_wishes_go_ahead_of_advise),
 	    RIG_TEST(a_large_device_state_travels_in_bounded_frames),
 	    RIG_TEST(presence_of_a_large_block_travels_in_bounded_frames),

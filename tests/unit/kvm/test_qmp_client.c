@@ -60,8 +60,9 @@ static int teardown(void **state)
 	return 0;
 }
 
-static void on_event(void *opaque, const char *name, const json_t *data)
+static void on_event(void *opaque, const char *name, const json_t *data, uint64_t at_us)
 {
+	(void)at_us;
 	struct fixture *fixture = opaque;
 	pthread_mutex_lock(&fixture->mutex);
 	struct hf_qmp_client *client = fixture->client;

@@ -46,7 +46,7 @@ static void on_done(void *engine, const struct hf_vm_result *result)
 	struct fixture *fixture = engine;
 	pthread_mutex_lock(&fixture->mutex);
 	struct end *end = &fixture->ends[fixture->end_count++];
-	*end = (struct end){.op = result->op, .result = result->result};
+	*end = (struct end){.op = result->op, .result = result->result, .ran_ns = result->ran_ns};
 	if (result->err)
 		end->err = *result->err;
 	if (result->data) {

@@ -25,6 +25,7 @@
 struct end {
 	enum hf_vm_op op;
 	int result;
+	uint64_t ran_ns;
 	struct hf_err err;
 };
 

@@ -133,8 +133,9 @@ void rig_wait_until(bool (*holds)(void *opaque), void *opaque, const char *what)
 
 /* ---- processes -------------------------------------------------------------------------------- */
 
-static void on_event(void *opaque, const char *name, const json_t *data)
+static void on_event(void *opaque, const char *name, const json_t *data, uint64_t at_us)
 {
+	(void)at_us;
 	struct rig_vmm *vmm = opaque;
 	uint32_t count = __atomic_load_n(&vmm->events_count, __ATOMIC_ACQUIRE);
 	const char *status = json_string_value(json_object_get(data, "status"));
