@@ -509,8 +509,11 @@ static void *worker_thread(void *opaque)
 {
 	struct hf_qmp_vm *vm = opaque;
 	if (!vm->silent)
-		hf_qmp_vm_prepare_incoming(vm); // while the source's VM runs
+		hf_qmp_vm_prepare_incoming(
+		    vm); // here, so that this thread has its memory before the VM waits for it
 	hf_lock(&vm->mutex);
+	vm->started = true;
+	hf_cond_broadcast(&vm->changed);
 	for (;;) {
 		while (vm->queue_count == 0 && !vm->stopping)
 			hf_cond_wait(&vm->changed, &vm->mutex);
@@ -607,7 +610,8 @@ int hf_qmp_vm_start(struct hf_qmp_vm *vm, void (*done)(void *engine, const struc
 				  strerror(error));
 	pthread_setname_np(vm->worker, "hf-vm");
 	hf_lock(&vm->mutex);
-	vm->started = true;
+	while (!vm->started)
+		hf_cond_wait(&vm->changed, &vm->mutex);
 	hf_unlock(&vm->mutex);
 	return 0;
 }
