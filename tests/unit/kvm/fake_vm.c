@@ -82,6 +82,14 @@ static int enter(struct machine *machine, const char *name, struct hf_err *err)
 	return 0;
 }
 
+static bool is_in(struct machine *machine, const char *status)
+{
+	pthread_mutex_lock(&machine->mutex);
+	bool is = strcmp(machine->status, status) == 0;
+	pthread_mutex_unlock(&machine->mutex);
+	return is;
+}
+
 static void set_status(struct machine *machine, const char *status)
 {
 	pthread_mutex_lock(&machine->mutex);
@@ -111,7 +119,7 @@ static int handle_stop(void *opaque, const json_t *arguments, json_t **result, s
 	if (r < 0)
 		return r;
 	machine->starts_itself = false;
-	if (strcmp(machine->status, "inmigrate") == 0) // as in QEMU
+	if (is_in(machine, "inmigrate")) // as in QEMU
 		return 0;
 	set_status(machine, "paused");
 	emit(machine, "STOP", NULL);
@@ -124,7 +132,7 @@ static int handle_cont(void *opaque, const json_t *arguments, json_t **result, s
 	(void)arguments, (void)result;
 	int r = enter(machine, "cont", err);
 	const char *status = machine->script->status_after_cont;
-	if (r == 0 && strcmp(machine->status, "finish-migrate") == 0)
+	if (r == 0 && is_in(machine, "finish-migrate"))
 		return hf_err_set(err, HF_ERR_LOCAL, EPERM, "Migration is not finalized yet");
 	if (r < 0 && machine->script->runs_and_stops_before_refusal) {
 		emit(machine, "RESUME", NULL);
@@ -261,21 +269,21 @@ static void die_if_due(const struct machine *machine, size_t bytes)
 /* As in QEMU: the VM is stopped only when the migration has begun, and runs again if it fails. */
 static bool stop_to_save(struct machine *machine)
 {
-	if (strcmp(machine->status, "running") != 0)
+	if (!is_in(machine, "running"))
 		return false;
 	set_status(machine, "finish-migrate");
 	emit(machine, "STOP", NULL);
 	return true;
 }
 
-static void end_save(struct machine *machine, bool ran, const char *failure)
+static void end_save(struct machine *machine, int fd, bool ran, const char *failure)
 {
 	end_migration(machine, failure);
 	if (ran && failure)
 		emit(machine, "RESUME", NULL);
 	if (ran)
 		set_status(machine, failure ? "running" : "postmigrate");
-	close(machine->stream_fd);
+	close(fd);
 }
 
 static void *save_thread(void *opaque)
@@ -294,14 +302,14 @@ static void *save_thread(void *opaque)
 			chunk[i] = fake_vm_state_byte(sent_bytes + i);
 		ssize_t n = send(fd, chunk, length_bytes, MSG_NOSIGNAL);
 		if (n < 0) {
-			end_save(machine, ran, "the stream broke");
+			end_save(machine, fd, ran, "the stream broke");
 			return NULL;
 		}
 		sent_bytes += (size_t)n;
 		die_if_due(machine, sent_bytes);
 	}
 	// As in QEMU, the verdict stands before the stream ends.
-	end_save(machine, ran, machine->script->migration_error);
+	end_save(machine, fd, ran, machine->script->migration_error);
 	return NULL;
 }
 
@@ -402,7 +410,7 @@ static int handle_migrate(void *opaque, const json_t *arguments, json_t **result
 		return r;
 	if (machine->max_bandwidth)
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "this would take long");
-	if (machine->script->no_ignore_shared && strcmp(machine->status, "running") == 0)
+	if (machine->script->no_ignore_shared && is_in(machine, "running"))
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "the VM runs");
 	r = check_capabilities(machine, err);
 	if (r < 0)

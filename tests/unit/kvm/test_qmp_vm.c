@@ -78,6 +78,7 @@ static void a_vmm_whose_migrate_stops_nothing_is_stopped_before(void **state)
 {
 	struct fixture *fixture = *state;
 	whole_life(fixture, (struct fake_vm_script){.no_ignore_shared = true});
+	close_vm(fixture);
 	open_vm(fixture, (struct fake_vm_script){.state_bytes = 1, .no_ignore_shared = true});
 	expect_ok(fixture, HF_VM_STOP);
 	expect_status(fixture, "paused");
