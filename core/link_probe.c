@@ -5,13 +5,19 @@
  * A thread that faults on an idle link waits for one round trip and for the bytes of its page at the rate of
  * the urgent channels, over which its chunks are striped. Both are measured the way a page is fetched:
  *
- *   1. ROUND_TRIPS chunks of the least size, one at a time; the shortest counts, since what makes others
- * longer is not the link.
+ *   1. ROUND_TRIPS chunks of the least size, one at a time, fewer where that takes long; the shortest counts,
+ * since what makes others longer is not the link.
  *   2. Chunks of the migration's own size: DEPTH_FIRST at once, one more for each that has come, up to what
- * the urgent channels hold and DEPTH_MAX_BYTES, so that a slow link is not filled for seconds. It lasts
- *      RATE_TIME_NS, or RATE_ROUND_TRIPS where those take longer, less when RATE_BYTES have come in each part
- * that counts. The first part does not count: a stream's congestion window, and first touches of memory, need
- * a while.
+ * the urgent channels hold and DEPTH_MAX_BYTES, so that a slow link is not filled for seconds; and once there
+ * is a stretch, up to DEPTH_FACTOR times what its rate puts into a round trip: all that is on its way in the
+ * end has to be waited for. It ends as soon
+ * as the link is seen to be steady: stretches of at least STRETCH_CHUNKS, STRETCH_TIME_NS and
+ * STRETCH_ROUND_TRIPS are compared, and when STRETCHES in a row have rates within an eighth of each other
+ * that of all of them is the link's. While a congestion window, or the number of fetches, still grows, a
+ * stretch of three round trips carries a multiple of the one before, so a beginning does not pass for a
+ * steady link; the very first stretch is never taken. A link that is not steady, or so slow that stretches
+ * are long, is measured for RATE_TIME_NS, or RATE_ROUND_TRIPS where those take longer, less when RATE_BYTES
+ * have come in each part that counts. The first half does not count.
  *
  * The bytes have no meaning and land in memory of the probe's own, one landing for each fetch that is on its
  * way.
@@ -34,15 +40,22 @@
 #include "core/ports_internal.h"
 #include "core/wire.h"
 
-#define ROUND_TRIPS	 16u
-#define RATE_TIME_NS	 200000000ull
-#define RATE_ROUND_TRIPS 12u
-#define RATE_BYTES	 (64ull << 20)
-#define DEPTH_MAX_BYTES	 (16u << 20)
-#define DEPTH_FIRST	 2u
-#define INDEX_BITS	 12u /* of an id; the rest is the generation */
-#define INDEX_MASK	 ((1u << INDEX_BITS) - 1)
-#define NS_PER_S	 1000000000ull
+#define ROUND_TRIPS	    16u
+#define ROUND_TRIPS_LEAST   4u
+#define ROUND_TRIPS_TIME_NS 5000000ull
+#define STRETCH_TIME_NS	    2000000ull
+#define STRETCH_ROUND_TRIPS 3u
+#define STRETCH_CHUNKS	    16u
+#define STRETCHES	    3u
+#define RATE_TIME_NS	    200000000ull
+#define RATE_ROUND_TRIPS    12u
+#define RATE_BYTES	    (64ull << 20)
+#define DEPTH_MAX_BYTES	    (16u << 20)
+#define DEPTH_FACTOR	    16u
+#define DEPTH_FIRST	    2u
+#define INDEX_BITS	    12u /* of an id; the rest is the generation */
+#define INDEX_MASK	    ((1u << INDEX_BITS) - 1)
+#define NS_PER_S	    1000000000ull
 
 _Static_assert(DEPTH_MAX_BYTES / HF_WIRE_CHUNK_MIN_BYTES <= INDEX_MASK + 1, "each slot has an index");
 
@@ -52,6 +65,11 @@ struct probe_slot {
 	uint64_t posted_ns;
 	uint32_t generation, length_bytes;
 	bool busy;
+};
+
+/* A part of the second phase. */
+struct stretch {
+	uint64_t time_ns, bytes;
 };
 
 struct hf_link_probe {
@@ -69,7 +87,12 @@ struct hf_link_probe {
 	uint32_t depth, depth_max; /* fetches at once in the second phase */
 	uint32_t outstanding, round_trips;
 	uint64_t offset_bytes; /* in the probe block, of the next fetch */
-	uint64_t phase_ns, phase_most_ns, count_from_ns, counted_bytes;
+	uint64_t begin_ns, phase_ns, phase_most_ns, count_from_ns, counted_bytes;
+	struct stretch stretches[STRETCHES]; /* the last ones, in a ring */
+	uint32_t stretches_count;	     /* all there were */
+	uint64_t stretch_from_ns, stretch_bytes;
+	uint32_t stretch_chunks;
+	uint64_t depth_enough_bytes; /* 0: not known yet */
 	bool failed;
 	struct hf_err err;
 	struct hf_link_figures figures;
@@ -240,11 +263,63 @@ static void begin_rate(struct hf_link_probe *p, uint64_t now_ns)
 {
 	hf_lock_assert_held(&p->lock);
 	p->phase = PHASE_RATE;
-	p->phase_ns = now_ns;
+	p->phase_ns = p->stretch_from_ns = now_ns;
 	p->phase_most_ns = RATE_ROUND_TRIPS * p->figures.round_trip_ns;
 	if (p->phase_most_ns < RATE_TIME_NS)
 		p->phase_most_ns = RATE_TIME_NS;
 	p->count_from_ns = 0;
+}
+
+/* Bytes a second; no less than 1. Less than 2^40 bytes: times 10^6 fits. */
+static uint64_t rate_of(uint64_t bytes, uint64_t time_ns)
+{
+	return bytes * 1000000 / (time_ns / 1000 + 1) + 1;
+}
+
+/* Locked. */
+static void end_rate(struct hf_link_probe *p, uint64_t bytes, uint64_t time_ns)
+{
+	hf_lock_assert_held(&p->lock);
+	p->figures.rate_bytes_per_s = rate_of(bytes, time_ns);
+	p->phase = PHASE_DRAIN;
+}
+
+/* Locked. All of the ring, which does not hold the first one any more. */
+static bool is_steady(const struct hf_link_probe *p, struct stretch *all)
+{
+	uint64_t least = UINT64_MAX, most = 0;
+	*all = (struct stretch){0};
+	if (p->stretches_count <= STRETCHES)
+		return false;
+	for (uint32_t i = 0; i < STRETCHES; i++) {
+		uint64_t rate = rate_of(p->stretches[i].bytes, p->stretches[i].time_ns);
+		least = rate < least ? rate : least;
+		most = rate > most ? rate : most;
+		all->bytes += p->stretches[i].bytes;
+		all->time_ns += p->stretches[i].time_ns;
+	}
+	return most - least <= most / 8;
+}
+
+/* Locked. A chunk of the second phase has come: does a stretch end with it, and the phase with the stretch?
+ */
+static bool count_stretch(struct hf_link_probe *p, uint32_t length_bytes, uint64_t now_ns)
+{
+	hf_lock_assert_held(&p->lock);
+	uint64_t time_ns = now_ns - p->stretch_from_ns;
+	p->stretch_bytes += length_bytes;
+	if (++p->stretch_chunks < STRETCH_CHUNKS || time_ns < STRETCH_TIME_NS ||
+	    time_ns < STRETCH_ROUND_TRIPS * p->figures.round_trip_ns)
+		return false;
+	p->stretches[p->stretches_count++ % STRETCHES] = (struct stretch){time_ns, p->stretch_bytes};
+	p->depth_enough_bytes = DEPTH_FACTOR * p->stretch_bytes * p->figures.round_trip_ns / time_ns;
+	p->stretch_from_ns = now_ns;
+	p->stretch_bytes = p->stretch_chunks = 0;
+	struct stretch all;
+	if (!is_steady(p, &all))
+		return false;
+	end_rate(p, all.bytes, all.time_ns);
+	return true;
 }
 
 /* Locked. A chunk of the second phase has come. */
@@ -252,8 +327,12 @@ static void count_rate(struct hf_link_probe *p, uint32_t length_bytes, uint64_t 
 {
 	hf_lock_assert_held(&p->lock);
 	uint64_t phase_ns = now_ns - p->phase_ns;
-	if (p->depth < p->depth_max)
+	bool enough_depth =
+	    p->depth_enough_bytes && (uint64_t)p->depth * p->chunk_bytes >= p->depth_enough_bytes;
+	if (p->depth < p->depth_max && !enough_depth)
 		p->depth++;
+	if (count_stretch(p, length_bytes, now_ns))
+		return;
 	p->counted_bytes += length_bytes;
 	if (p->count_from_ns == 0) {
 		if (phase_ns >= p->phase_most_ns / 2 || p->counted_bytes >= RATE_BYTES) {
@@ -265,11 +344,8 @@ static void count_rate(struct hf_link_probe *p, uint32_t length_bytes, uint64_t 
 	uint64_t counted_ns = now_ns - p->count_from_ns;
 	/* A whole half: bytes that waited for a thread without a processor must not pass for a fast link. */
 	bool enough = counted_ns >= p->phase_most_ns / 2 || p->counted_bytes >= RATE_BYTES;
-	if (!enough || counted_ns == 0)
-		return;
-	/* Less than 2^40 bytes: times 10^6 fits. The result is no less than 1. */
-	p->figures.rate_bytes_per_s = p->counted_bytes * 1000000 / (counted_ns / 1000 + 1) + 1;
-	p->phase = PHASE_DRAIN;
+	if (enough && counted_ns > 0)
+		end_rate(p, p->counted_bytes, counted_ns);
 }
 
 /* Locked. */
@@ -280,12 +356,17 @@ static void count_round_trip(struct hf_link_probe *p, uint64_t round_trip_ns, ui
 		round_trip_ns = 1;
 	if (p->figures.round_trip_ns == 0 || round_trip_ns < p->figures.round_trip_ns)
 		p->figures.round_trip_ns = round_trip_ns;
-	if (++p->round_trips == ROUND_TRIPS)
+	p->round_trips++;
+	bool long_enough = p->round_trips >= ROUND_TRIPS_LEAST && now_ns - p->begin_ns >= ROUND_TRIPS_TIME_NS;
+	if (p->round_trips == ROUND_TRIPS || long_enough)
 		begin_rate(p, now_ns);
 }
 
 enum hf_link_probe_end hf_link_probe_start(struct hf_link_probe *p, struct hf_err *err)
 {
+	hf_lock(&p->lock);
+	p->begin_ns = hf_clock_now_ns(&p->clock);
+	hf_unlock(&p->lock);
 	return pump(p, err);
 }
 

@@ -17,9 +17,12 @@
 /* ---- a link with known figures ----------------------------------------------------------------- */
 
 #define TOY_FETCHES_MAX 64u
+#define TOY_BEGIN_NS	(5000 * MS)
 
 struct toy_link {
 	uint64_t now_ns, round_trip_ns, rate_bytes_per_s, free_ns;
+	/* NULL: always that rate; else what it is at this time after the beginning. */
+	uint64_t (*rate_at)(const struct toy_link *toy, uint64_t after_ns);
 	struct hf_link_info info;
 	struct hf_fetch fetches[TOY_FETCHES_MAX]; /* oldest first */
 	uint64_t arrives_ns[TOY_FETCHES_MAX];
@@ -50,7 +53,8 @@ static int toy_fetch(void *self, const struct hf_fetch *fetch)
 	uint64_t start_ns = toy->now_ns + toy->round_trip_ns;
 	if (start_ns < toy->free_ns)
 		start_ns = toy->free_ns;
-	toy->free_ns = start_ns + fetch->length_bytes * 1000000000ull / toy->rate_bytes_per_s;
+	uint64_t rate = toy->rate_at ? toy->rate_at(toy, start_ns - TOY_BEGIN_NS) : toy->rate_bytes_per_s;
+	toy->free_ns = start_ns + fetch->length_bytes * 1000000000ull / rate;
 	toy->arrives_ns[toy->fetches_count] = toy->free_ns;
 	toy->fetches[toy->fetches_count++] = *fetch;
 	if (toy->fetches_count > toy->most_at_once)
@@ -78,7 +82,7 @@ static struct hf_link_probe *toy_probe(struct toy_link *toy, uint32_t chunk_byte
 	struct hf_clock clock = {.now_ns = toy_now, .self = toy};
 	struct hf_transport transport = {.ops = &toy_ops, .self = toy};
 	struct hf_link_probe *probe = NULL;
-	toy->now_ns = 5000 * MS;
+	toy->now_ns = TOY_BEGIN_NS;
 	toy->info.epoch = 3;
 	if (!toy->capacity)
 		toy->capacity = TOY_FETCHES_MAX;
@@ -123,6 +127,68 @@ static void the_figures_are_those_of_the_link(void **state)
 		assert_in_range(figures.rate_bytes_per_s, rate - rate / 8, rate + rate / 20);
 		hf_link_probe_destroy(probe);
 	}
+}
+
+static void a_steady_link_is_soon_known(void **state)
+{
+	(void)state;
+	static const struct {
+		uint64_t round_trip_ns, rate_bytes_per_s, limit_ns;
+	} links[] = {{20000, 12500000000, 12 * MS},
+		     {200000, 1250000000, 25 * MS},
+		     {200000, 625000000, 40 * MS},
+		     {100 * MS, 125000000, 2000 * MS}};
+	for (size_t i = 0; i < sizeof(links) / sizeof(links[0]); i++) {
+		struct toy_link toy = {.round_trip_ns = links[i].round_trip_ns,
+				       .rate_bytes_per_s = links[i].rate_bytes_per_s};
+		struct hf_link_probe *probe = toy_probe(&toy, 256 << 10);
+		assert_int_equal(toy_run(&toy, probe, NULL), HF_LINK_PROBE_FINISHED);
+		assert_in_range(toy.now_ns - TOY_BEGIN_NS, 1, links[i].limit_ns);
+		hf_link_probe_destroy(probe);
+	}
+}
+
+/* As a congestion window does: twice as much each round trip. */
+static uint64_t growing(const struct toy_link *toy, uint64_t after_ns)
+{
+	uint64_t rate = toy->rate_bytes_per_s / 256;
+	for (uint64_t trip = 0; trip < after_ns / toy->round_trip_ns && rate < toy->rate_bytes_per_s; trip++)
+		rate *= 2;
+	return rate < toy->rate_bytes_per_s ? rate : toy->rate_bytes_per_s;
+}
+
+/* In the mean two thirds of it. */
+static uint64_t swaying(const struct toy_link *toy, uint64_t after_ns)
+{
+	return after_ns / (15 * MS) % 2 ? toy->rate_bytes_per_s : toy->rate_bytes_per_s / 3;
+}
+
+static uint64_t figure_of(struct toy_link *toy, uint32_t chunk_bytes)
+{
+	struct hf_link_probe *probe = toy_probe(toy, chunk_bytes);
+	assert_int_equal(toy_run(toy, probe, NULL), HF_LINK_PROBE_FINISHED);
+	uint64_t rate = hf_link_probe_figures(probe).rate_bytes_per_s;
+	hf_link_probe_destroy(probe);
+	return rate;
+}
+
+static void a_link_that_gets_faster_is_measured_when_it_does_not_any_more(void **state)
+{
+	(void)state;
+	static const uint64_t round_trips_ns[] = {200000, 1 * MS, 2 * MS};
+	for (size_t i = 0; i < 3; i++) {
+		struct toy_link toy = {
+		    .round_trip_ns = round_trips_ns[i], .rate_bytes_per_s = 1250000000, .rate_at = growing};
+		assert_in_range(figure_of(&toy, 64 << 10), 1150000000, 1300000000);
+	}
+}
+
+static void a_link_that_is_never_steady_is_measured_to_the_end(void **state)
+{
+	(void)state;
+	struct toy_link toy = {.round_trip_ns = 200000, .rate_bytes_per_s = 600000000, .rate_at = swaying};
+	assert_in_range(figure_of(&toy, 256 << 10), 320000000, 480000000);
+	assert_in_range(toy.now_ns - TOY_BEGIN_NS, 180 * MS, 260 * MS);
 }
 
 static void a_page_takes_the_round_trip_and_its_bytes(void **state)
@@ -536,6 +602,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(the_figures_are_those_of_the_link),
+	    cmocka_unit_test(a_steady_link_is_soon_known),
+	    cmocka_unit_test(a_link_that_gets_faster_is_measured_when_it_does_not_any_more),
+	    cmocka_unit_test(a_link_that_is_never_steady_is_measured_to_the_end),
 	    cmocka_unit_test(a_page_takes_the_round_trip_and_its_bytes),
 	    cmocka_unit_test(a_link_that_holds_less_than_it_says_is_measured_with_what_it_holds),
 	    cmocka_unit_test(a_link_that_takes_nothing_fails_the_probe_once),
