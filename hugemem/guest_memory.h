@@ -8,8 +8,8 @@
  *
  * Ownership: the attach client passed in outlives the object. stop() joins all threads.
  * Threads: incoming: "hf-faults" reads faults and only queues them; "hf-place-u" and "hf-place-b" do the work
- * that needs no transfer and wait for kicks; prepare runs in "hf-place-b". Units: bytes, pages of the block's
- * size. Errors: 0 or -errno with text.
+ * that needs no transfer and wait for kicks; prepare runs in "hf-place-b", what begin starts in
+ * "hf-allocate". Units: bytes, pages of the block's size. Errors: 0 or -errno with text.
  */
 #ifndef HF_HUGEMEM_GUEST_MEMORY_H
 #define HF_HUGEMEM_GUEST_MEMORY_H
@@ -78,8 +78,8 @@ struct hf_incoming_memory_config {
 	/* The engine's entry points (hf_destination_memory_ready, _fault, _fail, _work). */
 	void (*ready)(void *engine, int result, const struct hf_err *err);
 	/*
-	 * Optional; called once by prepare, before anything of the VMM is touched: what else this program
-	 * needs to have for a migration, or why it must be refused.
+	 * Optional; called once by prepare, first: what else this program needs to have for a migration, or
+	 * why it must be refused.
 	 */
 	int (*prepare_program)(void *engine, struct hf_err *err);
 	/*
@@ -121,6 +121,29 @@ bool hf_incoming_memory_touched(const struct hf_incoming_memory *memory);
  */
 uint32_t hf_incoming_memory_landings(const struct hf_incoming_memory *memory,
 				     struct hf_lent_range ranges[static HF_RAMBLOCKS_MAX]);
+/*
+ * Does before there is a source what needs none: checks, takes the landings and has the VMM's ranges
+ * registered; `continue`: begins to allocate, in a thread of its own that calls ended() when it is over.
+ * Faults wait in the kernel from here on. What the source's operator wishes may still be another placement.
+ * If it fails, the VMM and this object are as before, and prepare() tries everything again. Not for
+ * taken_over.
+ */
+int hf_incoming_memory_begin(struct hf_incoming_memory *memory, void (*ended)(void *opaque), void *opaque,
+			     struct hf_err *err);
+/* How far begin() has got. Its caller's thread, before start(). */
+struct hf_incoming_progress {
+	uint64_t allocated_bytes, total_bytes; /* `copy` allocates nothing in advance: 0 of 0 */
+	bool over;
+	int result; /* when it is over; err as ever */
+	struct hf_err err;
+};
+void hf_incoming_memory_progress(struct hf_incoming_memory *memory, struct hf_incoming_progress *progress);
+/*
+ * After stop(), and when no link can touch a landing any more: makes the waiting VMM what it was before
+ * begin() or prepare(). Only where nothing was placed: -EEXIST if the VMM has a page. After a failure the VMM
+ * has to be started afresh (touched() stays).
+ */
+int hf_incoming_memory_give_back(struct hf_incoming_memory *memory, struct hf_err *err);
 /* Starts the worker threads; engine is passed to the callbacks. */
 int hf_incoming_memory_start(struct hf_incoming_memory *memory, void *engine, struct hf_err *err);
 /* Stops and joins all threads. Does not unregister: missing pages stay missing. */

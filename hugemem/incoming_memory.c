@@ -3,8 +3,8 @@
  * Theory of operation
  *
  * The destination's memory port. create() decides the placement from what the regions are and what the kernel
- * offers; prepare (incoming_prepare.c), run by the background worker, registers the VMM's memory, makes the
- * landings and starts the fault reader; placer.c then makes pages visible.
+ * offers; begin (incoming_begin.c) and prepare (incoming_prepare.c), run by the background worker, register
+ * the VMM's memory, make the landings and start the fault reader; placer.c then makes pages visible.
  *
  *   placement   landing                      zero page                 needs
  *   continue    the page in the alias        the preallocated page     shared regions, MINOR_HUGETLBFS
@@ -456,6 +456,9 @@ int hf_incoming_memory_create(struct hf_incoming_memory **out, const struct hf_i
 	atomic_init(&memory->stopping, false);
 	atomic_init(&memory->poisoned, false);
 	atomic_init(&memory->touched, config->taken_over != NULL);
+	atomic_init(&memory->in_vain, false);
+	atomic_init(&memory->allocation_over, false);
+	atomic_init(&memory->allocated_bytes, 0);
 	hf_ramblocks_init(&memory->blocks);
 	int result = set_up(memory, config, err);
 	if (result) {
@@ -507,7 +510,10 @@ void hf_incoming_memory_stop(struct hf_incoming_memory *memory)
 	atomic_store(&memory->stopping, true);
 	if (memory->workers)
 		hf_place_workers_stop(memory->workers);
-	/* The background worker may have started the reader until it was joined above. */
+	/* The background worker may have waited for the allocation, or started the reader, until it was
+	 * joined above. */
+	int result = 0;
+	hf_incoming_await_allocation(memory, &result, NULL);
 	hf_fault_reader_destroy(memory->reader);
 	memory->reader = NULL;
 }

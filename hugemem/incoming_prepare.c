@@ -6,9 +6,8 @@
  *
  * 1. Check that what the VMM has mapped is what it said, and that no page is there yet: a page that is there
  *    would never fault, and the guest would read what is in it.
- * 2. Take what can be missing on this host: what the program itself needs, and the landings. continue: the
- *    alias is mapped, which reserves what the VMM has not. copy: staging slots. Up to here a refusal leaves
- *    the VMM as it was.
+ * 2. Take what can be missing on this host: the landings. continue: the alias is mapped, which reserves what
+ *    the VMM has not. copy: staging slots. Up to here a refusal leaves the VMM as it was.
  * 3. Have the VMM's ranges registered. From here on nobody sees a page that was not placed.
  * 4. Check again: a page may have come in between. Only this second look is proof; the first one spares a
  *    VMM that is refused anyway the trouble of a registration.
@@ -16,9 +15,15 @@
  *    registered for minor faults would be visible half-filled.
  * 6. Start the fault reader. Faults of before wait in the kernel.
  *
- * A stop ends the allocation between two steps of 64 MiB (or one page, if larger). A failure from step 3 on
- * leaves the ranges registered and pages allocated: the VMM must be started anew, its file then is a fresh
- * one.
+ * All but the last can be done before there is a source (incoming_begin.c, which also has the way back); what
+ * was not is done when it has come. A stop ends the allocation between two steps of 64 MiB (or one page, if
+ * larger).
+ *
+ * An agent that was killed before anything was placed leaves a VMM whose ranges are registered and whose file
+ * has pages that nobody has seen: allocated ones, and perhaps such that bytes had landed in. The registration
+ * and the VMM's pagemap tell them from pages that somebody put there: what the VMM cannot reach, and has
+ * none of, is nobody's. Such pages are taken out of the file before step 5, so what they held does not
+ * matter. Who goes on with pages that were received has a record and comes by incoming_takeover.c.
  */
 #include "hugemem/incoming_internal.h"
 
@@ -162,8 +167,9 @@ static int check_file_fresh(const struct hf_attached_region *region, struct hf_e
 	return result;
 }
 
-static int check_private_fresh(const struct hf_incoming_memory *memory,
-			       const struct hf_attached_region *region, struct hf_err *err)
+/* The VMM has none of the region's pages. */
+static int check_unmapped(const struct hf_incoming_memory *memory, const struct hf_attached_region *region,
+			  struct hf_err *err)
 {
 	uint64_t count = region->length_bytes / region->page_size_bytes;
 
@@ -180,16 +186,44 @@ static int check_private_fresh(const struct hf_incoming_memory *memory,
 	return 0;
 }
 
+int hf_incoming_check_unmapped(const struct hf_incoming_memory *memory, struct hf_err *err)
+{
+	int result = 0;
+
+	for (uint32_t block = 0; block < memory->blocks.count && result == 0; block++)
+		result = check_unmapped(memory, &memory->regions[block], err);
+	return result;
+}
+
 static int check_fresh(const struct hf_incoming_memory *memory, struct hf_err *err)
 {
 	int result = hf_incoming_check_mappings(memory, err);
 
 	for (uint32_t block = 0; block < memory->blocks.count && result == 0; block++) {
 		const struct hf_attached_region *region = &memory->regions[block];
-		result =
-		    region->fd < 0 ? check_private_fresh(memory, region, err) : check_file_fresh(region, err);
+		result = region->fd < 0 || memory->left_over ? check_unmapped(memory, region, err)
+							     : check_file_fresh(region, err);
 	}
 	return result;
+}
+
+/* Has an agent before this one had the ranges registered? All, or none: else nothing is known of any. */
+static int look_for_left_over(struct hf_incoming_memory *memory, struct hf_err *err)
+{
+	const struct hf_attached_region *unguarded;
+	uint32_t guarded;
+
+	int result = hf_incoming_count_guarded(memory, &guarded, &unguarded, err);
+	if (result)
+		return result;
+	memory->left_over = guarded == memory->blocks.count;
+	if (guarded == 0 || memory->left_over)
+		return 0;
+	return hf_err_set(
+	    err, HF_ERR_LOCAL, EBUSY,
+	    "block '%s' is not registered with a userfaultfd, but others of this VMM are: start the "
+	    "destination VMM anew",
+	    unguarded->idstr);
 }
 
 /* ---- registration ---- */
@@ -375,13 +409,14 @@ static int populate_run(struct hf_incoming_memory *memory, uint32_t block, uint6
 	while (left_bytes > 0) {
 		if (step_bytes > left_bytes)
 			step_bytes = left_bytes;
-		if (atomic_load(&memory->stopping))
+		if (atomic_load(&memory->stopping) || atomic_load(&memory->in_vain))
 			return hf_err_set(err, HF_ERR_CANCELLED, ECANCELED,
 					  "stopped while allocating guest memory");
 		if (madvise(address, step_bytes, MADV_POPULATE_WRITE))
 			return cannot_populate(memory, block, errno, err);
 		address += step_bytes;
 		left_bytes -= step_bytes;
+		atomic_fetch_add(&memory->allocated_bytes, step_bytes);
 	}
 	return 0;
 }
@@ -470,52 +505,105 @@ int hf_incoming_start_reader(struct hf_incoming_memory *memory, struct hf_err *e
 	return hf_fault_reader_start(&memory->reader, &config, err);
 }
 
-/* What this host and this program must have; the VMM is not touched. */
+static int make_landings(struct hf_incoming_memory *memory, struct hf_err *err)
+{
+	memory->landings = memory->placement;
+	return memory->landings == HF_PLACEMENT_CONTINUE ? make_alias(memory, err)
+							 : make_staging(memory, err);
+}
+
+/* What this host must have; the VMM is not touched. */
 int hf_incoming_take_resources(struct hf_incoming_memory *memory, struct hf_err *err)
 {
-	int result = memory->config.prepare_program ? memory->config.prepare_program(memory->engine, err) : 0;
+	int result = make_zeros(memory, err);
 
-	/* What is taken over has most of its pages already; the rest is reserved, or found when it is
-	 * allocated. */
-	if (result == 0 && !memory->config.taken_over)
+	return result ? result : make_landings(memory, err);
+}
+
+int hf_incoming_prepare_program(const struct hf_incoming_memory *memory, struct hf_err *err)
+{
+	return memory->config.prepare_program ? memory->config.prepare_program(memory->engine, err) : 0;
+}
+
+/* Registered now: are these pages nobody's, and this program's to fill? */
+static int own_pages(struct hf_incoming_memory *memory, struct hf_err *err)
+{
+	memory->left_over = hf_attach_client_resumed(memory->config.attach);
+	int result = check_fresh(memory, err);
+	if (result)
+		return result;
+	memory->owns_pages = true;
+	if (!memory->left_over)
+		return 0;
+	result = hf_incoming_discard_pages(memory, err);
+	return result ? result : check_all_nodes(memory, err);
+}
+
+int hf_incoming_guard(struct hf_incoming_memory *memory, struct hf_err *err)
+{
+	int result = look_for_left_over(memory, err);
+
+	if (result == 0)
+		result = check_fresh(memory, err);
+	/* What an agent before this one has allocated is not free yet. */
+	if (result == 0 && !memory->left_over)
 		result = check_all_nodes(memory, err);
 	if (result == 0)
-		result = make_zeros(memory, err);
+		result = hf_incoming_take_resources(memory, err);
 	if (result == 0)
-		result = memory->placement == HF_PLACEMENT_CONTINUE ? make_alias(memory, err)
-								    : make_staging(memory, err);
+		result = hf_incoming_register(memory, err);
+	if (result == 0)
+		result = own_pages(memory, err);
 	return result;
+}
+
+/* The source's operator has wished for `copy` since. (What was begun as `copy` had to be, and stays so.) */
+static int leave_alias(struct hf_incoming_memory *memory, struct hf_err *err)
+{
+	int result = hf_incoming_discard_pages(memory, err);
+
+	hf_incoming_unmap_landings(memory);
+	return result ? result : make_landings(memory, err);
 }
 
 int hf_incoming_prepare(struct hf_incoming_memory *memory, struct hf_err *err)
 {
 	if (memory->config.taken_over)
 		return hf_incoming_take_over(memory, err);
-	int result = check_fresh(memory, err);
+	int result = hf_incoming_prepare_program(memory, err);
+	bool allocated = result == 0 && hf_incoming_await_allocation(memory, &result, err);
 
-	if (result == 0)
-		result = hf_incoming_take_resources(memory, err);
-	if (result == 0)
-		result = hf_incoming_register(memory, err);
-	if (result == 0)
-		result = check_fresh(memory, err);
-	if (result == 0)
+	if (result == 0 && !memory->owns_pages)
+		result = hf_incoming_guard(memory, err);
+	else if (result == 0 && memory->landings != memory->placement)
+		result = leave_alias(memory, err);
+	if (result == 0 && !allocated)
 		result = hf_incoming_populate(memory, err);
 	if (result == 0)
 		result = hf_incoming_start_reader(memory, err);
 	return result;
 }
 
-void hf_incoming_unprepare(struct hf_incoming_memory *memory)
+void hf_incoming_unmap_landings(struct hf_incoming_memory *memory)
 {
 	for (uint32_t block = 0; memory->alias && block < memory->blocks.count; block++)
 		if (memory->alias[block])
 			munmap(memory->alias[block], memory->blocks.blocks[block].length_bytes);
 	free(memory->alias);
+	memory->alias = NULL;
 	if (memory->staging)
 		munmap(memory->staging, memory->staging_bytes);
+	memory->staging = NULL;
+}
+
+void hf_incoming_unprepare(struct hf_incoming_memory *memory)
+{
+	hf_incoming_unmap_landings(memory);
 	if (memory->zeros_bytes)
 		munmap((void *)memory->placer.zeros, memory->zeros_bytes);
+	memory->placer.zeros = NULL;
+	memory->zeros_bytes = 0;
 	if (memory->placer.userfault_fd >= 0)
 		close(memory->placer.userfault_fd);
+	memory->placer.userfault_fd = -1;
 }

@@ -122,9 +122,8 @@ static bool is_guarded(const struct hf_attached_region *region, const struct hf_
 	return true;
 }
 
-/* *unguarded: the first region that is not, NULL if there is none. */
-static int count_guarded(const struct hf_incoming_memory *memory, uint32_t *guarded,
-			 const struct hf_attached_region **unguarded, struct hf_err *err)
+int hf_incoming_count_guarded(const struct hf_incoming_memory *memory, uint32_t *guarded,
+			      const struct hf_attached_region **unguarded, struct hf_err *err)
 {
 	struct hf_vmm_mappings mappings = {0};
 
@@ -147,7 +146,7 @@ static int check_guarded(struct hf_incoming_memory *memory, struct hf_err *err)
 	const struct hf_attached_region *unguarded;
 	uint32_t guarded;
 
-	int result = count_guarded(memory, &guarded, &unguarded, err);
+	int result = hf_incoming_count_guarded(memory, &guarded, &unguarded, err);
 	if (result || !unguarded)
 		return result;
 	if (memory->taken_over.settled || all_received(memory)) {
@@ -186,7 +185,10 @@ int hf_incoming_take_over(struct hf_incoming_memory *memory, struct hf_err *err)
 		result = check_guarded(memory, err);
 	if (result || memory->released)
 		return result;
-	result = hf_incoming_take_resources(memory, err);
+	result = hf_incoming_prepare_program(memory, err);
+	/* No look at the nodes: most of the pages are here, and the others are reserved. */
+	if (result == 0)
+		result = hf_incoming_take_resources(memory, err);
 	if (result == 0)
 		result = register_again(memory, err);
 	if (result == 0 && !memory->taken_over.poisoning)

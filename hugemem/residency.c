@@ -39,6 +39,7 @@
 #define PAGEMAP_PRESENT	       (1ull << 63)
 #define PAGEMAP_SWAPPED	       (1ull << 62)
 #define REGIONS_AT_ONCE	       64u
+#define SMAPS_BUFFER_BYTES     65536u
 
 /* ---- a process's mappings ---- */
 
@@ -136,6 +137,8 @@ int hf_vmm_mappings_load(pid_t pid, struct hf_vmm_mappings *out, struct hf_err *
 
 	snprintf(path, sizeof(path), "/proc/%d/smaps", (int)pid);
 	FILE *file = fopen(path, "re");
+	if (file) /* each read looks up its place in the list anew */
+		setvbuf(file, NULL, _IOFBF, SMAPS_BUFFER_BYTES);
 	int result = file ? read_mappings(file, &mappings) : -errno;
 	if (file)
 		fclose(file);
