@@ -15,6 +15,17 @@ int hf_progress_period_ms(const struct hf_progress *progress)
 	return progress->terminal ? HF_PROGRESS_PERIOD_MS : -1;
 }
 
+void hf_progress_memory(struct hf_progress *progress, uint64_t allocated_bytes, uint64_t total_bytes)
+{
+	if (!progress->terminal)
+		return;
+	fprintf(stderr, "\rallocating       %3u%%  %" PRIu64 " of %" PRIu64 " MiB\033[K",
+		total_bytes ? (unsigned)(100 * (allocated_bytes >> 20) / (total_bytes >> 20)) : 0,
+		allocated_bytes >> 20, total_bytes >> 20);
+	fflush(stderr);
+	progress->shown = true;
+}
+
 void hf_progress_update(struct hf_progress *progress, const struct hf_destination_snapshot *snapshot)
 {
 	if (!progress->terminal)

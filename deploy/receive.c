@@ -2,9 +2,11 @@
 /*
  * `hugeferry receive`. Theory of operation: everything that can fail without a peer is done first: the VMM
  * must wait for a migration (inmigrate), its memory is handed out over the attach socket, the placement is
- * chosen. Then the listener opens and `listening on URI` goes to stdout. Strangers are reported and
- * forgotten; the first whole connection closes the listener, gets an engine, and its fate is the program's
- * fate.
+ * chosen, and it is made ready as far as that goes without a source (hf_incoming_memory_begin()). If that
+ * fails it is tried again when a source has come, so that both sides hear why. Then the listener opens and
+ * `listening on URI` goes to stdout; `memory is ready` follows. Strangers are reported and forgotten; the
+ * first whole connection closes the listener, gets an engine, and its fate is the program's fate. Where it
+ * ends before the VMM was given anything, the VMM is made what it was.
  *
  * After the hand-over the VM lives here and nothing is given up: signals are refused by the engine. When the
  * link is lost the source is awaited again (receive_link.c). A program that ends, in whatever way, leaves the
@@ -135,6 +137,13 @@ static int open_memory(struct receive *receive, struct hf_err *err)
 	return result;
 }
 
+/* The VMM's threads wait for pages from here on. A failure is told when the program listens. */
+static void begin_memory(struct receive *receive)
+{
+	receive->memory_begun = hf_incoming_memory_begin(receive->memory, hf_waiter_notify, &receive->waiter,
+							 &receive->memory_err) == 0;
+}
+
 static int open_vm(struct receive *receive, struct hf_err *err)
 {
 	/* Started again, it must serve pages first: the VMM may not answer before it has them. */
@@ -168,6 +177,8 @@ static int open_vm(struct receive *receive, struct hf_err *err)
 		result = receive->restarted
 			     ? hf_receive_recall_vcpus(receive, err)
 			     : hf_qmp_vm_vcpus(receive->vm, &receive->vcpu_threads, &receive->vcpus, err);
+	if (!result && !receive->restarted)
+		begin_memory(receive);
 	return result;
 }
 
@@ -245,6 +256,7 @@ static void cancel_if_signalled(struct receive *receive)
 /* While there is no engine: what else may end the program. */
 static int take_woken(struct receive *receive, const struct hf_woken *woken, struct hf_err *err)
 {
+	receive->vmm_ended |= woken->vmm_ended;
 	if (woken->vmm_ended)
 		return explain_vmm_end(receive, err);
 	take_signal(receive, woken->signal);
@@ -277,14 +289,38 @@ static int answer_check(struct receive *receive, struct hf_err *err)
 	return take_woken(receive, &session.woken, err);
 }
 
+/* True: there is more to tell later. */
+static bool tell_memory(struct receive *receive)
+{
+	struct hf_incoming_progress memory = {.over = true, .err = receive->memory_err};
+	if (receive->memory_told)
+		return false;
+	if (receive->memory_begun)
+		hf_incoming_memory_progress(receive->memory, &memory);
+	if (!memory.over) {
+		hf_progress_memory(&receive->progress, memory.allocated_bytes, memory.total_bytes);
+		return true;
+	}
+	receive->memory_told = true;
+	hf_progress_end(&receive->progress);
+	if (memory.err.class == HF_ERR_NONE)
+		printf("memory is ready\n");
+	else
+		printf("memory is not ready, which ends a migration if it has not changed by then: %s\n",
+		       memory.err.text);
+	fflush(stdout);
+	return false;
+}
+
 static int accept_peer(struct receive *receive, struct hf_err *err)
 {
 	int fd = receive->scheme->listener_fd(receive->listener);
 	while (!receive->link) {
 		hf_control_run(receive->control);
 		struct hf_woken woken = {0};
+		int limit_ms = tell_memory(receive) ? hf_progress_period_ms(&receive->progress) : -1;
 		if (!receive->cancel_asked)
-			woken = hf_waiter_wait(&receive->waiter, fd, -1);
+			woken = hf_waiter_wait(&receive->waiter, fd, limit_ms);
 		int stop = take_woken(receive, &woken, err);
 		if (stop)
 			return stop;
@@ -465,6 +501,16 @@ static bool removed_vmm(struct receive *receive)
 	return false;
 }
 
+/* Nothing was placed before the VMM was given its state: what was allocated for it is nobody's. */
+static void give_back_memory(struct receive *receive)
+{
+	struct hf_err err = HF_ERR_INIT;
+	if (!receive->memory || receive->restarted || receive->vmm_ended || receive->snapshot.has_state)
+		return;
+	if (hf_incoming_memory_give_back(receive->memory, &err))
+		hf_complain(COMMAND, "the waiting VMM's memory could not be left as it was: %s", err.text);
+}
+
 static void explain_failure(struct receive *receive)
 {
 	if (removed_vmm(receive)) {
@@ -578,8 +624,11 @@ static enum hf_exit run(struct receive *receive)
 	if (!result)
 		result = start_engine(receive, &err);
 	if (result) {
+		hf_progress_end(&receive->progress);
 		hf_complain(COMMAND, "%s", err.text);
 		report(receive, &err);
+		stop_ports(receive);
+		give_back_memory(receive);
 		if (receive->made_files)
 			hf_receive_forget(receive);
 		return err.class == HF_ERR_CANCELLED ? HF_EXIT_CANCELLED : HF_EXIT_FAILED;
@@ -589,6 +638,7 @@ static enum hf_exit run(struct receive *receive)
 	stop_ports(receive);
 	hf_destination_snapshot(receive->engine, &receive->snapshot);
 	hf_control_status(receive->control, receive->snapshot.status);
+	give_back_memory(receive);
 	enum hf_exit code = conclude(receive);
 	report(receive, NULL);
 	settle(receive);

@@ -66,6 +66,8 @@ struct receive {
 	enum hf_record found; /* by a program started again */
 	bool made_files;      /* by this program: they may go when nothing has begun */
 	bool restarted, vmm_lives;
+	bool memory_begun, memory_told;
+	struct hf_err memory_err; /* why it was not begun */
 	bool memory_started;
 	bool hold_background;
 	bool trouble_told;

@@ -410,6 +410,11 @@ def receive(host, vmm, *extra, listen=None, before_exec=None):
                       "--listen", listen or host.listen, *host.state_options("receive"), *extra, before_exec=before_exec)
 
 
+def await_memory(taker):
+    """What `receive` does beforehand is over."""
+    wait_until(lambda: "\nmemory is ready\n" in out_of(taker), "the memory is ready")
+
+
 def send(host, vmm, uri, *extra, before_exec=None):
     return host.start(host.hugeferry, "send", "--vm", f"qmp:{vmm.qmp_path}", "--to", uri,
                       *host.state_options("send"), *extra, before_exec=before_exec)

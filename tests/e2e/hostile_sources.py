@@ -60,7 +60,7 @@ def check_outcome(stage, vmm, code, said):
     else:
         assert code == 1, (code, said)
         assert vmm.status() != "running"
-        assert ("untouched" in said) == (stage == "linked"), said
+        assert ("untouched" in said) == (vmm.status() == "inmigrate"), said
 
 
 def bring_to(giver, vmm, stage):

@@ -9,6 +9,7 @@ sys.dont_write_bytecode = True
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "peer")]
 
+import beforehand  # noqa: E402
 import blocks  # noqa: E402
 import blocktimes  # noqa: E402
 import control  # noqa: E402
@@ -76,6 +77,7 @@ MODULES = (
     hostile_destinations,
     openings,
     control,
+    beforehand,
     cost,
     blocktimes,
     many,
