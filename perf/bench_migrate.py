@@ -24,7 +24,7 @@ import traceback
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "tests/e2e"))
 
-from host import (G, M, Host, Vmm, assert_whole, err_of, finish, listening_uri, out_of,  # noqa: E402
+from host import (G, M, Host, Vmm, assert_whole, await_memory, err_of, finish, listening_uri, out_of,  # noqa: E402
                   receive, send)
 from results import read_json, warm_pages  # noqa: E402
 
@@ -72,7 +72,9 @@ def move(host, pattern, size, enter=(None, None)):
     reports = host.name("send-json"), host.name("receive-json")
     taker = receive(host, destination, "--json", reports[1], "--channels", CHANNELS, listen="tcp:127.0.0.1:0",
                     before_exec=enter[1])
-    giver = send(host, source, listening_uri(taker), "--json", reports[0], "--channels", CHANNELS, before_exec=enter[0])
+    uri = listening_uri(taker)
+    await_memory(taker)
+    giver = send(host, source, uri, "--json", reports[0], "--channels", CHANNELS, before_exec=enter[0])
     cpu_s = finish_and_count(giver), finish_and_count(taker)
     sent, received = map(read_json, reports)
     assert received["status"] == "completed", err_of(taker)

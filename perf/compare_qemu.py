@@ -20,7 +20,7 @@ import time
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests/e2e"))
 
-from host import M, Qmp, assert_whole, finish, free_port, listening_uri, receive, send  # noqa: E402
+from host import M, Qmp, assert_whole, await_memory, finish, free_port, listening_uri, receive, send  # noqa: E402
 from networks import ADDRESSES, Networks  # noqa: E402
 from qemu_flat import PATTERNS, FlatQemu, assert_one_guest  # noqa: E402
 from results import machine, parse, print_table, read_json, warm_pages  # noqa: E402
@@ -146,6 +146,7 @@ def move_by_hugeferry(host, options, rate, pattern):
     taker = receive(host, pair.destination, "--json", paths[1], "--qmp", f"unix:{control}",
                     listen=f"tcp:{pair.address}:0", before_exec=pair.enter[1])
     uri = listening_uri(taker)
+    await_memory(taker)
     watch = Watch(control)
     begin = time.time()
     giver = send(host, pair.source, uri, "--json", paths[0], before_exec=pair.enter[0])
