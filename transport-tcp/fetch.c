@@ -29,6 +29,9 @@
 #include <stdio.h>
 #include <string.h>
 
+_Static_assert(!(TCP_CHANNEL_FETCHES_MAX & (TCP_CHANNEL_FETCHES_MAX - 1)),
+	       "places in the ring go on where the count of answers begins again");
+
 void tcp_channel_name(const struct page_channel *channel, char name[static TCP_CHANNEL_NAME_BYTES])
 {
 	snprintf(name, TCP_CHANNEL_NAME_BYTES, "%s channel %u",
@@ -99,7 +102,7 @@ static uint32_t send_unsent(struct page_channel *channel)
 	uint32_t count = 0;
 	channel->sending = true;
 	while (channel->unsent && !channel->closed) {
-		uint32_t answers_before = answers_to_come(channel);
+		uint32_t answers_before = answers_to_come(channel), place = channel->head + answers_before;
 		struct hf_fetch fetch = *first_unsent(channel);
 		channel->unsent--; // from here on it may be answered
 		hf_unlock(&channel->lock);
@@ -107,7 +110,10 @@ static uint32_t send_unsent(struct page_channel *channel)
 		if (!sent && !answers_before)
 			fail_channel(channel, ENOBUFS);
 		hf_lock(&channel->lock);
-		bool done_with = sent || !answers_before || channel->closed;
+		/* A source that guesses has answered what it was not asked: that is told, and comes no more.
+		 */
+		bool guessed = (int32_t)(channel->head - place) > 0;
+		bool done_with = sent || guessed || !answers_before || channel->closed;
 		count += done_with;
 		if (done_with)
 			continue;
@@ -202,7 +208,7 @@ static bool peek_head(struct page_channel *channel, struct hf_fetch *fetch)
 	hf_lock(&channel->lock);
 	bool found = answers_to_come(channel) > 0;
 	if (found)
-		*fetch = channel->fifo[channel->head];
+		*fetch = channel->fifo[channel->head % TCP_CHANNEL_FETCHES_MAX];
 	hf_unlock(&channel->lock);
 	return found;
 }
@@ -210,8 +216,9 @@ static bool peek_head(struct page_channel *channel, struct hf_fetch *fetch)
 static void pop_head(struct page_channel *channel)
 {
 	hf_lock(&channel->lock);
-	atomic_fetch_sub(&channel->load.outstanding_bytes, channel->fifo[channel->head].length_bytes);
-	channel->head = (channel->head + 1) % TCP_CHANNEL_FETCHES_MAX;
+	atomic_fetch_sub(&channel->load.outstanding_bytes,
+			 channel->fifo[channel->head % TCP_CHANNEL_FETCHES_MAX].length_bytes);
+	channel->head++;
 	atomic_fetch_sub(&channel->load.outstanding, 1);
 	if (channel->unsent && !channel->sending)
 		send_unsent(channel);

@@ -87,9 +87,9 @@ struct page_channel {
 	bool thread_runs;
 	/* Destination, under lock. */
 	struct hf_lock lock;
-	bool closed;  /* the thread has left; nothing may be appended */
-	bool sending; /* a thread sends requests, without the lock: it takes along what is appended */
-	uint32_t head;
+	bool closed;	 /* the thread has left; nothing may be appended */
+	bool sending;	 /* a thread sends requests, without the lock: it takes along what is appended */
+	uint32_t head;	 /* answers so far: where the FIFO begins in the ring */
 	uint32_t unsent; /* at the end of the FIFO: requests that were not sent */
 	struct hf_fetch fifo[TCP_CHANNEL_FETCHES_MAX];
 };
