@@ -70,7 +70,7 @@ def say_where(host, what, seen):
 def measure(host, pattern, size):
     host.need(bench_migrate.PAGE, bench_migrate.pages_of(size))
     paths, enter = zip(preload(host), preload(host))
-    sent, received, _ = bench_migrate.move(host, pattern, size, enter)
+    sent, received, _ = bench_migrate.move(host, bench_migrate.start_source(host, pattern, size), size, enter)
     seen = dict(zip(("send", "receive"), map(read_json, paths)))
     if WHERE in sys.argv:
         for program, one in seen.items():

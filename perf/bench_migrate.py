@@ -4,11 +4,12 @@
 
     bench_migrate.py BUILD [--sizes 256M,1G] [--benchmark_filter=RE] [--benchmark_repetitions=N]
 
-A benchmark is migrate/PATTERN/SIZE: the guest reads and writes in a row, at random, or mostly a hot set. Counters: total
-time, downtime, what vCPUs were blocked (all at once, and the worst), CPU seconds of `send` and of `receive` a GiB of page
+A benchmark is migrate/PATTERN/SIZE: the guest reads and writes in a row, at random, or mostly a hot set, as fast as it
+can; or it is still, one step a second. Counters: total time, downtime, what vCPUs were blocked (all at once, and the worst), CPU seconds of `send` and of `receive` a GiB of page
 payload (the guest's vCPUs are the VMM's, and not in it), and payload a second of postcopy. The limits are those of
-perf/raw_limits.c, just before: a bare loop over as many sockets, and for the CPU of both sides that of the loop and of
-allocating as many huge pages. These are touched once before the first move: on a host that is a VM itself its
+perf/raw_limits.c, just before: a bare loop over as many sockets while the same guest runs, since vCPUs take CPUs from a
+migration too (raw_alone_mib_per_s: without it), and for the CPU of both sides that of the loop alone and of allocating as
+many huge pages. These are touched once before the first move: on a host that is a VM itself its
 hypervisor may have to bring them, which takes more than the move. After each move every byte is checked. Wants root,
 /dev/kvm and huge pages for two VMs of the size; gives them back.
 """
@@ -31,7 +32,8 @@ from results import read_json, warm_pages  # noqa: E402
 PAGE = 2 * M
 VCPUS = 2
 CHANNELS = 2
-PATTERNS = ("sequential", "random", "hot")
+PATTERNS = {"sequential": ("--pattern", "sequential"), "random": ("--pattern", "random"), "hot": ("--pattern", "hot"),
+            "still": ("--pace", 1)}
 UNITS = {"M": M, "G": G}
 
 
@@ -65,9 +67,12 @@ def finish_and_count(process):
     return used() - before
 
 
-def move(host, pattern, size, enter=(None, None)):
+def start_source(host, pattern, size):
+    return Vmm(host, mem=size, vcpus=VCPUS, extra=PATTERNS[pattern])
+
+
+def move(host, source, size, enter=(None, None)):
     """A VM is moved and checked. The reports of both sides, and CPU seconds of both; enter: before each is executed."""
-    source = Vmm(host, mem=size, vcpus=VCPUS, extra=("--pattern", pattern))
     destination = Vmm(host, incoming=True, mem=size, vcpus=VCPUS)
     reports = host.name("send-json"), host.name("receive-json")
     taker = receive(host, destination, "--json", reports[1], "--channels", CHANNELS, listen="tcp:127.0.0.1:0",
@@ -86,8 +91,10 @@ def move(host, pattern, size, enter=(None, None)):
 def measure(host, pattern, size):
     """The counters of one move."""
     host.need(PAGE, pages_of(size))
-    raw = raw_limits(host, size)
-    sent, received, cpu_s = move(host, pattern, size)
+    alone = raw_limits(host, size)
+    source = start_source(host, pattern, size)
+    beside_guest = raw_limits(host, size)
+    sent, received, cpu_s = move(host, source, size)
     gib = received["transferred_bytes"] / G
     blocktime = received["blocktime"]
     return {
@@ -98,9 +105,10 @@ def measure(host, pattern, size):
         "source_cpu_s_per_gib": cpu_s[0] / gib,
         "destination_cpu_s_per_gib": cpu_s[1] / gib,
         "cpu_s_per_gib": sum(cpu_s) / gib,
-        "raw_cpu_s_per_gib": raw["loop_cpu_s_per_gib"] + raw["allocation_cpu_s_per_gib"],
+        "raw_cpu_s_per_gib": alone["loop_cpu_s_per_gib"] + alone["allocation_cpu_s_per_gib"],
         "mib_per_s": received["transferred_bytes"] / M / (received["postcopy_time_ns"] / 1e9),
-        "raw_mib_per_s": raw["mib_per_s"],
+        "raw_mib_per_s": beside_guest["mib_per_s"],
+        "raw_alone_mib_per_s": alone["mib_per_s"],
     }
 
 

@@ -40,6 +40,8 @@ GOALS = (
     Goal("blocktime reported by felt, idle", "fault", TOUCH, "reported_by_felt", False, ">=", 0.95),
     Goal("blocktime that is missing a fault beside the background, us", "fault", TOUCH,
          "busy_felt_longer_us_per_fault", False, "<=", 100),
+    Goal("whole migrations, bandwidth, by a loop beside the same guest", "migrate", "migrate/random/1G", "mib_per_s",
+         True, ">=", 0.95),
     Goal("CPU of both programs, whole migrations, by loop and allocation", "migrate", "migrate/random/1G",
          "cpu_s_per_gib", True, "<=", 1.15),
     Goal("waits for locks, by page time", "inside", "inside/random/1G", "lock_waits_by_page_time", False, "<=", 0.01),
