@@ -104,7 +104,8 @@ static int start_postcopy(struct run *run)
 					    .channels = CHANNELS,
 					    .chunk_bytes = (uint32_t)run->of->chunk_bytes,
 					    .background_share_percent = (uint32_t)run->of->share_percent,
-					    .choice = run->of->choice};
+					    .choice = run->of->choice,
+					    .cpus = run->of->cpus};
 	hf_postcopy_stop(run->postcopy);
 	run->postcopy = NULL;
 	run->next_page = PAGES;

@@ -171,7 +171,7 @@ int hf_postcopy_start(struct hf_postcopy **out, const struct hf_postcopy_config 
 	if (!p)
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
 	hf_ramblocks_init(&p->blocks);
-	p->cpus = hf_cpus();
+	p->cpus = config->cpus;
 	to_the_destination(p);
 	int result = make_ram(p, config, err);
 	if (!result)

@@ -14,6 +14,7 @@
 #ifndef HF_PERF_POSTCOPY_H
 #define HF_PERF_POSTCOPY_H
 
+#include <sched.h>
 #include <stdint.h>
 
 #include "core/err.h"
@@ -30,6 +31,7 @@ struct hf_postcopy_config {
 	uint32_t pages, vcpus, channels;
 	uint32_t chunk_bytes, background_share_percent; /* 0 = default */
 	enum hf_placement_choice choice;
+	cpu_set_t cpus; /* that both sides may have, each its half; the caller may be on one already */
 };
 
 int hf_postcopy_start(struct hf_postcopy **out, const struct hf_postcopy_config *config, struct hf_err *err);
