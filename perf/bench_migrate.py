@@ -5,13 +5,13 @@
     bench_migrate.py BUILD [--sizes 256M,1G] [--benchmark_filter=RE] [--benchmark_repetitions=N]
 
 A benchmark is migrate/PATTERN/SIZE: the guest reads and writes in a row, at random, or mostly a hot set, as fast as it
-can; or it is still, one step a second. Counters: total time, downtime, what vCPUs were blocked (all at once, and the worst), CPU seconds of `send` and of `receive` a GiB of page
-payload (the guest's vCPUs are the VMM's, and not in it), and payload a second of postcopy. The limits are those of
-perf/raw_limits.c, just before: a bare loop over as many sockets while the same guest runs, since vCPUs take CPUs from a
-migration too (raw_alone_mib_per_s: without it), and for the CPU of both sides that of the loop alone and of allocating as
-many huge pages. These are touched once before the first move: on a host that is a VM itself its
-hypervisor may have to bring them, which takes more than the move. After each move every byte is checked. Wants root,
-/dev/kvm and huge pages for two VMs of the size; gives them back.
+can; or it is still, one step a second. Counters: total time, downtime, what vCPUs were blocked (all at once, and the
+worst), CPU seconds of `send` and of `receive` a GiB of page payload (the guest's vCPUs are the VMM's, and not in it), and
+payload a second of postcopy. The limits are those of perf/raw_limits.c, just before: a bare loop over as many sockets
+while the same guest runs, since vCPUs take CPUs from a migration too (raw_alone_mib_per_s: without it), and for the CPU
+of both sides that of the loop alone and of allocating as many huge pages. These are touched once before the first move:
+on a host that is a VM itself its hypervisor may have to bring them, which takes more than the move. After each move
+every byte is checked. Wants root, /dev/kvm and huge pages for two VMs of the size; gives them back.
 """
 import argparse
 import json
