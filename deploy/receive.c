@@ -138,14 +138,19 @@ static int open_memory(struct receive *receive, struct hf_err *err)
 static int open_vm(struct receive *receive, struct hf_err *err)
 {
 	/* Started again, it must serve pages first: the VMM may not answer before it has them. */
-	int result = receive->restarted ? hf_qmp_vm_create_silent(&receive->vm, receive->options.vm, err)
-					: hf_qmp_vm_create(&receive->vm, receive->options.vm, err);
+	int result =
+	    receive->restarted
+		? hf_qmp_vm_create_silent(&receive->vm, receive->options.vm,
+					  hf_vm_record_description(receive->record)->vmm_settings, err)
+		: hf_qmp_vm_create(&receive->vm, receive->options.vm, err);
 	if (!result)
 		result = hf_vmm_open(&receive->vmm, hf_qmp_vm_pid(receive->vm), err);
 	if (!result)
 		result = hf_waiter_watch(&receive->waiter, receive->vmm.pid, err);
 	if (!result && !receive->restarted)
 		result = check_waiting(receive, err);
+	if (!result && receive->settings_left)
+		result = hf_qmp_vm_put_back(receive->vm, receive->settings_left, err);
 	if (!result && !receive->restarted)
 		result = hf_warn_untested(COMMAND, receive->vm, receive->options.vm, err);
 	if (!result && !receive->restarted)

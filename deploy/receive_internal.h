@@ -64,6 +64,7 @@ struct receive {
 	struct hf_vm_recorder *recorder;
 	struct hf_kept_pages *kept;
 	enum hf_record found; /* by a program started again */
+	char *settings_left;  /* of the VMM, as a program that has ended found them; NULL: none */
 	bool made_files;      /* by this program: they may go when nothing has begun */
 	bool restarted, vmm_lives;
 	bool memory_started;

@@ -335,10 +335,7 @@ static int op_resume(struct hf_qmp_vm *vm, struct hf_err *err)
 
 int hf_qmp_vm_resume(struct hf_qmp_vm *vm, struct hf_err *err)
 {
-	int r = op_resume(vm, err);
-	if (r == 0)
-		hf_qmp_vm_keep_memory_in(vm);
-	return r;
+	return op_resume(vm, err);
 }
 
 static int set_revived_error(struct hf_qmp_vm *vm, struct hf_err *err)
@@ -439,7 +436,7 @@ static void run_and_report(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request 
 	if (request->op == HF_VM_SAVE || request->op == HF_VM_LOAD || request->op == HF_VM_RESUME)
 		hf_qmp_vm_restore(vm);
 	if (request->op == HF_VM_RUN && vm->silent && r == 0) // a program before this one has loaded it
-		hf_qmp_vm_keep_memory_in(vm);
+		hf_qmp_vm_put_back(vm, vm->settings_noted, NULL);
 }
 
 static void *worker_thread(void *opaque)
@@ -454,9 +451,11 @@ static void *worker_thread(void *opaque)
 		struct hf_qmp_vm_request request = vm->queue[vm->queue_first];
 		vm->queue_first = (vm->queue_first + 1) % HF_QMP_VM_QUEUE;
 		vm->queue_count--;
+		vm->busy = true;
 		hf_unlock(&vm->mutex);
 		run_and_report(vm, &request);
 		hf_lock(&vm->mutex);
+		vm->busy = false;
 	}
 	hf_unlock(&vm->mutex);
 	return NULL;
@@ -522,9 +521,16 @@ int hf_qmp_vm_create(struct hf_qmp_vm **out, const char *target, struct hf_err *
 	return create(out, target, false, err);
 }
 
-int hf_qmp_vm_create_silent(struct hf_qmp_vm **out, const char *target, struct hf_err *err)
+int hf_qmp_vm_create_silent(struct hf_qmp_vm **out, const char *target, const char *settings,
+			    struct hf_err *err)
 {
-	return create(out, target, true, err);
+	int r = create(out, target, true, err);
+	if (r == 0 && settings && !((*out)->settings_noted = strdup(settings))) {
+		hf_qmp_vm_destroy(*out);
+		*out = NULL;
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for a VM adapter");
+	}
+	return r;
 }
 
 /* While the source's VM runs; what goes wrong is told when it matters. */
@@ -569,10 +575,13 @@ static void stop_worker(struct hf_qmp_vm *vm)
 {
 	hf_lock(&vm->mutex);
 	bool started = vm->started;
+	bool idle = !vm->busy && vm->queue_count == 0;
 	vm->stopping = true;
 	hf_cond_broadcast(&vm->changed);
 	hf_unlock(&vm->mutex);
 	vm_wake(vm);
+	if (vm->client && idle) // prepared for a LOAD that never came
+		hf_qmp_vm_restore(vm);
 	if (vm->client)
 		hf_qmp_client_shutdown(vm->client);
 	if (!started)
@@ -598,7 +607,7 @@ void hf_qmp_vm_destroy(struct hf_qmp_vm *vm)
 	hf_qmp_client_destroy(vm->client);
 	hf_vmm_close(&vm->process);
 	hf_vmm_words_close(&vm->words);
-	json_decref(vm->capabilities_before);
+	free(vm->settings_noted);
 	hf_cond_destroy(&vm->changed);
 	hf_lock_destroy(&vm->mutex);
 	if (vm->wake_fd >= 0)

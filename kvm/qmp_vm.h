@@ -33,8 +33,12 @@ struct hf_qmp_vm_block {
 
 /* target as in qmp.h. done: hf_source_vm_done or hf_destination_vm_done. */
 int hf_qmp_vm_create(struct hf_qmp_vm **out, const char *target, struct hf_err *err);
-/* For a VMM that may be waiting for a page and not answer now; it is awaited by what is asked first. */
-int hf_qmp_vm_create_silent(struct hf_qmp_vm **out, const char *target, struct hf_err *err);
+/*
+ * For a VMM that may be waiting for a page and not answer now; it is awaited by what is asked first.
+ * settings: what the program before this one noted of them (NULL: nothing); they are put back after RUN.
+ */
+int hf_qmp_vm_create_silent(struct hf_qmp_vm **out, const char *target, const char *settings,
+			    struct hf_err *err);
 /* Starts the worker. `done` may be called from now on. */
 int hf_qmp_vm_start(struct hf_qmp_vm *vm, void (*done)(void *engine, const struct hf_vm_result *result),
 		    void *engine, struct hf_err *err);
@@ -69,9 +73,15 @@ int hf_qmp_vm_check_outgoing(struct hf_qmp_vm *vm, bool precopy, struct hf_err *
 /* Likewise, of the VMM that waits; also if it has locked its memory. */
 int hf_qmp_vm_check_incoming(struct hf_qmp_vm *vm, struct hf_err *err);
 /*
+ * What the VMM has set for its migrations and SAVE or LOAD will change, as it is now, for who goes on if this
+ * program is killed: "x-ignore-shared=off max-bandwidth=134217728". Free with free().
+ */
+int hf_qmp_vm_settings(struct hf_qmp_vm *vm, char **settings, struct hf_err *err);
+/* Sets what was noted so; NULL: nobody has, and only what is dangerous is taken back. */
+int hf_qmp_vm_put_back(struct hf_qmp_vm *vm, const char *settings, struct hf_err *err);
+/*
  * HF_VM_RESUME in the caller's thread, for a program that does nothing else: thaws the VMM if it is frozen
- * and runs the VM unless it runs; memory is in the stream again of whatever migration comes next. Not once
- * the worker has been started.
+ * and runs the VM unless it runs. Not once the worker has been started.
  */
 int hf_qmp_vm_resume(struct hf_qmp_vm *vm, struct hf_err *err);
 /* Ends the VMM: quit, or SIGKILL if it is frozen, and then the files it would have removed stay. */

@@ -3,7 +3,8 @@
  * qmp_vm_internal.h - what the files of the VM adapter share.
  *
  * Purpose: the adapter's state, commands and waiting (qmp_vm.c) for the two operations that move device
- * state over a socket (qmp_vm_state.c) and for the queries (qmp_vm_query.c).
+ * state over a socket (qmp_vm_state.c), for the settings that these need (qmp_vm_settings.c) and for the
+ * queries (qmp_vm_query.c).
  * Ownership: as in qmp_vm.h. Threads: waiting is for the worker only.
  * Units: milliseconds in _ms.
  * Errors: 0 or -errno with text; -ECANCELED when the adapter is being destroyed.
@@ -27,6 +28,7 @@
 #define HF_QMP_VM_QUEUE		  8
 #define HF_QMP_VM_STATE_MAX_BYTES (256u << 20)
 #define HF_QMP_VM_COMMAND_MS	  30000u
+#define HF_QMP_VM_SETTINGS_BYTES  512
 
 struct hf_qmp_vm_request {
 	enum hf_vm_op op;
@@ -51,8 +53,8 @@ struct hf_qmp_vm {
 	/* start()'s, then the worker's own */
 	bool prepared;
 	bool bandwidth_lifted;
-	json_t *capabilities_before; /* of those that were changed; NULL: none was */
-	json_int_t max_bandwidth;    /* QEMU's, of its migrations, in bytes a second; 0: none */
+	char settings_before[HF_QMP_VM_SETTINGS_BYTES];
+	char *settings_noted; /* silent: by a program before this one; NULL: nobody knows */
 
 	struct hf_lock mutex;
 	struct hf_cond changed;
@@ -60,6 +62,7 @@ struct hf_qmp_vm {
 	struct hf_qmp_vm_request queue[HF_QMP_VM_QUEUE];
 	uint32_t queue_first, queue_count;
 	bool started, stopping;
+	bool busy;	  /* the worker, with an operation */
 	bool resume_seen; /* RESUME event since `cont` was given */
 	bool revived;	  /* RESUME event since STOP, and not of our own `cont` */
 	bool own_cont;	  /* our `cont` is under way: its event is no revival */
@@ -108,10 +111,10 @@ bool hf_qmp_vm_is_fenced(struct hf_qmp_vm *vm);
 
 /* Capabilities and what else SAVE and LOAD need; done already, it does nothing. */
 int hf_qmp_vm_prepare(struct hf_qmp_vm *vm, struct hf_err *err);
-/* Takes that back. */
+/* For SAVE alone. */
+void hf_qmp_vm_lift_bandwidth(struct hf_qmp_vm *vm);
+/* Takes both back. */
 void hf_qmp_vm_restore(struct hf_qmp_vm *vm);
-/* Instead, for who does not know what it was: of a program that was killed. */
-void hf_qmp_vm_keep_memory_in(struct hf_qmp_vm *vm);
 int hf_qmp_vm_save(struct hf_qmp_vm *vm, void **data, size_t *length_bytes, struct hf_err *err);
 int hf_qmp_vm_load(struct hf_qmp_vm *vm, const void *data, size_t length_bytes, struct hf_err *err);
 

@@ -14,12 +14,7 @@
  * the VMM says completed. While LOAD waits, the VMM's main loop may stand still in a fault that is served
  * over the link, so a question that is not answered is no failure there; only LOAD_LIMIT_MS is.
  *
- * Capabilities decide what QEMU puts into the stream: x-ignore-shared keeps shared memory out; those that
- * need an answer, a pause, or more connections from a real destination are switched off; `events` spares
- * polling. With dirty-bitmaps the bitmaps of block nodes are part of the stream, under the nodes' names: QEMU
- * writes them when the VM stands, since its own postcopy is off, and nothing where there are none.
- * Capabilities that a VMM does not know are not mentioned to it. They are set before the VM
- * stops, or while the destination waits, and put back as soon as they have served.
+ * What QEMU puts into the stream its capabilities decide (qmp_vm_settings.c).
  */
 #include <errno.h>
 #include <poll.h>
@@ -186,138 +181,6 @@ static int wait_completed(struct hf_qmp_vm *vm, uint64_t limit_ms, const char *a
 	}
 }
 
-/* ---- capabilities ---- */
-
-struct wanted_capability {
-	const char *name;
-	bool state;
-};
-
-static const struct wanted_capability wanted[] = {
-    {"events", true},	     {"x-ignore-shared", true}, {"late-block-activate", true},
-    {"dirty-bitmaps", true}, {"return-path", false},	{"pause-before-switchover", false},
-    {"postcopy-ram", false}, {"multifd", false},	{"mapped-ram", false},
-};
-
-static const struct wanted_capability *find_wanted(const char *name)
-{
-	for (size_t i = 0; name && i < sizeof(wanted) / sizeof(wanted[0]); i++) {
-		if (strcmp(wanted[i].name, name) == 0)
-			return &wanted[i];
-	}
-	return NULL;
-}
-
-/* The changes to make, as migrate-set-capabilities takes them, and what takes them back. */
-static json_t *capability_changes(const json_t *known, json_t *before)
-{
-	json_t *changes = json_array();
-	for (size_t i = 0; i < json_array_size(known); i++) {
-		const json_t *entry = json_array_get(known, i);
-		const struct wanted_capability *want =
-		    find_wanted(json_string_value(json_object_get(entry, "capability")));
-		if (!want || json_is_true(json_object_get(entry, "state")) == want->state)
-			continue;
-		json_array_append_new(
-		    changes, json_pack("{s:s, s:b}", "capability", want->name, "state", (int)want->state));
-		json_array_append_new(
-		    before, json_pack("{s:s, s:b}", "capability", want->name, "state", (int)!want->state));
-	}
-	return changes;
-}
-
-static int set_capabilities(struct hf_qmp_vm *vm, struct hf_err *err)
-{
-	struct hf_err command_err = HF_ERR_INIT;
-	json_t *known = NULL;
-	json_t *changes = NULL;
-	json_t *before = json_array();
-	int r = hf_qmp_vm_command(vm, "query-migrate-capabilities", NULL, &known, &command_err);
-	if (r == -ENOSYS)
-		changes = json_pack("[{s:s, s:b}]", "capability", "events", "state", 1);
-	else if (r == 0)
-		changes = capability_changes(known, before);
-	// Steals `changes`.
-	if (changes && json_array_size(changes) > 0)
-		r = hf_qmp_vm_command(vm, "migrate-set-capabilities",
-				      json_pack("{s:o}", "capabilities", changes), NULL, &command_err);
-	else
-		json_decref(changes);
-	// A VMM without capabilities sends no events either; it is asked instead.
-	if (r == -ENOSYS || (r == -EREMOTEIO && !known))
-		r = 0;
-	json_decref(known);
-	if (r == 0 && json_array_size(before) > 0)
-		vm->capabilities_before = before;
-	else
-		json_decref(before);
-	if (r < 0 && err)
-		*err = command_err;
-	return r;
-}
-
-/* ---- the bandwidth ---- */
-
-/* 0: none. */
-static json_int_t query_max_bandwidth(struct hf_qmp_vm *vm)
-{
-	json_t *parameters = NULL;
-	if (hf_qmp_vm_command(vm, "query-migrate-parameters", NULL, &parameters, NULL) < 0)
-		return 0;
-	json_int_t bytes_per_s = json_integer_value(json_object_get(parameters, "max-bandwidth"));
-	json_decref(parameters);
-	return bytes_per_s;
-}
-
-static void set_max_bandwidth(struct hf_qmp_vm *vm, json_int_t bytes_per_s)
-{
-	hf_qmp_vm_command(vm, "migrate-set-parameters", json_pack("{s:I}", "max-bandwidth", bytes_per_s),
-			  NULL, NULL);
-}
-
-/*
- * QEMU sends its small RAM blocks no faster than it may send a VM's memory over a network: 64 MiB of video
- * memory would take half a second.
- */
-static void lift_max_bandwidth(struct hf_qmp_vm *vm)
-{
-	vm->bandwidth_lifted = vm->max_bandwidth != 0;
-	if (vm->bandwidth_lifted)
-		set_max_bandwidth(vm, 0);
-}
-
-/* With x-ignore-shared left on, a migration that somebody else begins would not carry the VM's memory. */
-void hf_qmp_vm_restore(struct hf_qmp_vm *vm)
-{
-	if (vm->bandwidth_lifted)
-		set_max_bandwidth(vm, vm->max_bandwidth);
-	vm->bandwidth_lifted = false;
-	if (vm->capabilities_before)
-		hf_qmp_vm_command(vm, "migrate-set-capabilities",
-				  json_pack("{s:o}", "capabilities", vm->capabilities_before), NULL, NULL);
-	vm->capabilities_before = NULL;
-	vm->prepared = false;
-}
-
-void hf_qmp_vm_keep_memory_in(struct hf_qmp_vm *vm)
-{
-	json_t *off = json_pack("[{s:s, s:b}]", "capability", "x-ignore-shared", "state", 0);
-	hf_qmp_vm_command(vm, "migrate-set-capabilities", json_pack("{s:o}", "capabilities", off), NULL,
-			  NULL);
-}
-
-int hf_qmp_vm_prepare(struct hf_qmp_vm *vm, struct hf_err *err)
-{
-	if (vm->prepared)
-		return 0;
-	int r = set_capabilities(vm, err);
-	if (r < 0)
-		return r;
-	vm->max_bandwidth = query_max_bandwidth(vm);
-	vm->prepared = true;
-	return 0;
-}
-
 static const char *uri_of(const struct channel *channel, char uri[static URI_BYTES])
 {
 	snprintf(uri, URI_BYTES, "unix:%s", channel->address.sun_path);
@@ -434,7 +297,7 @@ static int save_through(struct hf_qmp_vm *vm, struct channel *channel, struct bu
 {
 	int r = channel_listen(vm, channel, err);
 	if (r == 0)
-		lift_max_bandwidth(vm);
+		hf_qmp_vm_lift_bandwidth(vm);
 	if (r == 0)
 		r = give_uri(vm, "migrate", channel, err);
 	if (r < 0)
