@@ -39,6 +39,8 @@ static void memory_ready(void *opaque, int result, const struct hf_err *err)
 		err = result ? &why : err;
 	}
 	receive->landings_ready = !result;
+	if (!result && receive->found == HF_RECORD_LOADED) /* taken over; before it may be told to run */
+		hf_qmp_vm_hold(receive->vm);
 	hf_destination_memory_ready(receive->engine, result, err);
 }
 
@@ -155,6 +157,9 @@ static int open_vm(struct receive *receive, struct hf_err *err)
 		result = hf_warn_untested(COMMAND, receive->vm, receive->options.vm, err);
 	if (!result && !receive->restarted)
 		result = hf_qmp_vm_check_incoming(receive->vm, err);
+	/* It is frozen until it is told to run, and hands its memory out in a thread of its own. */
+	if (!result && receive->restarted && hf_vmm_is_fenced(&receive->vmm))
+		result = hf_vmm_thaw(&receive->vmm, err);
 	if (!result)
 		result = hf_attach_client_connect(&receive->attach, receive->options.attach, err);
 	if (!result)
@@ -214,7 +219,7 @@ static uint64_t max_page_stall_ns(const struct receive *receive)
 	return (uint64_t)receive->options.max_page_stall_ms * 1000000;
 }
 
-static int explain_vmm_end(const struct receive *receive, struct hf_err *err)
+static int explain_vmm_end(struct receive *receive, struct hf_err *err)
 {
 	hf_err_set(err, HF_ERR_LOCAL, ESRCH, "the destination's VMM at %s has ended", receive->options.vm);
 	if (receive->vm)

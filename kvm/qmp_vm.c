@@ -21,7 +21,7 @@
  *
  * A VMM says RESUME before a vCPU runs, so once it is frozen the event is in our socket, or has been read, or
  * the VM has not run. A frozen VMM answers nothing: it is never asked, and ended by a signal only, since
- * thawing it would let it read what others have sent.
+ * thawing it would let it read what others have sent. LOAD ends with such a fence, too (qmp_vm_hold.c).
  *
  * RUN tells its failures apart by what the VMM says. Only a `cont` that was refused, by a VMM that then says
  * that the VM stands still and has sent no RESUME, has surely not run it. A VMM that says nothing is waited
@@ -136,11 +136,19 @@ static void on_event(void *opaque, const char *name, const json_t *data)
 	vm_wake(vm);
 }
 
-static void set_revived(struct hf_qmp_vm *vm, bool revived)
+void hf_qmp_vm_watch_revival(struct hf_qmp_vm *vm)
 {
 	hf_lock(&vm->mutex);
-	vm->revived = revived;
+	vm->revived = false;
 	hf_unlock(&vm->mutex);
+}
+
+bool hf_qmp_vm_is_revived(struct hf_qmp_vm *vm)
+{
+	hf_lock(&vm->mutex);
+	bool revived = vm->revived;
+	hf_unlock(&vm->mutex);
+	return revived;
 }
 
 static void set_own_cont(struct hf_qmp_vm *vm, bool own_cont)
@@ -172,6 +180,34 @@ int hf_qmp_vm_query_status(struct hf_qmp_vm *vm, uint32_t timeout_ms, char *stat
 	return r;
 }
 
+static void set_fenced(struct hf_qmp_vm *vm, bool fenced)
+{
+	hf_lock(&vm->mutex);
+	vm->fenced = fenced;
+	hf_unlock(&vm->mutex);
+}
+
+int hf_qmp_vm_thaw(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	set_fenced(vm, false);
+	return hf_vmm_thaw(&vm->process, err);
+}
+
+int hf_qmp_vm_freeze(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	set_fenced(vm, true);
+	int r = hf_vmm_fence(&vm->process, HF_VMM_FENCE_LIMIT_MS, err);
+	return r < 0 ? r : hf_qmp_client_drain(vm->client, DRAIN_LIMIT_MS, err);
+}
+
+bool hf_qmp_vm_is_fenced(struct hf_qmp_vm *vm)
+{
+	hf_lock(&vm->mutex);
+	bool fenced = vm->fenced;
+	hf_unlock(&vm->mutex);
+	return fenced || hf_vmm_is_fenced(&vm->process);
+}
+
 static int op_stop(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	char status[STATUS_MAX_BYTES];
@@ -188,7 +224,7 @@ static int op_stop(struct hf_qmp_vm *vm, struct hf_err *err)
 	if (r < 0)
 		return r;
 	/* Before: that somebody stops and runs it at this very moment must not go unnoticed. */
-	set_revived(vm, false);
+	hf_qmp_vm_watch_revival(vm);
 	r = hf_qmp_client_execute(vm->client, "stop", NULL, STOP_LIMIT_MS, NULL, err);
 	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(STOP_LIMIT_MS, "stopped after 'stop'");
 	while (r >= 0) {
@@ -273,9 +309,11 @@ static int run_vm(struct hf_qmp_vm *vm, uint32_t silence_ms, bool *still, struct
 
 static int op_run(struct hf_qmp_vm *vm, struct hf_err *err)
 {
-	bool still;
+	bool still = false;
 	struct hf_err why = HF_ERR_INIT;
-	int r = run_vm(vm, vm->run_silence_ms, &still, &why);
+	int r = hf_qmp_vm_is_fenced(vm) ? hf_qmp_vm_thaw(vm, &why) : 0;
+	if (r == 0)
+		r = run_vm(vm, vm->run_silence_ms, &still, &why);
 	if (r == 0)
 		return 0;
 	if (r == -ECANCELED || still) {
@@ -284,27 +322,6 @@ static int op_run(struct hf_qmp_vm *vm, struct hf_err *err)
 		return r;
 	}
 	return hf_err_set(err, why.class, EOWNERDEAD, "it is not known whether the VM has run: %s", why.text);
-}
-
-static void set_fenced(struct hf_qmp_vm *vm, bool fenced)
-{
-	hf_lock(&vm->mutex);
-	vm->fenced = fenced;
-	hf_unlock(&vm->mutex);
-}
-
-static int thaw(struct hf_qmp_vm *vm, struct hf_err *err)
-{
-	set_fenced(vm, false);
-	return hf_vmm_thaw(&vm->process, err);
-}
-
-bool hf_qmp_vm_is_fenced(struct hf_qmp_vm *vm)
-{
-	hf_lock(&vm->mutex);
-	bool fenced = vm->fenced;
-	hf_unlock(&vm->mutex);
-	return fenced || hf_vmm_is_fenced(&vm->process);
 }
 
 /* A save that was broken off, by us or by our end, is not over at once; `cont` is refused until it is. */
@@ -327,7 +344,7 @@ static int wait_save_over(struct hf_qmp_vm *vm, struct hf_err *err)
 static int op_resume(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	bool still;
-	int r = hf_qmp_vm_is_fenced(vm) ? thaw(vm, err) : 0;
+	int r = hf_qmp_vm_is_fenced(vm) ? hf_qmp_vm_thaw(vm, err) : 0;
 	if (r == 0)
 		r = wait_save_over(vm, err);
 	return r < 0 ? r : run_vm(vm, RUN_LIMIT_MS, &still, err);
@@ -353,32 +370,20 @@ static int check_not_running(struct hf_qmp_vm *vm, struct hf_err *err)
 	return r == 0 && running ? set_revived_error(vm, err) : r;
 }
 
-static int check_not_revived(struct hf_qmp_vm *vm, struct hf_err *err)
-{
-	hf_lock(&vm->mutex);
-	bool revived = vm->revived;
-	hf_unlock(&vm->mutex);
-	return revived ? set_revived_error(vm, err) : 0;
-}
-
 /* Asked first, for a VMM whose events do not come; told last, when nothing more can come. */
 static int fence_stopped(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	int r = hf_vmm_is_fenced(&vm->process) ? 0 : check_not_running(vm, err);
-	if (r < 0)
-		return r;
-	set_fenced(vm, true);
-	r = hf_vmm_fence(&vm->process, HF_VMM_FENCE_LIMIT_MS, err);
 	if (r == 0)
-		r = hf_qmp_client_drain(vm->client, DRAIN_LIMIT_MS, err);
-	return r < 0 ? r : check_not_revived(vm, err);
+		r = hf_qmp_vm_freeze(vm, err);
+	return r == 0 && hf_qmp_vm_is_revived(vm) ? set_revived_error(vm, err) : r;
 }
 
 static int op_fence(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	int r = fence_stopped(vm, err);
 	if (r < 0 && hf_qmp_vm_is_fenced(vm))
-		thaw(vm, NULL);
+		hf_qmp_vm_thaw(vm, NULL);
 	return r;
 }
 
@@ -415,6 +420,25 @@ static int run_op(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request *request,
 	return hf_qmp_vm_do(vm, request->op, err);
 }
 
+/* Of a VMM that is not frozen; the VM waits for none of this. */
+static void restore_after(struct hf_qmp_vm *vm, enum hf_vm_op op, int result)
+{
+	bool ran = op == HF_VM_RUN && result == 0;
+	bool load_failed = op == HF_VM_LOAD && result < 0 && !hf_qmp_vm_is_fenced(vm);
+	if (op == HF_VM_SAVE || op == HF_VM_RESUME || ran || load_failed)
+		hf_qmp_vm_restore(vm);
+	if (ran && vm->silent) // a program before this one has loaded it
+		hf_qmp_vm_put_back(vm, vm->settings_noted, NULL);
+}
+
+static void set_restoring(struct hf_qmp_vm *vm, bool restoring)
+{
+	hf_lock(&vm->mutex);
+	vm->restoring = restoring;
+	hf_cond_broadcast(&vm->changed);
+	hf_unlock(&vm->mutex);
+}
+
 static void run_and_report(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request *request)
 {
 	struct hf_err err = HF_ERR_INIT;
@@ -430,13 +454,11 @@ static void run_and_report(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request 
 				      .err = r < 0 ? &err : NULL,
 				      .data = data,
 				      .length_bytes = length_bytes};
+	set_restoring(vm, true); // before a program can end because of it
 	vm->done(vm->engine, &result);
 	free(data);
-	/* The VM waits for none of this. */
-	if (request->op == HF_VM_SAVE || request->op == HF_VM_LOAD || request->op == HF_VM_RESUME)
-		hf_qmp_vm_restore(vm);
-	if (request->op == HF_VM_RUN && vm->silent && r == 0) // a program before this one has loaded it
-		hf_qmp_vm_put_back(vm, vm->settings_noted, NULL);
+	restore_after(vm, request->op, r);
+	set_restoring(vm, false);
 }
 
 static void *worker_thread(void *opaque)
@@ -453,7 +475,10 @@ static void *worker_thread(void *opaque)
 		vm->queue_count--;
 		vm->busy = true;
 		hf_unlock(&vm->mutex);
-		run_and_report(vm, &request);
+		if (request.op == HF_QMP_VM_HOLD)
+			hf_qmp_vm_hold_again(vm);
+		else
+			run_and_report(vm, &request);
 		hf_lock(&vm->mutex);
 		vm->busy = false;
 	}
@@ -461,16 +486,8 @@ static void *worker_thread(void *opaque)
 	return NULL;
 }
 
-static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t length_bytes)
+static int enqueue(struct hf_qmp_vm *vm, enum hf_vm_op op, const void *data, size_t length_bytes)
 {
-	struct hf_qmp_vm *vm = self;
-	if ((unsigned)op >= HF_VM_OPS)
-		return -EINVAL;
-	if (op == HF_VM_LOAD && (!data || length_bytes == 0))
-		return -EINVAL;
-	if (op == HF_VM_LOAD && length_bytes > HF_QMP_VM_STATE_MAX_BYTES)
-		return -EMSGSIZE;
-
 	int r = 0;
 	hf_lock(&vm->mutex);
 	if (!vm->started || vm->stopping) {
@@ -484,6 +501,22 @@ static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t len
 	}
 	hf_unlock(&vm->mutex);
 	return r;
+}
+
+static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t length_bytes)
+{
+	if ((unsigned)op >= HF_VM_OPS)
+		return -EINVAL;
+	if (op == HF_VM_LOAD && (!data || length_bytes == 0))
+		return -EINVAL;
+	if (op == HF_VM_LOAD && length_bytes > HF_QMP_VM_STATE_MAX_BYTES)
+		return -EMSGSIZE;
+	return enqueue(self, op, data, length_bytes);
+}
+
+int hf_qmp_vm_hold(struct hf_qmp_vm *vm)
+{
+	return enqueue(vm, HF_QMP_VM_HOLD, NULL, 0);
 }
 
 /* ---- life ---- */
@@ -575,12 +608,14 @@ static void stop_worker(struct hf_qmp_vm *vm)
 {
 	hf_lock(&vm->mutex);
 	bool started = vm->started;
+	while (vm->restoring)
+		hf_cond_wait(&vm->changed, &vm->mutex);
 	bool idle = !vm->busy && vm->queue_count == 0;
 	vm->stopping = true;
 	hf_cond_broadcast(&vm->changed);
 	hf_unlock(&vm->mutex);
 	vm_wake(vm);
-	if (vm->client && idle) // prepared for a LOAD that never came
+	if (vm->client && idle && !vm->fenced) // prepared for a LOAD that never came
 		hf_qmp_vm_restore(vm);
 	if (vm->client)
 		hf_qmp_client_shutdown(vm->client);

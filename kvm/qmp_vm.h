@@ -47,11 +47,19 @@ struct hf_vm hf_qmp_vm_port(struct hf_qmp_vm *vm);
 void hf_qmp_vm_stop(struct hf_qmp_vm *vm);
 void hf_qmp_vm_destroy(struct hf_qmp_vm *vm);
 
+/*
+ * A VM that a program before this one has loaded, and that may not run yet: its VMM, thawed so that its
+ * memory could be taken over, is frozen before anything that is requested later. If the VM has run meanwhile
+ * the VMM is killed.
+ */
+int hf_qmp_vm_hold(struct hf_qmp_vm *vm);
+
 pid_t hf_qmp_vm_pid(const struct hf_qmp_vm *vm);
 /* "running", "paused", "inmigrate", ... as query-status says; "fenced" if the VMM is frozen, by whomever. */
 int hf_qmp_vm_status(struct hf_qmp_vm *vm, char *status, size_t status_bytes, struct hf_err *err);
-/* Adds what the VMM has written to its log since create(), if that is a file, to the text of an error. */
-void hf_qmp_vm_add_words(const struct hf_qmp_vm *vm, struct hf_err *err);
+/* Adds to the text of an error why we have killed the VMM, or what it has written to its log, if that is a
+ * file, since create(). */
+void hf_qmp_vm_add_words(struct hf_qmp_vm *vm, struct hf_err *err);
 /*
  * "QEMU 7.2.22" (query-version), and whether Hugeferry is tested with such a one. A VMM that is no QEMU says
  * nothing, with 0.

@@ -28,6 +28,7 @@
 #define HF_QMP_VM_QUEUE		  8
 #define HF_QMP_VM_STATE_MAX_BYTES (256u << 20)
 #define HF_QMP_VM_COMMAND_MS	  30000u
+#define HF_QMP_VM_HOLD		  HF_VM_OPS /* an operation of the adapter's own; nobody hears of its end */
 #define HF_QMP_VM_SETTINGS_BYTES  512
 
 struct hf_qmp_vm_request {
@@ -62,11 +63,13 @@ struct hf_qmp_vm {
 	struct hf_qmp_vm_request queue[HF_QMP_VM_QUEUE];
 	uint32_t queue_first, queue_count;
 	bool started, stopping;
-	bool busy;	  /* the worker, with an operation */
-	bool resume_seen; /* RESUME event since `cont` was given */
-	bool revived;	  /* RESUME event since STOP, and not of our own `cont` */
-	bool own_cont;	  /* our `cont` is under way: its event is no revival */
-	bool fenced;	  /* by us */
+	bool busy;		  /* the worker, with an operation */
+	bool resume_seen;	  /* RESUME event since `cont` was given */
+	bool revived;		  /* RESUME event since STOP, and not of our own `cont` */
+	bool own_cont;		  /* our `cont` is under way: its event is no revival */
+	bool fenced;		  /* by us */
+	bool restoring;		  /* the worker, what an operation has changed */
+	struct hf_err killed_for; /* the VMM was, by us */
 };
 
 uint64_t hf_qmp_vm_now_ms(void);
@@ -108,6 +111,19 @@ int hf_qmp_vm_query_status(struct hf_qmp_vm *vm, uint32_t timeout_ms, char *stat
 int hf_qmp_vm_do(struct hf_qmp_vm *vm, enum hf_vm_op op, struct hf_err *err);
 /* We have frozen it, or somebody else has: it does not answer. */
 bool hf_qmp_vm_is_fenced(struct hf_qmp_vm *vm);
+
+/* Every thread stands still, and what was said before has been heard. */
+int hf_qmp_vm_freeze(struct hf_qmp_vm *vm, struct hf_err *err);
+int hf_qmp_vm_thaw(struct hf_qmp_vm *vm, struct hf_err *err);
+/* From now on RESUMEs that nobody here has asked for count... */
+void hf_qmp_vm_watch_revival(struct hf_qmp_vm *vm);
+/* ... and there was one. */
+bool hf_qmp_vm_is_revived(struct hf_qmp_vm *vm);
+/* Freezes a VM that has been loaded: until RUN nobody runs it. -EPERM: somebody has; it is frozen all the
+ * same. */
+int hf_qmp_vm_hold_loaded(struct hf_qmp_vm *vm, struct hf_err *err);
+/* The same for one that a program before this one has held; if it has run its VMM is killed. */
+void hf_qmp_vm_hold_again(struct hf_qmp_vm *vm);
 
 /* Capabilities and what else SAVE and LOAD need; done already, it does nothing. */
 int hf_qmp_vm_prepare(struct hf_qmp_vm *vm, struct hf_err *err);

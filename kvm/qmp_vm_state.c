@@ -8,7 +8,7 @@
  *
  *     SAVE   listen; `migrate` unix:PATH; accept; read to the end; ask until completed or failed
  *     LOAD   `migrate-incoming` unix:PATH (the VMM listens when that returns); connect; write; half-close;
- *            ask until completed or failed
+ *            ask until completed or failed; freeze (qmp_vm_hold.c)
  *
  * The end of the stream alone proves nothing (a VMM that dies also ends it): the state counts only once
  * the VMM says completed. While LOAD waits, the VMM's main loop may stand still in a fault that is served
@@ -474,30 +474,16 @@ static int load_through(struct hf_qmp_vm *vm, struct channel *channel, const voi
 	return r;
 }
 
-/* A VM that starts by itself would run before the source has given it up. */
-static int check_stands_still(struct hf_qmp_vm *vm, struct hf_err *err)
-{
-	char status[64];
-	bool running = false;
-	int r = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, err);
-	if (r < 0 || !running)
-		return r;
-	hf_qmp_vm_command(vm, "stop", NULL, NULL, NULL);
-	return hf_qmp_vm_error(
-	    vm, EPERM, err,
-	    "ran the VM by itself after loading it, while the source still owns it; start the VMM "
-	    "so that it waits for 'cont' (QEMU: -S)");
-}
-
 int hf_qmp_vm_load(struct hf_qmp_vm *vm, const void *data, size_t length_bytes, struct hf_err *err)
 {
 	struct channel channel;
 	struct hf_err load_err = HF_ERR_INIT;
 	int r = channel_open(vm, &channel, &load_err);
+	hf_qmp_vm_watch_revival(vm);
 	if (r == 0)
 		r = load_through(vm, &channel, data, length_bytes, &load_err);
 	if (r == 0)
-		r = check_stands_still(vm, &load_err);
+		r = hf_qmp_vm_hold_loaded(vm, &load_err);
 	channel_close(&channel);
 	if (r == 0 || !err)
 		return r;

@@ -55,7 +55,7 @@ static void whole_life(struct fixture *fixture, struct fake_vm_script script)
 	open_vm(fixture, script);
 	make_state(fixture, STATE_BYTES);
 	expect_ok(fixture, HF_VM_LOAD);
-	expect_status(fixture, "paused");
+	expect_status(fixture, "fenced");
 	expect_ok(fixture, HF_VM_RUN);
 	expect_status(fixture, "running");
 }
@@ -82,7 +82,7 @@ static void a_vmm_that_says_nothing_of_its_incoming_migration_is_judged_by_its_s
 			     .status = "inmigrate", .state_bytes = STATE_BYTES, .silent_migration = true});
 	make_state(fixture, STATE_BYTES);
 	expect_ok(fixture, HF_VM_LOAD);
-	expect_status(fixture, "paused");
+	expect_status(fixture, "fenced");
 }
 
 static void a_state_of_one_byte_and_of_many_megabytes_pass_whole(void **state)
