@@ -585,6 +585,9 @@ static enum hf_exit run(struct receive *receive)
 		result = set_up(receive, &err);
 	if (!result && !receive->restarted)
 		result = accept_peer(receive, &err);
+	/* Again: it may have waited for days. */
+	if (!result && !receive->restarted)
+		result = hf_qmp_vm_check_incoming(receive->vm, &err);
 	if (!result)
 		result = start_engine(receive, &err);
 	if (result) {

@@ -374,6 +374,11 @@ static int check_not_running(struct hf_qmp_vm *vm, struct hf_err *err)
 static int fence_stopped(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	int r = hf_vmm_is_fenced(&vm->process) ? 0 : check_not_running(vm, err);
+	if (r == 0 && vm->saved_err.class != HF_ERR_NONE) {
+		if (err)
+			*err = vm->saved_err;
+		r = -vm->saved_err.errnum;
+	}
 	if (r == 0)
 		r = hf_qmp_vm_freeze(vm, err);
 	return r == 0 && hf_qmp_vm_is_revived(vm) ? set_revived_error(vm, err) : r;
@@ -421,12 +426,14 @@ static int run_op(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request *request,
 }
 
 /* Of a VMM that is not frozen; the VM waits for none of this. */
-static void restore_after(struct hf_qmp_vm *vm, enum hf_vm_op op, int result)
+static void tidy_after(struct hf_qmp_vm *vm, enum hf_vm_op op, int result)
 {
 	bool ran = op == HF_VM_RUN && result == 0;
 	bool load_failed = op == HF_VM_LOAD && result < 0 && !hf_qmp_vm_is_fenced(vm);
 	if (op == HF_VM_SAVE || op == HF_VM_RESUME || ran || load_failed)
 		hf_qmp_vm_restore(vm);
+	if (op == HF_VM_SAVE && result == 0)
+		hf_qmp_vm_check_saved(vm);
 	if (ran && vm->silent) // a program before this one has loaded it
 		hf_qmp_vm_put_back(vm, vm->settings_noted, NULL);
 }
@@ -457,7 +464,7 @@ static void run_and_report(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request 
 	set_restoring(vm, true); // before a program can end because of it
 	vm->done(vm->engine, &result);
 	free(data);
-	restore_after(vm, request->op, r);
+	tidy_after(vm, request->op, r);
 	set_restoring(vm, false);
 }
 
@@ -643,6 +650,7 @@ void hf_qmp_vm_destroy(struct hf_qmp_vm *vm)
 	hf_vmm_close(&vm->process);
 	hf_vmm_words_close(&vm->words);
 	free(vm->settings_noted);
+	json_decref(vm->memory_checked);
 	hf_cond_destroy(&vm->changed);
 	hf_lock_destroy(&vm->mutex);
 	if (vm->wake_fd >= 0)

@@ -75,7 +75,8 @@ void hf_qmp_vm_blocks_free(struct hf_qmp_vm_block *blocks, uint32_t count);
 /*
  * Before anything is stopped. -EPERM with the device's name and what to do: it reaches guest memory by a way
  * on which a page that has yet to come reads as zeros (VFIO, vhost-user, ...), or, with `precopy`, writes to
- * it unseen by the tracking of writes (O_DIRECT), or the VMM itself says that it cannot be migrated.
+ * it unseen by the tracking of writes (O_DIRECT), or the VMM itself says that it cannot be migrated. After
+ * SAVE the same is looked at again, and FENCE fails for what has come since.
  */
 int hf_qmp_vm_check_outgoing(struct hf_qmp_vm *vm, bool precopy, struct hf_err *err);
 /* Likewise, of the VMM that waits; also if it has locked its memory. */

@@ -37,6 +37,9 @@ struct hf_qmp_vm_request {
 	size_t length_bytes;
 };
 
+/* What was looked at before the VM was stopped. */
+enum hf_qmp_vm_check { HF_QMP_VM_CHECK_NONE, HF_QMP_VM_CHECK, HF_QMP_VM_CHECK_ROUNDS };
+
 struct hf_qmp_vm {
 	/* set at creation */
 	struct hf_qmp_client *client;
@@ -56,6 +59,10 @@ struct hf_qmp_vm {
 	bool bandwidth_lifted;
 	char settings_before[HF_QMP_VM_SETTINGS_BYTES];
 	char *settings_noted; /* silent: by a program before this one; NULL: nobody knows */
+
+	enum hf_qmp_vm_check check;
+	json_t *memory_checked;	 /* query-memdev then; NULL: it was not looked at */
+	struct hf_err saved_err; /* what is wrong with a VM that was saved */
 
 	struct hf_lock mutex;
 	struct hf_cond changed;
@@ -112,6 +119,8 @@ int hf_qmp_vm_do(struct hf_qmp_vm *vm, enum hf_vm_op op, struct hf_err *err);
 /* We have frozen it, or somebody else has: it does not answer. */
 bool hf_qmp_vm_is_fenced(struct hf_qmp_vm *vm);
 
+/* Looks again at what hf_qmp_vm_check_outgoing() has looked at, if it has; into saved_err. */
+void hf_qmp_vm_check_saved(struct hf_qmp_vm *vm);
 /* Every thread stands still, and what was said before has been heard. */
 int hf_qmp_vm_freeze(struct hf_qmp_vm *vm, struct hf_err *err);
 int hf_qmp_vm_thaw(struct hf_qmp_vm *vm, struct hf_err *err);

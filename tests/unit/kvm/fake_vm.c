@@ -37,6 +37,7 @@ struct capability {
 
 struct machine {
 	const struct fake_vm_script *script;
+	const struct fake_vm_script *plugged; /* what is plugged in */
 	_Atomic bool *has_run;
 	struct hf_qmp_server *server;
 	int commands, refused;
@@ -105,8 +106,11 @@ static void set_migration(struct machine *machine, const char *migration)
 static int handle_stop(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
 {
 	(void)arguments, (void)result;
+	struct machine *machine = opaque;
 	int r = enter(opaque, "stop", err);
 	if (r == 0) {
+		if (machine->script->plugged)
+			machine->plugged = machine->script->plugged;
 		set_status(opaque, "paused");
 		emit(opaque, "STOP", NULL);
 	}
@@ -429,7 +433,7 @@ static int handle_vcpus(void *opaque, const json_t *arguments, json_t **result, 
 static int handle_memdev(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
 {
 	struct machine *machine = opaque;
-	const char *text = machine->script->memory_backends;
+	const char *text = machine->plugged->memory_backends;
 	(void)arguments;
 	*result = json_loads(
 	    text ? text
@@ -463,7 +467,7 @@ static int handle_query_version(void *opaque, const json_t *arguments, json_t **
 
 static int handle_qom_list(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
 {
-	const struct fake_vm_script *script = ((struct machine *)opaque)->script;
+	const struct fake_vm_script *script = ((struct machine *)opaque)->plugged;
 	const char *path = json_string_value(json_object_get(arguments, "path"));
 	const char *text = NULL;
 	int r = enter(opaque, "qom-list", err);
@@ -481,7 +485,7 @@ static int handle_qom_list(void *opaque, const json_t *arguments, json_t **resul
 
 static int handle_human(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
 {
-	const char *text = ((struct machine *)opaque)->script->networks;
+	const char *text = ((struct machine *)opaque)->plugged->networks;
 	const char *line = json_string_value(json_object_get(arguments, "command-line"));
 	int r = enter(opaque, "human-monitor-command", err);
 	if (r == 0)
@@ -491,7 +495,7 @@ static int handle_human(void *opaque, const json_t *arguments, json_t **result, 
 
 static int handle_block_nodes(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
 {
-	const char *text = ((struct machine *)opaque)->script->block_nodes;
+	const char *text = ((struct machine *)opaque)->plugged->block_nodes;
 	(void)arguments;
 	int r = enter(opaque, "query-named-block-nodes", err);
 	if (r == 0)
@@ -542,6 +546,7 @@ static void run_machine(const struct fake_vm_script *script, _Atomic bool *has_r
 {
 	struct machine machine = {
 	    .script = script,
+	    .plugged = script,
 	    .has_run = has_run,
 	    .max_bandwidth = FAKE_VM_MAX_BANDWIDTH,
 	    .mutex = PTHREAD_MUTEX_INITIALIZER,
