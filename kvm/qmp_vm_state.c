@@ -408,7 +408,7 @@ static int loaded_by_status(struct hf_qmp_vm *vm, bool *loaded, struct hf_err *e
 
 static int ask_loaded(struct hf_qmp_vm *vm, bool *loaded, struct hf_err *err)
 {
-	enum migration state;
+	enum migration state = MIGRATION_BUSY;
 	int r = query_migration(vm, &state, err);
 	if (r == 0 && state == MIGRATION_NONE)
 		return loaded_by_status(vm, loaded, err);
