@@ -39,7 +39,7 @@ static void memory_ready(void *opaque, int result, const struct hf_err *err)
 		err = result ? &why : err;
 	}
 	receive->landings_ready = !result;
-	if (!result && receive->found == HF_RECORD_LOADED) /* taken over; before it may be told to run */
+	if (receive->found == HF_RECORD_LOADED) /* taken over or not; before it may be told to run */
 		hf_qmp_vm_hold(receive->vm);
 	hf_destination_memory_ready(receive->engine, result, err);
 }
@@ -158,7 +158,8 @@ static int open_vm(struct receive *receive, struct hf_err *err)
 	if (!result && !receive->restarted)
 		result = hf_qmp_vm_check_incoming(receive->vm, err);
 	/* It is frozen until it is told to run, and hands its memory out in a thread of its own. */
-	if (!result && receive->restarted && hf_vmm_is_fenced(&receive->vmm))
+	receive->thawed = !result && receive->restarted && hf_vmm_is_fenced(&receive->vmm);
+	if (receive->thawed)
 		result = hf_vmm_thaw(&receive->vmm, err);
 	if (!result)
 		result = hf_attach_client_connect(&receive->attach, receive->options.attach, err);
@@ -591,6 +592,8 @@ static enum hf_exit run(struct receive *receive)
 	if (!result)
 		result = start_engine(receive, &err);
 	if (result) {
+		if (receive->thawed) /* as it was found: nobody may run its VM */
+			hf_vmm_fence(&receive->vmm, HF_VMM_FENCE_LIMIT_MS, NULL);
 		hf_complain(COMMAND, "%s", err.text);
 		report(receive, &err);
 		if (receive->made_files)

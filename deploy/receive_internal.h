@@ -67,6 +67,7 @@ struct receive {
 	char *settings_left;  /* of the VMM, as a program that has ended found them; NULL: none */
 	bool made_files;      /* by this program: they may go when nothing has begun */
 	bool restarted, vmm_lives;
+	bool thawed; /* its VMM, which a program before this one had frozen */
 	bool memory_started;
 	bool hold_background;
 	bool trouble_told;
