@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import struct
+import uuid
 import xml.etree.ElementTree as ElementTree
 
 import kernel as kernels
@@ -51,6 +52,7 @@ class Domain(Qemu):
         self.host, self.libvirt, self.name, self.page_size, self.incoming = host, libvirt, name, 2 * M, incoming
         self.qmp_path, self.monitor, self.attach, self.serial = (
             host.name(what) for what in ("qmp", "monitor", "attach", "serial"))
+        self.uuid = str(uuid.uuid4())
         libvirt.define(name, self.text())
         libvirt.do("start", name, *(["--paused"] if incoming else []))
         wait_until(lambda: comes_true(lambda: os.path.exists(self.monitor), 1), "QEMU answers")
@@ -63,6 +65,7 @@ class Domain(Qemu):
         root = ElementTree.parse(DOMAIN).getroot()
         root.set("type", "qemu")
         root.find("name").text = self.name
+        ElementTree.SubElement(root, "uuid").text = self.uuid
         for tag, text, attributes in (("memory", MEM, {"unit": "MiB"}), ("vcpu", 2, {})):
             root.find(tag).text = str(text)
             root.find(tag).attrib.update(attributes)
