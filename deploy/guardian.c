@@ -13,7 +13,8 @@
  *     record GIVEN_UP                          waits
  *     ends                                     armed? no: ends
  *                                              the record: GIVEN_UP or unreadable: says so, ends
- *                                              else SIGCONT, `cont` unless the VM runs, says so, ends
+ *                                              else SIGCONT, `cont` unless the VM runs, the VMM's settings
+ *                                              as the record has them, says so, ends
  *
  * Armed is a word of its own because it is one atomic store, while a record is a file. It stays so after
  * GIVEN_UP, since an agent that takes the VM back needs it too: so the record is read.
@@ -83,6 +84,7 @@ struct watch {
 	const struct page *page;
 	struct hf_guardian_config config;
 	int agent_fd, ready_fd;
+	char *settings; /* of the VMM, by the record; NULL: not known */
 };
 
 static void say_stuck(const struct page *page, const struct hf_err *why)
@@ -103,13 +105,16 @@ static void say_gone(const struct page *page)
 	    (int)page->vmm);
 }
 
-/* One attempt. */
-static int resume(const struct page *page, struct hf_err *err)
+/* One attempt. A VM that runs is not let down for settings that cannot be put back. */
+static int resume(const struct watch *watch, struct hf_err *settings_err, struct hf_err *err)
 {
 	struct hf_qmp_vm *vm = NULL;
-	int r = hf_qmp_vm_create(&vm, page->target, err);
+	int r = hf_qmp_vm_create(&vm, watch->page->target, err);
 	if (r == 0)
 		r = hf_qmp_vm_resume(vm, err);
+	*settings_err = HF_ERR_INIT;
+	if (r == 0)
+		hf_qmp_vm_put_back(vm, watch->settings, settings_err);
 	hf_qmp_vm_destroy(vm);
 	return r;
 }
@@ -125,7 +130,8 @@ static void pause_for(const struct hf_vmm_process *vmm, int pause_ms)
  * Until it was found running twice: a `stop` of the agent may still lie unread in the VMM, and is done before
  * the second look.
  */
-static int keep_trying(const struct watch *watch, const struct hf_vmm_process *vmm, struct hf_err *err)
+static int keep_trying(const struct watch *watch, const struct hf_vmm_process *vmm,
+		       struct hf_err *settings_err, struct hf_err *err)
 {
 	int pause_ms = FIRST_PAUSE_MS, r = 0;
 	uint32_t limit_ms = watch->config.retry_limit_ms ? watch->config.retry_limit_ms : RETRY_LIMIT_MS;
@@ -133,7 +139,7 @@ static int keep_trying(const struct watch *watch, const struct hf_vmm_process *v
 	for (int found = 0; found < 2;) {
 		r = hf_vmm_thaw(vmm, err);
 		if (r == 0)
-			r = resume(watch->page, err);
+			r = resume(watch, settings_err, err);
 		found = r == 0 ? found + 1 : 0;
 		if (r < 0 && (hf_vmm_has_ended(vmm) || hf_monotonic_ns(NULL) >= deadline_ns))
 			return r;
@@ -149,15 +155,17 @@ static void run_again(const struct watch *watch)
 {
 	const struct page *page = watch->page;
 	struct hf_vmm_process vmm = {0};
-	struct hf_err err = HF_ERR_INIT;
+	struct hf_err err = HF_ERR_INIT, settings_err = HF_ERR_INIT;
 	int r = hf_vmm_open_same(&vmm, page->vmm, page->vmm_start_ticks, &err);
 	if (r == 0)
-		r = keep_trying(watch, &vmm, &err);
+		r = keep_trying(watch, &vmm, &settings_err, &err);
 	if (r == 0)
 		hf_complain(
 		    COMMAND,
-		    "the agent was killed before the VM was handed over: the source VM (pid %d) runs on",
-		    (int)page->vmm);
+		    "the agent was killed before the VM was handed over: the source VM (pid %d) runs on%s%s",
+		    (int)page->vmm,
+		    settings_err.class ? ", but its migration settings are not what they were: " : "",
+		    settings_err.class ? settings_err.text : "");
 	else if (r == -ESRCH || (vmm.fd && hf_vmm_has_ended(&vmm)))
 		say_gone(page);
 	else
@@ -165,12 +173,12 @@ static void run_again(const struct watch *watch)
 	hf_vmm_close(&vmm);
 }
 
-static void recover(const struct watch *watch)
+static void recover(struct watch *watch)
 {
 	const struct page *page = watch->page;
 	enum hf_record record = HF_RECORD_NONE;
 	struct hf_err err = HF_ERR_INIT;
-	if (watch->config.record(watch->config.opaque, &record, &err) < 0)
+	if (watch->config.record(watch->config.opaque, &record, &watch->settings, &err) < 0)
 		hf_complain(
 		    COMMAND,
 		    "the agent was killed, and whether the VM was handed over cannot be read: %s; the source "

@@ -4,7 +4,8 @@
  *
  * Purpose: between STOP and the durable record GIVEN_UP the VM stands still, perhaps in a frozen VMM, and
  * belongs to the source. An agent killed there (-9) would leave it so; the guardian, a child process,
- * outlives it for a moment, thaws the VMM and runs the VM. Theory in guardian.c.
+ * outlives it for a moment, thaws the VMM, runs the VM and puts the VMM's settings back. Theory in
+ * guardian.c.
  *
  *     start()            before any thread, and before anything is opened that must end with the agent
  *     arm()              right before HF_VM_STOP is asked for
@@ -30,12 +31,12 @@ struct hf_guardian;
 
 struct hf_guardian_config {
 	/*
-	 * Reads what is on durable storage. 0 and *record, HF_RECORD_NONE if there is no file; -errno with
-	 * text: it cannot be read, and then the VM is not run. Called in the guardian, once the agent's
-	 * process has ended while armed: all descriptors but stderr are closed, paths and the working
-	 * directory are as they were.
+	 * Reads what is on durable storage. 0 and *record, HF_RECORD_NONE if there is no file; *settings: the
+	 * VMM's before the migration, from malloc(), or NULL; -errno with text: it cannot be read, and then
+	 * the VM is not run. Called in the guardian, once the agent's process has ended while armed: all
+	 * descriptors but stderr are closed, paths and the working directory are as they were.
 	 */
-	int (*record)(void *opaque, enum hf_record *record, struct hf_err *err);
+	int (*record)(void *opaque, enum hf_record *record, char **settings, struct hf_err *err);
 	void *opaque;
 	uint32_t retry_limit_ms; /* how long to try to run the VM; 0: a minute */
 };

@@ -10,6 +10,8 @@ test_packages=("${build_packages[@]}" libcmocka-dev iproute2 git clang clang-tid
 
 # The end-to-end tests move QEMUs too, with Debian's kernel in them.
 vm_packages=(qemu-system-x86 zstd)
+# libvirt without what starts it: the tests start one of their own.
+libvirt_packages=(libvirt-daemon libvirt-clients libvirt-daemon-driver-qemu)
 testbed_packages=("${vm_packages[@]}" busybox-static ibverbs-utils perftest rdmacm-utils)
 
 # Installs those that are missing. Needs neither root nor a network when none is.

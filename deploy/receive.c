@@ -41,6 +41,8 @@ static void memory_ready(void *opaque, int result, const struct hf_err *err)
 		err = result ? &why : err;
 	}
 	receive->landings_ready = !result;
+	if (receive->found == HF_RECORD_LOADED) /* taken over or not; before it may be told to run */
+		hf_qmp_vm_hold(receive->vm);
 	hf_destination_memory_ready(receive->engine, result, err);
 }
 
@@ -147,18 +149,27 @@ static void begin_memory(struct receive *receive)
 static int open_vm(struct receive *receive, struct hf_err *err)
 {
 	/* Started again, it must serve pages first: the VMM may not answer before it has them. */
-	int result = receive->restarted ? hf_qmp_vm_create_silent(&receive->vm, receive->options.vm, err)
-					: hf_qmp_vm_create(&receive->vm, receive->options.vm, err);
+	int result =
+	    receive->restarted
+		? hf_qmp_vm_create_silent(&receive->vm, receive->options.vm,
+					  hf_vm_record_description(receive->record)->vmm_settings, err)
+		: hf_qmp_vm_create(&receive->vm, receive->options.vm, err);
 	if (!result)
 		result = hf_vmm_open(&receive->vmm, hf_qmp_vm_pid(receive->vm), err);
 	if (!result)
 		result = hf_waiter_watch(&receive->waiter, receive->vmm.pid, err);
 	if (!result && !receive->restarted)
 		result = check_waiting(receive, err);
+	if (!result && receive->settings_left)
+		result = hf_qmp_vm_put_back(receive->vm, receive->settings_left, err);
 	if (!result && !receive->restarted)
 		result = hf_warn_untested(COMMAND, receive->vm, receive->options.vm, err);
 	if (!result && !receive->restarted)
 		result = hf_qmp_vm_check_incoming(receive->vm, err);
+	/* It is frozen until it is told to run, and hands its memory out in a thread of its own. */
+	receive->thawed = !result && receive->restarted && hf_vmm_is_fenced(&receive->vmm);
+	if (receive->thawed)
+		result = hf_vmm_thaw(&receive->vmm, err);
 	if (!result)
 		result = hf_attach_client_connect(&receive->attach, receive->options.attach, err);
 	if (!result)
@@ -220,7 +231,7 @@ static uint64_t max_page_stall_ns(const struct receive *receive)
 	return (uint64_t)receive->options.max_page_stall_ms * 1000000;
 }
 
-static int explain_vmm_end(const struct receive *receive, struct hf_err *err)
+static int explain_vmm_end(struct receive *receive, struct hf_err *err)
 {
 	hf_err_set(err, HF_ERR_LOCAL, ESRCH, "the destination's VMM at %s has ended", receive->options.vm);
 	if (receive->vm)
@@ -621,10 +632,15 @@ static enum hf_exit run(struct receive *receive)
 		result = set_up(receive, &err);
 	if (!result && !receive->restarted)
 		result = accept_peer(receive, &err);
+	/* Again: it may have waited for days. */
+	if (!result && !receive->restarted)
+		result = hf_qmp_vm_check_incoming(receive->vm, &err);
 	if (!result)
 		result = start_engine(receive, &err);
 	if (result) {
 		hf_progress_end(&receive->progress);
+		if (receive->thawed) /* as it was found: nobody may run its VM */
+			hf_vmm_fence(&receive->vmm, HF_VMM_FENCE_LIMIT_MS, NULL);
 		hf_complain(COMMAND, "%s", err.text);
 		report(receive, &err);
 		stop_ports(receive);

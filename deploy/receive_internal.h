@@ -64,8 +64,10 @@ struct receive {
 	struct hf_vm_recorder *recorder;
 	struct hf_kept_pages *kept;
 	enum hf_record found; /* by a program started again */
+	char *settings_left;  /* of the VMM, as a program that has ended found them; NULL: none */
 	bool made_files;      /* by this program: they may go when nothing has begun */
 	bool restarted, vmm_lives;
+	bool thawed; /* its VMM, which a program before this one had frozen */
 	bool memory_begun, memory_told;
 	struct hf_err memory_err; /* why it was not begun */
 	bool memory_started;

@@ -9,7 +9,8 @@
  *
  * Who finds a record goes on from it:
  *
- *   none            the program before this one ended before anything was promised: both files are removed
+ *   none            the program before this one ended before anything was promised: the VMM's settings are
+ *                   put back, both files are removed
  *   loaded          the VM waits for RUN or FAIL: the memory is taken over, the session awaited
  *   running         the same, and the VM is told to run (again)
  *   refused         the VM is the source's; the source is told when it asks
@@ -53,6 +54,16 @@ static int remove_kept(struct receive *receive, struct hf_err *err)
 	return result;
 }
 
+/* The VMM still waits, and may have what the program before this one has set. */
+static int keep_settings(struct receive *receive, const struct hf_vm_record_description *about,
+			 struct hf_err *err)
+{
+	if (!about->vmm_settings)
+		return 0;
+	receive->settings_left = strdup(about->vmm_settings);
+	return receive->settings_left ? 0 : hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
+}
+
 static int lost(const struct receive *receive, struct hf_err *err)
 {
 	return hf_err_set(err, HF_ERR_LOCAL, ESRCH,
@@ -71,6 +82,9 @@ static int take_up(struct receive *receive, struct hf_err *err)
 		return hf_err_set(err, HF_ERR_LOCAL, -lives, "cannot tell whether the VMM of %s lives",
 				  hf_vm_record_path(receive->record));
 	if (state.record == HF_RECORD_NONE) {
+		int result = lives ? keep_settings(receive, about, err) : 0;
+		if (result)
+			return result;
 		remove_files(receive);
 		return remove_kept(receive, err);
 	}
@@ -200,6 +214,8 @@ int hf_receive_make_record(struct receive *receive, struct hf_err *err)
 	if (result == 0)
 		result = describe(receive, about, err);
 	if (result == 0)
+		result = hf_qmp_vm_settings(receive->vm, &about->vmm_settings, err);
+	if (result == 0)
 		result = hf_vm_record_create(&receive->record, receive->options.state_dir, about, err);
 	hf_vm_record_description_free(about);
 	return result;
@@ -215,6 +231,7 @@ void hf_receive_forget(struct receive *receive)
 
 void hf_receive_close_state(struct receive *receive)
 {
+	free(receive->settings_left);
 	hf_vm_recorder_destroy(receive->recorder);
 	hf_vm_record_close(receive->record);
 	hf_kept_pages_close(receive->kept);

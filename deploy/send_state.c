@@ -4,10 +4,11 @@
  * record of it (kvm/vm_record.h), named after the VM's QMP socket, since that is what the same command line
  * names again and a frozen VMM cannot be asked. Who finds one goes on from it:
  *
- *   given-up      the VM is the destination's. Its VMM stands frozen here with the pages; they are served
- * again, over the session that the record names anything else the program before this one ended before the VM
- * was given up. The guardian has run the VM again, or this program does; the destination, which may still
- * wait for a word, is told, and the record is removed
+ *   given-up        the VM is the destination's. Its VMM stands frozen here with the pages; they are served
+ *                   again, over the session that the record names
+ *   anything else   the program before this one ended before the VM was given up. The guardian has run the
+ *                   VM again and put the VMM's settings back, or this program does both; the destination,
+ *                   which may still wait for a word, is told, and the record is removed
  *
  * The record goes when nothing depends on it any more: the VM runs here, or every page is at the destination
  * and the VMM has ended.
@@ -32,19 +33,24 @@ struct record_place {
 };
 
 /* In the guardian, after this process has ended. */
-static int read_record(void *opaque, enum hf_record *record, struct hf_err *err)
+static int read_record(void *opaque, enum hf_record *record, char **settings, struct hf_err *err)
 {
 	const struct send *send = opaque;
 	struct hf_vm_record_state state;
+	struct hf_vm_record_description *about = NULL;
 	int result =
-	    hf_vm_record_read(send->options.state_dir, HF_VM_RECORD_OUTGOING, send->key, &state, NULL, err);
+	    hf_vm_record_read(send->options.state_dir, HF_VM_RECORD_OUTGOING, send->key, &state, &about, err);
 	if (result == -ENOENT) {
 		*record = HF_RECORD_NONE;
 		return 0;
 	}
-	if (result == 0)
-		*record = state.record;
-	return result;
+	if (result)
+		return result;
+	*record = state.record;
+	*settings = about->vmm_settings;
+	about->vmm_settings = NULL;
+	hf_vm_record_description_free(about);
+	return 0;
 }
 
 int hf_send_guard(struct send *send, struct hf_err *err)
@@ -73,11 +79,15 @@ static int guarded_request(void *self, enum hf_vm_op op, const void *data, size_
 static int revive(struct send *send, struct hf_err *err)
 {
 	struct hf_qmp_vm *vm = NULL;
+	struct hf_err why = HF_ERR_INIT;
 	int result = hf_vmm_thaw(&send->vmm, err);
 	if (result == 0)
 		result = hf_qmp_vm_create(&vm, send->options.vm, err);
 	if (result == 0)
 		result = hf_qmp_vm_resume(vm, err);
+	if (result == 0 && hf_qmp_vm_put_back(vm, hf_vm_record_description(send->record)->vmm_settings, &why))
+		hf_complain(COMMAND, "the migration settings of the VM's VMM are not what they were: %s",
+			    why.text);
 	hf_qmp_vm_destroy(vm);
 	return result;
 }
@@ -219,6 +229,8 @@ int hf_send_make_record(struct send *send, const struct hf_qmp_vm_block *blocks,
 	result = about->qmp_target && about->peer_uri
 		     ? describe_blocks(about, send, blocks, count, err)
 		     : hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
+	if (result == 0)
+		result = hf_qmp_vm_settings(send->vm, &about->vmm_settings, err);
 	if (result == 0)
 		result = hf_vm_record_create(&send->record, send->options.state_dir, about, err);
 	hf_vm_record_description_free(about);

@@ -23,7 +23,7 @@
  *
  * A VMM says RESUME before a vCPU runs, so once it is frozen the event is in our socket, or has been read, or
  * the VM has not run. A frozen VMM answers nothing: it is never asked, and ended by a signal only, since
- * thawing it would let it read what others have sent.
+ * thawing it would let it read what others have sent. LOAD ends with such a fence, too (qmp_vm_hold.c).
  *
  * RUN tells its failures apart by what the VMM says. Only a `cont` that was refused, by a VMM that then says
  * that the VM stands still and has sent no RESUME, has surely not run it. A VMM that says nothing is waited
@@ -190,6 +190,21 @@ bool hf_qmp_vm_stop_seen(struct hf_qmp_vm *vm)
 	return seen;
 }
 
+void hf_qmp_vm_watch_revival(struct hf_qmp_vm *vm)
+{
+	hf_lock(&vm->mutex);
+	vm->revived = false;
+	hf_unlock(&vm->mutex);
+}
+
+bool hf_qmp_vm_is_revived(struct hf_qmp_vm *vm)
+{
+	hf_lock(&vm->mutex);
+	bool revived = vm->revived;
+	hf_unlock(&vm->mutex);
+	return revived;
+}
+
 static void set_own_cont(struct hf_qmp_vm *vm, bool own_cont)
 {
 	hf_lock(&vm->mutex);
@@ -234,6 +249,34 @@ static int stop_vm(struct hf_qmp_vm *vm, struct hf_err *err)
 	return r;
 }
 
+static void set_fenced(struct hf_qmp_vm *vm, bool fenced)
+{
+	hf_lock(&vm->mutex);
+	vm->fenced = fenced;
+	hf_unlock(&vm->mutex);
+}
+
+int hf_qmp_vm_thaw(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	set_fenced(vm, false);
+	return hf_vmm_thaw(&vm->process, err);
+}
+
+int hf_qmp_vm_freeze(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	set_fenced(vm, true);
+	int r = hf_vmm_fence(&vm->process, HF_VMM_FENCE_LIMIT_MS, err);
+	return r < 0 ? r : hf_qmp_client_drain(vm->client, DRAIN_LIMIT_MS, err);
+}
+
+bool hf_qmp_vm_is_fenced(struct hf_qmp_vm *vm)
+{
+	hf_lock(&vm->mutex);
+	bool fenced = vm->fenced;
+	hf_unlock(&vm->mutex);
+	return fenced || hf_vmm_is_fenced(&vm->process);
+}
+
 static int op_stop(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	char status[STATUS_MAX_BYTES];
@@ -264,7 +307,7 @@ static bool cannot_run(const char *status)
 	return false;
 }
 
-bool hf_qmp_vm_take_resume_seen(struct hf_qmp_vm *vm)
+static bool take_resume_seen(struct hf_qmp_vm *vm)
 {
 	hf_lock(&vm->mutex);
 	bool seen = vm->resume_seen;
@@ -280,11 +323,11 @@ static int wait_running(struct hf_qmp_vm *vm, uint32_t silence_ms, struct hf_err
 	bool running = false;
 	struct hf_qmp_vm_pace pace = hf_qmp_vm_pace(RUN_LIMIT_MS, "come to run after 'cont'");
 	for (;;) {
-		if (hf_qmp_vm_take_resume_seen(vm))
+		if (take_resume_seen(vm))
 			return 0;
 		int r = hf_qmp_vm_query_status(vm, silence_ms, status, sizeof(status), &running, err);
 		if (r < 0 || running)
-			return hf_qmp_vm_take_resume_seen(vm) ? 0 : r;
+			return take_resume_seen(vm) ? 0 : r;
 		if (cannot_run(status))
 			return hf_qmp_vm_error(vm, EREMOTEIO, err,
 					       "accepted 'cont' but is in state %s: it does not run", status);
@@ -296,7 +339,7 @@ static int wait_running(struct hf_qmp_vm *vm, uint32_t silence_ms, struct hf_err
 
 static int give_cont(struct hf_qmp_vm *vm, uint32_t silence_ms, struct hf_err *err)
 {
-	hf_qmp_vm_take_resume_seen(vm);
+	take_resume_seen(vm);
 	set_own_cont(vm, true);
 	int r = hf_qmp_client_execute(vm->client, "cont", NULL, silence_ms, NULL, err);
 	set_own_cont(vm, false); // its event came before its answer
@@ -324,15 +367,17 @@ static int run_vm(struct hf_qmp_vm *vm, uint32_t silence_ms, bool *still, struct
 	int asked = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, NULL);
 	if (asked == 0 && running)
 		return 0;
-	*still = asked == 0 && !hf_qmp_vm_take_resume_seen(vm);
+	*still = asked == 0 && !take_resume_seen(vm);
 	return r;
 }
 
 static int op_run(struct hf_qmp_vm *vm, struct hf_err *err)
 {
-	bool still;
+	bool still = false;
 	struct hf_err why = HF_ERR_INIT;
-	int r = run_vm(vm, vm->run_silence_ms, &still, &why);
+	int r = hf_qmp_vm_is_fenced(vm) ? hf_qmp_vm_thaw(vm, &why) : 0;
+	if (r == 0)
+		r = run_vm(vm, vm->run_silence_ms, &still, &why);
 	if (r == 0)
 		return 0;
 	if (r == -ECANCELED || still) {
@@ -341,27 +386,6 @@ static int op_run(struct hf_qmp_vm *vm, struct hf_err *err)
 		return r;
 	}
 	return hf_err_set(err, why.class, EOWNERDEAD, "it is not known whether the VM has run: %s", why.text);
-}
-
-static void set_fenced(struct hf_qmp_vm *vm, bool fenced)
-{
-	hf_lock(&vm->mutex);
-	vm->fenced = fenced;
-	hf_unlock(&vm->mutex);
-}
-
-static int thaw(struct hf_qmp_vm *vm, struct hf_err *err)
-{
-	set_fenced(vm, false);
-	return hf_vmm_thaw(&vm->process, err);
-}
-
-bool hf_qmp_vm_is_fenced(struct hf_qmp_vm *vm)
-{
-	hf_lock(&vm->mutex);
-	bool fenced = vm->fenced;
-	hf_unlock(&vm->mutex);
-	return fenced || hf_vmm_is_fenced(&vm->process);
 }
 
 /* A save that was broken off, by us or by our end, is not over at once; `cont` is refused until it is. */
@@ -384,7 +408,7 @@ static int wait_save_over(struct hf_qmp_vm *vm, struct hf_err *err)
 static int op_resume(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	bool still;
-	int r = hf_qmp_vm_is_fenced(vm) ? thaw(vm, err) : 0;
+	int r = hf_qmp_vm_is_fenced(vm) ? hf_qmp_vm_thaw(vm, err) : 0;
 	hf_qmp_vm_close_channel(vm);
 	if (r == 0)
 		r = wait_save_over(vm, err);
@@ -393,10 +417,7 @@ static int op_resume(struct hf_qmp_vm *vm, struct hf_err *err)
 
 int hf_qmp_vm_resume(struct hf_qmp_vm *vm, struct hf_err *err)
 {
-	int r = op_resume(vm, err);
-	if (r == 0)
-		hf_qmp_vm_keep_memory_in(vm);
-	return r;
+	return op_resume(vm, err);
 }
 
 static int set_revived_error(struct hf_qmp_vm *vm, struct hf_err *err)
@@ -414,32 +435,25 @@ static int check_not_running(struct hf_qmp_vm *vm, struct hf_err *err)
 	return r == 0 && running ? set_revived_error(vm, err) : r;
 }
 
-static int check_not_revived(struct hf_qmp_vm *vm, struct hf_err *err)
-{
-	hf_lock(&vm->mutex);
-	bool revived = vm->revived;
-	hf_unlock(&vm->mutex);
-	return revived ? set_revived_error(vm, err) : 0;
-}
-
 /* Asked first, for a VMM whose events do not come; told last, when nothing more can come. */
 static int fence_stopped(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	int r = hf_vmm_is_fenced(&vm->process) ? 0 : check_not_running(vm, err);
-	if (r < 0)
-		return r;
-	set_fenced(vm, true);
-	r = hf_vmm_fence(&vm->process, HF_VMM_FENCE_LIMIT_MS, err);
+	if (r == 0 && vm->saved_err.class != HF_ERR_NONE) {
+		if (err)
+			*err = vm->saved_err;
+		r = -vm->saved_err.errnum;
+	}
 	if (r == 0)
-		r = hf_qmp_client_drain(vm->client, DRAIN_LIMIT_MS, err);
-	return r < 0 ? r : check_not_revived(vm, err);
+		r = hf_qmp_vm_freeze(vm, err);
+	return r == 0 && hf_qmp_vm_is_revived(vm) ? set_revived_error(vm, err) : r;
 }
 
 static int op_fence(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	int r = fence_stopped(vm, err);
 	if (r < 0 && hf_qmp_vm_is_fenced(vm))
-		thaw(vm, NULL);
+		hf_qmp_vm_thaw(vm, NULL);
 	return r;
 }
 
@@ -476,6 +490,31 @@ static int run_op(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request *request,
 	return hf_qmp_vm_do(vm, request->op, err);
 }
 
+/* The VM waits for none of this. A VMM is asked before it is frozen. */
+static void tidy_after(struct hf_qmp_vm *vm, enum hf_vm_op op, int result)
+{
+	bool ran = op == HF_VM_RUN && result == 0;
+	bool load_failed = op == HF_VM_LOAD && result < 0 && !hf_qmp_vm_is_fenced(vm);
+	if (op == HF_VM_SAVE || op == HF_VM_LOAD)
+		hf_qmp_vm_close_channel(vm);
+	if (op == HF_VM_RESUME || ran || load_failed)
+		hf_qmp_vm_restore(vm);
+	if (op == HF_VM_SAVE && result == 0) {
+		hf_qmp_vm_check_saved(vm);
+		op_fence(vm, NULL); // FENCE looks again, and says what is wrong
+	}
+	if (ran && vm->silent) // a program before this one has loaded it
+		hf_qmp_vm_put_back(vm, vm->settings_noted, NULL);
+}
+
+static void set_restoring(struct hf_qmp_vm *vm, bool restoring)
+{
+	hf_lock(&vm->mutex);
+	vm->restoring = restoring;
+	hf_cond_broadcast(&vm->changed);
+	hf_unlock(&vm->mutex);
+}
+
 static void run_and_report(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request *request)
 {
 	struct hf_err err = HF_ERR_INIT;
@@ -492,17 +531,11 @@ static void run_and_report(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request 
 				      .data = data,
 				      .length_bytes = length_bytes,
 				      .ran_ns = request->op == HF_VM_STOP ? ran_on_ns(vm) : 0};
+	set_restoring(vm, true); // before a program can end because of it
 	vm->done(vm->engine, &result);
 	free(data);
-	/* The VM waits for none of this. */
-	if (request->op == HF_VM_SAVE || request->op == HF_VM_LOAD)
-		hf_qmp_vm_close_channel(vm);
-	if (request->op == HF_VM_SAVE && r == 0)
-		op_fence(vm, NULL); // FENCE looks again, and says what is wrong
-	if (request->op == HF_VM_LOAD || request->op == HF_VM_RESUME)
-		hf_qmp_vm_restore(vm);
-	if (request->op == HF_VM_RUN && vm->silent && r == 0) // a program before this one has loaded it
-		hf_qmp_vm_keep_memory_in(vm);
+	tidy_after(vm, request->op, r);
+	set_restoring(vm, false);
 }
 
 static void *worker_thread(void *opaque)
@@ -522,24 +555,21 @@ static void *worker_thread(void *opaque)
 		struct hf_qmp_vm_request request = vm->queue[vm->queue_first];
 		vm->queue_first = (vm->queue_first + 1) % HF_QMP_VM_QUEUE;
 		vm->queue_count--;
+		vm->busy = true;
 		hf_unlock(&vm->mutex);
-		run_and_report(vm, &request);
+		if (request.op == HF_QMP_VM_HOLD)
+			hf_qmp_vm_hold_again(vm);
+		else
+			run_and_report(vm, &request);
 		hf_lock(&vm->mutex);
+		vm->busy = false;
 	}
 	hf_unlock(&vm->mutex);
 	return NULL;
 }
 
-static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t length_bytes)
+static int enqueue(struct hf_qmp_vm *vm, enum hf_vm_op op, const void *data, size_t length_bytes)
 {
-	struct hf_qmp_vm *vm = self;
-	if ((unsigned)op >= HF_VM_OPS)
-		return -EINVAL;
-	if (op == HF_VM_LOAD && (!data || length_bytes == 0))
-		return -EINVAL;
-	if (op == HF_VM_LOAD && length_bytes > HF_QMP_VM_STATE_MAX_BYTES)
-		return -EMSGSIZE;
-
 	int r = 0;
 	hf_lock(&vm->mutex);
 	if (!vm->started || vm->stopping) {
@@ -553,6 +583,22 @@ static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t len
 	}
 	hf_unlock(&vm->mutex);
 	return r;
+}
+
+static int vm_request(void *self, enum hf_vm_op op, const void *data, size_t length_bytes)
+{
+	if ((unsigned)op >= HF_VM_OPS)
+		return -EINVAL;
+	if (op == HF_VM_LOAD && (!data || length_bytes == 0))
+		return -EINVAL;
+	if (op == HF_VM_LOAD && length_bytes > HF_QMP_VM_STATE_MAX_BYTES)
+		return -EMSGSIZE;
+	return enqueue(self, op, data, length_bytes);
+}
+
+int hf_qmp_vm_hold(struct hf_qmp_vm *vm)
+{
+	return enqueue(vm, HF_QMP_VM_HOLD, NULL, 0);
 }
 
 /* ---- life ---- */
@@ -590,9 +636,16 @@ int hf_qmp_vm_create(struct hf_qmp_vm **out, const char *target, struct hf_err *
 	return create(out, target, false, err);
 }
 
-int hf_qmp_vm_create_silent(struct hf_qmp_vm **out, const char *target, struct hf_err *err)
+int hf_qmp_vm_create_silent(struct hf_qmp_vm **out, const char *target, const char *settings,
+			    struct hf_err *err)
 {
-	return create(out, target, true, err);
+	int r = create(out, target, true, err);
+	if (r == 0 && settings && !((*out)->settings_noted = strdup(settings))) {
+		hf_qmp_vm_destroy(*out);
+		*out = NULL;
+		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for a VM adapter");
+	}
+	return r;
 }
 
 int hf_qmp_vm_start(struct hf_qmp_vm *vm, void (*done)(void *engine, const struct hf_vm_result *result),
@@ -626,10 +679,15 @@ static void stop_worker(struct hf_qmp_vm *vm)
 {
 	hf_lock(&vm->mutex);
 	bool started = vm->started;
+	while (vm->restoring)
+		hf_cond_wait(&vm->changed, &vm->mutex);
+	bool idle = !vm->busy && vm->queue_count == 0;
 	vm->stopping = true;
 	hf_cond_broadcast(&vm->changed);
 	hf_unlock(&vm->mutex);
 	vm_wake(vm);
+	if (vm->client && idle && !vm->fenced) // prepared for a LOAD that never came
+		hf_qmp_vm_restore(vm);
 	if (vm->client)
 		hf_qmp_client_shutdown(vm->client);
 	if (!started)
@@ -657,7 +715,8 @@ void hf_qmp_vm_destroy(struct hf_qmp_vm *vm)
 	hf_qmp_client_destroy(vm->client);
 	hf_vmm_close(&vm->process);
 	hf_vmm_words_close(&vm->words);
-	json_decref(vm->capabilities_before);
+	free(vm->settings_noted);
+	json_decref(vm->memory_checked);
 	hf_cond_destroy(&vm->changed);
 	hf_lock_destroy(&vm->mutex);
 	if (vm->wake_fd >= 0)

@@ -21,6 +21,14 @@
  * harvest and fills it later: O_DIRECT and SCSI pass-through. Once the VM is stopped and its devices are
  * drained nothing is under way any more, so that only pre-copy is refused for them.
  *
+ * All of it can change while the VM runs, also for minutes of rounds, and QEMU tells nothing of it: there is
+ * no event for a device that is plugged in or a node that is opened in another way. So the source is looked
+ * at again when its devices have been saved: what is in the saved state is seen, what comes later moves
+ * nowhere. The destination loads meanwhile, so that nobody waits for it; what is found fails FENCE, and the
+ * VM runs on at the source. Memory has to be the same as before: pages of a backend that came later would be
+ * in no stream. What was there only between the two looks is not seen. The destination is looked at again
+ * when a source has come.
+ *
  * A container of QEMU's object tree tells each child's name and type. Network back ends are no objects; only
  * the monitor for people (`info network`) has their kinds. What a VMM does not know (CommandNotFound) it has
  * no devices for.
@@ -248,12 +256,58 @@ static uint64_t locked_kib(pid_t pid)
 	return kib;
 }
 
-int hf_qmp_vm_check_outgoing(struct hf_qmp_vm *vm, bool precopy, struct hf_err *err)
+static bool has_backend(const json_t *list, const json_t *backend)
+{
+	for (size_t i = 0; i < json_array_size(list); i++) {
+		const json_t *other = json_array_get(list, i);
+		if (json_equal(json_object_get(other, "id"), json_object_get(backend, "id")) &&
+		    json_equal(json_object_get(other, "size"), json_object_get(backend, "size")))
+			return true;
+	}
+	return false;
+}
+
+/* Notes it the first time. */
+static int check_same_memory(struct hf_qmp_vm *vm, struct hf_err *err)
+{
+	json_t *now = NULL;
+	int r = ask(vm, "query-memdev", NULL, &now, err);
+	if (r == 0 && !vm->memory_checked) {
+		vm->memory_checked = now;
+		return 0;
+	}
+	for (size_t i = 0; r == 0 && i < json_array_size(now); i++) {
+		const json_t *backend = json_array_get(now, i);
+		const char *id = json_string_value(json_object_get(backend, "id"));
+		if (!has_backend(vm->memory_checked, backend))
+			r = hf_qmp_vm_error(vm, EPERM, err,
+					    "has memory backend '%.*s', which it had not when its move began",
+					    NAME_PRECISION, id ? id : "");
+	}
+	json_decref(now);
+	return r;
+}
+
+static int check_moving(struct hf_qmp_vm *vm, bool precopy, struct hf_err *err)
 {
 	int r = check_second_ways(vm, err);
-	if (r == 0)
-		r = check_blockers(vm, err);
-	return r == 0 && precopy ? check_unseen_writes(vm, err) : r;
+	if (r == 0 && precopy)
+		r = check_unseen_writes(vm, err);
+	return r ? r : check_same_memory(vm, err);
+}
+
+int hf_qmp_vm_check_outgoing(struct hf_qmp_vm *vm, bool precopy, struct hf_err *err)
+{
+	int r = check_moving(vm, precopy, err);
+	vm->check = precopy ? HF_QMP_VM_CHECK_ROUNDS : HF_QMP_VM_CHECK;
+	return r ? r : check_blockers(vm, err);
+}
+
+void hf_qmp_vm_check_saved(struct hf_qmp_vm *vm)
+{
+	vm->saved_err = HF_ERR_INIT;
+	if (vm->check != HF_QMP_VM_CHECK_NONE)
+		check_moving(vm, vm->check == HF_QMP_VM_CHECK_ROUNDS, &vm->saved_err);
 }
 
 int hf_qmp_vm_check_incoming(struct hf_qmp_vm *vm, struct hf_err *err)

@@ -3,7 +3,8 @@
  * qmp_vm_internal.h - what the files of the VM adapter share.
  *
  * Purpose: the adapter's state, commands and waiting (qmp_vm.c) for the two operations that move device
- * state over a socket (qmp_vm_state.c) and for the queries (qmp_vm_query.c).
+ * state over a socket (qmp_vm_state.c), for the settings that these need (qmp_vm_settings.c) and for the
+ * queries (qmp_vm_query.c).
  * Ownership: as in qmp_vm.h. Threads: waiting is for the worker only.
  * Units: milliseconds in _ms.
  * Errors: 0 or -errno with text; -ECANCELED when the adapter is being destroyed.
@@ -28,7 +29,9 @@
 #define HF_QMP_VM_QUEUE		  8
 #define HF_QMP_VM_STATE_MAX_BYTES (256u << 20)
 #define HF_QMP_VM_COMMAND_MS	  30000u
-#define HF_QMP_VM_STOP_LIMIT_MS	  60000 /* QEMU drains block devices when it stops */
+#define HF_QMP_VM_STOP_LIMIT_MS	  60000	    /* QEMU drains block devices when it stops */
+#define HF_QMP_VM_HOLD		  HF_VM_OPS /* an operation of the adapter's own; nobody hears of its end */
+#define HF_QMP_VM_SETTINGS_BYTES  512
 
 struct hf_qmp_vm_request {
 	enum hf_vm_op op;
@@ -50,6 +53,8 @@ struct hf_qmp_vm_channel {
 	char *data;	   /* SAVE: what has come */
 	size_t length_bytes, capacity_bytes;
 };
+/* What was looked at before the VM was stopped. */
+enum hf_qmp_vm_check { HF_QMP_VM_CHECK_NONE, HF_QMP_VM_CHECK, HF_QMP_VM_CHECK_ROUNDS };
 
 struct hf_qmp_vm {
 	/* set at creation */
@@ -73,8 +78,12 @@ struct hf_qmp_vm {
 	bool loaded;	    /* by us, and not told to run since */
 	bool bandwidth_lifted;
 	struct hf_qmp_vm_channel channel;
-	json_t *capabilities_before; /* of those that were changed; NULL: none was */
-	json_int_t max_bandwidth;    /* QEMU's, of its migrations, in bytes a second; 0: none */
+	char settings_before[HF_QMP_VM_SETTINGS_BYTES];
+	char *settings_noted; /* silent: by a program before this one; NULL: nobody knows */
+
+	enum hf_qmp_vm_check check;
+	json_t *memory_checked;	 /* query-memdev then; NULL: it was not looked at */
+	struct hf_err saved_err; /* what is wrong with a VM that was saved */
 
 	struct hf_lock mutex;
 	struct hf_cond changed;
@@ -82,6 +91,7 @@ struct hf_qmp_vm {
 	struct hf_qmp_vm_request queue[HF_QMP_VM_QUEUE];
 	uint32_t queue_first, queue_count;
 	bool started, stopping;
+	bool busy;	  /* the worker, with an operation */
 	bool resume_seen; /* RESUME event since `cont` was given */
 	bool revived;	  /* RESUME event since STOP, and not of our own `cont` */
 	bool own_cont;	  /* our `cont` is under way: its event is no revival */
@@ -90,6 +100,8 @@ struct hf_qmp_vm {
 	    saving_us; /* by the host's real time; the VM ran on until the second; 0: not known */
 	bool fenced;   /* by us */
 	enum hf_qmp_vm_told told;
+	bool restoring;		  /* the worker, what an operation has changed */
+	struct hf_err killed_for; /* the VMM was, by us */
 };
 
 uint64_t hf_qmp_vm_now_ms(void);
@@ -127,8 +139,7 @@ int hf_qmp_vm_pace_wait(struct hf_qmp_vm *vm, struct hf_qmp_vm_pace *pace, int f
 int hf_qmp_vm_query_status(struct hf_qmp_vm *vm, uint32_t timeout_ms, char *status, size_t status_bytes,
 			   bool *running, struct hf_err *err);
 
-/* What events have told; the first also forgets it. */
-bool hf_qmp_vm_take_resume_seen(struct hf_qmp_vm *vm);
+/* An event has told so. */
 bool hf_qmp_vm_stop_seen(struct hf_qmp_vm *vm);
 
 /* One of STOP, RESUME, RUN, FENCE, KILL in the caller's thread, instead of the worker's. */
@@ -136,14 +147,29 @@ int hf_qmp_vm_do(struct hf_qmp_vm *vm, enum hf_vm_op op, struct hf_err *err);
 /* We have frozen it, or somebody else has: it does not answer. */
 bool hf_qmp_vm_is_fenced(struct hf_qmp_vm *vm);
 
+/* Looks again at what hf_qmp_vm_check_outgoing() has looked at, if it has; into saved_err. */
+void hf_qmp_vm_check_saved(struct hf_qmp_vm *vm);
+/* Every thread stands still, and what was said before has been heard. */
+int hf_qmp_vm_freeze(struct hf_qmp_vm *vm, struct hf_err *err);
+int hf_qmp_vm_thaw(struct hf_qmp_vm *vm, struct hf_err *err);
+/* From now on RESUMEs that nobody here has asked for count... */
+void hf_qmp_vm_watch_revival(struct hf_qmp_vm *vm);
+/* ... and there was one. */
+bool hf_qmp_vm_is_revived(struct hf_qmp_vm *vm);
+/* Freezes a VM that has been loaded: until RUN nobody runs it. told: the VMM has said so by an event, so it
+ * has said before whether it runs. -EPERM: it does; it is frozen all the same. */
+int hf_qmp_vm_hold_loaded(struct hf_qmp_vm *vm, bool told, struct hf_err *err);
+/* The same for one that a program before this one has held; if it has run its VMM is killed. */
+void hf_qmp_vm_hold_again(struct hf_qmp_vm *vm);
+
 /* Capabilities and what else SAVE and LOAD need; done already, it does nothing. */
 int hf_qmp_vm_prepare(struct hf_qmp_vm *vm, struct hf_err *err);
 /* Likewise, of a VMM that waits for a VM; what goes wrong is told when it matters. */
 void hf_qmp_vm_prepare_incoming(struct hf_qmp_vm *vm);
-/* Takes that back. */
+/* For SAVE alone. */
+void hf_qmp_vm_lift_bandwidth(struct hf_qmp_vm *vm);
+/* Takes both back. */
 void hf_qmp_vm_restore(struct hf_qmp_vm *vm);
-/* Instead, for who does not know what it was: of a program that was killed. */
-void hf_qmp_vm_keep_memory_in(struct hf_qmp_vm *vm);
 /* Begins a save that stops the VM, and returns when it stands still; for a VMM that `stops_itself`. */
 int hf_qmp_vm_save_stopping(struct hf_qmp_vm *vm, struct hf_err *err);
 /* Goes on with it, or begins one of a VM that stands still. *data: malloc'd. */

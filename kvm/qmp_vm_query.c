@@ -40,9 +40,15 @@ int hf_qmp_vm_quit(struct hf_qmp_vm *vm, struct hf_err *err)
 	return r;
 }
 
-void hf_qmp_vm_add_words(const struct hf_qmp_vm *vm, struct hf_err *err)
+void hf_qmp_vm_add_words(struct hf_qmp_vm *vm, struct hf_err *err)
 {
-	hf_vmm_words_add(&vm->words, err);
+	hf_lock(&vm->mutex);
+	struct hf_err killed_for = vm->killed_for;
+	hf_unlock(&vm->mutex);
+	if (killed_for.class == HF_ERR_NONE)
+		hf_vmm_words_add(&vm->words, err);
+	else
+		hf_err_prefix(err, "%s, and was killed", killed_for.text);
 }
 
 /* ---- the version ---- */

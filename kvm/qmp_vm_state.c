@@ -9,7 +9,7 @@
  *     STOP   listen; `migrate` unix:PATH; read until the VM stands still
  *     SAVE   read to the end; wait until completed or failed
  *     LOAD   `migrate-incoming` unix:PATH (the VMM listens when that returns); connect; write; half-close;
- *            wait until completed or failed
+ *            wait until completed or failed; freeze (qmp_vm_hold.c)
  *
  * QEMU prepares a migration while the VM runs (it begins to log writes, and sends the small RAM blocks that
  * are its own), then stops the VM by itself. So STOP begins what SAVE ends, and the VM stands still for
@@ -24,12 +24,7 @@
  * still in a fault that is served over the link, so a question that is not answered is no failure there; only
  * LOAD_LIMIT_MS is.
  *
- * Capabilities decide what QEMU puts into the stream: x-ignore-shared keeps shared memory out; those that
- * need an answer, a pause, or more connections from a real destination are switched off; `events` spares
- * polling. With dirty-bitmaps the bitmaps of block nodes are part of the stream, under the nodes' names: QEMU
- * writes them when the VM stands, since its own postcopy is off, and nothing where there are none.
- * Capabilities that a VMM does not know are not mentioned to it. They are set before the VM
- * stops, or while the destination waits, and put back as soon as they have served.
+ * What QEMU puts into the stream its capabilities decide (qmp_vm_settings.c).
  */
 #include <errno.h>
 #include <poll.h>
@@ -231,150 +226,6 @@ static int wait_completed(struct hf_qmp_vm *vm, uint64_t limit_ms, const char *a
 	}
 }
 
-/* ---- capabilities ---- */
-
-struct wanted_capability {
-	const char *name;
-	bool state;
-};
-
-static const struct wanted_capability wanted[] = {
-    {"events", true},	     {"x-ignore-shared", true}, {"late-block-activate", true},
-    {"dirty-bitmaps", true}, {"return-path", false},	{"pause-before-switchover", false},
-    {"postcopy-ram", false}, {"multifd", false},	{"mapped-ram", false},
-};
-
-static const struct wanted_capability *find_wanted(const char *name)
-{
-	for (size_t i = 0; name && i < sizeof(wanted) / sizeof(wanted[0]); i++) {
-		if (strcmp(wanted[i].name, name) == 0)
-			return &wanted[i];
-	}
-	return NULL;
-}
-
-static bool knows_capability(const json_t *known, const char *name)
-{
-	for (size_t i = 0; i < json_array_size(known); i++) {
-		const json_t *capability = json_object_get(json_array_get(known, i), "capability");
-		if (json_is_string(capability) && strcmp(json_string_value(capability), name) == 0)
-			return true;
-	}
-	return false;
-}
-
-/* The changes to make, as migrate-set-capabilities takes them, and what takes them back. */
-static json_t *capability_changes(const json_t *known, json_t *before)
-{
-	json_t *changes = json_array();
-	for (size_t i = 0; i < json_array_size(known); i++) {
-		const json_t *entry = json_array_get(known, i);
-		const struct wanted_capability *want =
-		    find_wanted(json_string_value(json_object_get(entry, "capability")));
-		if (!want || json_is_true(json_object_get(entry, "state")) == want->state)
-			continue;
-		json_array_append_new(
-		    changes, json_pack("{s:s, s:b}", "capability", want->name, "state", (int)want->state));
-		json_array_append_new(
-		    before, json_pack("{s:s, s:b}", "capability", want->name, "state", (int)!want->state));
-	}
-	return changes;
-}
-
-static int set_capabilities(struct hf_qmp_vm *vm, struct hf_err *err)
-{
-	struct hf_err command_err = HF_ERR_INIT;
-	json_t *known = NULL;
-	json_t *changes = NULL;
-	json_t *before = json_array();
-	int r = hf_qmp_vm_command(vm, "query-migrate-capabilities", NULL, &known, &command_err);
-	if (r == -ENOSYS)
-		changes = json_pack("[{s:s, s:b}]", "capability", "events", "state", 1);
-	else if (r == 0)
-		changes = capability_changes(known, before);
-	vm->tells = knows_capability(known, "events");
-	vm->stops_itself = knows_capability(known, "x-ignore-shared");
-	// Steals `changes`.
-	if (changes && json_array_size(changes) > 0)
-		r = hf_qmp_vm_command(vm, "migrate-set-capabilities",
-				      json_pack("{s:o}", "capabilities", changes), NULL, &command_err);
-	else
-		json_decref(changes);
-	// A VMM without capabilities sends no events either; it is asked instead.
-	if (r == -ENOSYS || (r == -EREMOTEIO && !known))
-		r = 0;
-	json_decref(known);
-	if (r == 0 && json_array_size(before) > 0)
-		vm->capabilities_before = before;
-	else
-		json_decref(before);
-	if (r < 0 && err)
-		*err = command_err;
-	return r;
-}
-
-/* ---- the bandwidth ---- */
-
-/* 0: none. */
-static json_int_t query_max_bandwidth(struct hf_qmp_vm *vm)
-{
-	json_t *parameters = NULL;
-	if (hf_qmp_vm_command(vm, "query-migrate-parameters", NULL, &parameters, NULL) < 0)
-		return 0;
-	json_int_t bytes_per_s = json_integer_value(json_object_get(parameters, "max-bandwidth"));
-	json_decref(parameters);
-	return bytes_per_s;
-}
-
-static void set_max_bandwidth(struct hf_qmp_vm *vm, json_int_t bytes_per_s)
-{
-	hf_qmp_vm_command(vm, "migrate-set-parameters", json_pack("{s:I}", "max-bandwidth", bytes_per_s),
-			  NULL, NULL);
-}
-
-/*
- * QEMU sends its small RAM blocks no faster than it may send a VM's memory over a network: 64 MiB of video
- * memory would take half a second.
- */
-static void lift_max_bandwidth(struct hf_qmp_vm *vm)
-{
-	vm->bandwidth_lifted = vm->max_bandwidth != 0;
-	if (vm->bandwidth_lifted)
-		set_max_bandwidth(vm, 0);
-}
-
-/* With x-ignore-shared left on, a migration that somebody else begins would not carry the VM's memory. */
-void hf_qmp_vm_restore(struct hf_qmp_vm *vm)
-{
-	if (vm->bandwidth_lifted)
-		set_max_bandwidth(vm, vm->max_bandwidth);
-	vm->bandwidth_lifted = false;
-	if (vm->capabilities_before)
-		hf_qmp_vm_command(vm, "migrate-set-capabilities",
-				  json_pack("{s:o}", "capabilities", vm->capabilities_before), NULL, NULL);
-	vm->capabilities_before = NULL;
-	vm->prepared = false;
-}
-
-void hf_qmp_vm_keep_memory_in(struct hf_qmp_vm *vm)
-{
-	json_t *off = json_pack("[{s:s, s:b}]", "capability", "x-ignore-shared", "state", 0);
-	hf_qmp_vm_command(vm, "migrate-set-capabilities", json_pack("{s:o}", "capabilities", off), NULL,
-			  NULL);
-}
-
-int hf_qmp_vm_prepare(struct hf_qmp_vm *vm, struct hf_err *err)
-{
-	if (vm->prepared)
-		return 0;
-	int r = set_capabilities(vm, err);
-	if (r < 0)
-		return r;
-	vm->max_bandwidth = query_max_bandwidth(vm);
-	vm->prepared = true;
-	return 0;
-}
-
 /* QEMU 9.1 and later can be told to stay and say why when it cannot load. */
 static bool knows_no_stay(struct hf_qmp_vm *vm)
 {
@@ -553,7 +404,7 @@ static int begin_save(struct hf_qmp_vm *vm, struct hf_err *err)
 		r = channel_listen(vm, &vm->channel, err);
 	if (r < 0)
 		return r;
-	lift_max_bandwidth(vm);
+	hf_qmp_vm_lift_bandwidth(vm);
 	forget_told(vm);
 	r = give_uri(vm, "migrate", &vm->channel, err);
 	vm->channel.migrating = r == 0;
@@ -716,29 +567,6 @@ static int give_incoming(struct hf_qmp_vm *vm, const struct hf_qmp_vm_channel *c
 	return r;
 }
 
-static int set_runs(struct hf_qmp_vm *vm, struct hf_err *err)
-{
-	hf_qmp_vm_command(vm, "stop", NULL, NULL, NULL);
-	return hf_qmp_vm_error(
-	    vm, EPERM, err,
-	    "ran the VM by itself after loading it, while the source still owns it; start the VMM "
-	    "so that it waits for 'cont' (QEMU: -S)");
-}
-
-/*
- * A VM that starts by itself would run before the source has given it up. A VMM that tells that it has loaded
- * has told before whether it runs.
- */
-static int check_stands_still(struct hf_qmp_vm *vm, bool told, struct hf_err *err)
-{
-	char status[STATUS_MAX_BYTES];
-	bool running = hf_qmp_vm_take_resume_seen(vm);
-	int r = 0;
-	if (!told && !running)
-		r = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, err);
-	return r == 0 && running ? set_runs(vm, err) : r;
-}
-
 static int load_through(struct hf_qmp_vm *vm, const void *data, size_t length_bytes, struct hf_err *err)
 {
 	struct hf_qmp_vm_channel *channel = &vm->channel;
@@ -752,7 +580,6 @@ static int load_through(struct hf_qmp_vm *vm, const void *data, size_t length_by
 	if (r < 0)
 		return r;
 	forget_told(vm);
-	hf_qmp_vm_take_resume_seen(vm);
 	r = give_incoming(vm, channel, err);
 	if (r == 0)
 		r = connect_vmm(vm, channel, err);
@@ -765,13 +592,14 @@ static int load_through(struct hf_qmp_vm *vm, const void *data, size_t length_by
 		return hf_qmp_vm_error(vm, EPROTO, err,
 				       "says completed, but took only %zu of %zu bytes of device state",
 				       sent_bytes, length_bytes);
-	return r == 0 ? check_stands_still(vm, told, err) : r;
+	return r == 0 ? hf_qmp_vm_hold_loaded(vm, told, err) : r;
 }
 
 int hf_qmp_vm_load(struct hf_qmp_vm *vm, const void *data, size_t length_bytes, struct hf_err *err)
 {
 	struct hf_err load_err = HF_ERR_INIT;
 	int r = channel_open(vm, &load_err);
+	hf_qmp_vm_watch_revival(vm);
 	if (r == 0)
 		r = load_through(vm, data, length_bytes, &load_err);
 	vm->loaded = r == 0;

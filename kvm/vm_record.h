@@ -47,9 +47,10 @@ struct hf_vm_record_description {
 	pid_t vmm_pid;
 	uint64_t vmm_start_ticks; /* with the pid it names one process of one boot */
 	char boot_id[HF_VM_RECORD_BOOT_ID_CHARS + 1];
-	char *qmp_target; /* NULL: none; the next two as well */
+	char *qmp_target; /* NULL: none; the next three as well */
 	char *peer_uri;
 	char *listen_uri;
+	char *vmm_settings; /* that a migration changes, as they were before: hf_qmp_vm_settings() */
 	enum hf_placement placement;
 	uint32_t chunk_bytes; /* 0: not settled */
 	struct hf_vm_record_block *blocks;

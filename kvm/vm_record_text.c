@@ -303,6 +303,8 @@ int hf_vm_record_description_check(const struct hf_vm_record_description *descri
 	if (r == 0)
 		r = check_string("the URI listened on", description->listen_uri, STRING_MAX_BYTES, err);
 	if (r == 0)
+		r = check_string("the VMM's settings", description->vmm_settings, STRING_MAX_BYTES, err);
+	if (r == 0)
 		r = check_vmm(description, err);
 	if (r == 0 && (!chunk_is_possible(description->chunk_bytes) ||
 		       (description->placement != HF_PLACEMENT_COPY &&
@@ -343,15 +345,16 @@ static json_t *pack_description(const struct hf_vm_record_description *descripti
 {
 	char session[2 * HF_VM_RECORD_SESSION_BYTES + 1];
 	session_text(description->session, session);
-	return json_pack(
-	    "{s:i, s:s, s:s, s:s, s:i, s:I, s:s, s:s*, s:s*, s:s*, s:s, s:I, s:o*, s:o}", "version",
-	    FORMAT_VERSION, "role", hf_vm_record_role_name(description->role), "vm_name",
-	    description->vm_name, "session", session, "vmm_pid", (int)description->vmm_pid, "vmm_start_ticks",
-	    (json_int_t)description->vmm_start_ticks, "boot_id", description->boot_id, "qmp_target",
-	    description->qmp_target, "peer_uri", description->peer_uri, "listen_uri", description->listen_uri,
-	    "placement", description->placement == HF_PLACEMENT_CONTINUE ? "continue" : "copy", "chunk_bytes",
-	    (json_int_t)description->chunk_bytes, "vcpu_thread_ids", pack_vcpus(description), "blocks",
-	    pack_blocks(description));
+	return json_pack("{s:i, s:s, s:s, s:s, s:i, s:I, s:s, s:s*, s:s*, s:s*, s:s*, s:s, s:I, s:o*, s:o}",
+			 "version", FORMAT_VERSION, "role", hf_vm_record_role_name(description->role),
+			 "vm_name", description->vm_name, "session", session, "vmm_pid",
+			 (int)description->vmm_pid, "vmm_start_ticks",
+			 (json_int_t)description->vmm_start_ticks, "boot_id", description->boot_id,
+			 "qmp_target", description->qmp_target, "peer_uri", description->peer_uri,
+			 "listen_uri", description->listen_uri, "vmm_settings", description->vmm_settings,
+			 "placement", description->placement == HF_PLACEMENT_CONTINUE ? "continue" : "copy",
+			 "chunk_bytes", (json_int_t)description->chunk_bytes, "vcpu_thread_ids",
+			 pack_vcpus(description), "blocks", pack_blocks(description));
 }
 
 int hf_vm_record_description_encode(const struct hf_vm_record_description *description, char **text,
@@ -467,14 +470,14 @@ static int unpack_description(json_t *object, struct hf_vm_record_description *d
 			      struct hf_err *err)
 {
 	const char *role = NULL, *name = NULL, *session = NULL, *boot_id = NULL, *placement = NULL;
-	const char *qmp = NULL, *peer = NULL, *listen = NULL;
+	const char *qmp = NULL, *peer = NULL, *listen = NULL, *settings = NULL;
 	json_int_t pid = 0, start = 0, chunk = 0;
 	json_t *blocks = NULL, *vcpus = NULL;
-	if (json_unpack(object, "{s:s, s:s, s:s, s:I, s:I, s:s, s?s, s?s, s?s, s:s, s:I, s?o, s:o}", "role",
-			&role, "vm_name", &name, "session", &session, "vmm_pid", &pid, "vmm_start_ticks",
-			&start, "boot_id", &boot_id, "qmp_target", &qmp, "peer_uri", &peer, "listen_uri",
-			&listen, "placement", &placement, "chunk_bytes", &chunk, "vcpu_thread_ids", &vcpus,
-			"blocks", &blocks) ||
+	if (json_unpack(object, "{s:s, s:s, s:s, s:I, s:I, s:s, s?s, s?s, s?s, s?s, s:s, s:I, s?o, s:o}",
+			"role", &role, "vm_name", &name, "session", &session, "vmm_pid", &pid,
+			"vmm_start_ticks", &start, "boot_id", &boot_id, "qmp_target", &qmp, "peer_uri", &peer,
+			"listen_uri", &listen, "vmm_settings", &settings, "placement", &placement,
+			"chunk_bytes", &chunk, "vcpu_thread_ids", &vcpus, "blocks", &blocks) ||
 	    pid < 1 || pid > INT_MAX || start < 0 || chunk < 0 || chunk > UINT32_MAX ||
 	    !json_is_array(blocks) || (vcpus && !json_is_array(vcpus)) ||
 	    !settle_words(description, role, session, boot_id, placement))
@@ -484,7 +487,8 @@ static int unpack_description(json_t *object, struct hf_vm_record_description *d
 	description->vmm_start_ticks = (uint64_t)start;
 	description->chunk_bytes = (uint32_t)chunk;
 	if (!copy_string(name, &description->vm_name) || !copy_string(qmp, &description->qmp_target) ||
-	    !copy_string(peer, &description->peer_uri) || !copy_string(listen, &description->listen_uri))
+	    !copy_string(peer, &description->peer_uri) || !copy_string(listen, &description->listen_uri) ||
+	    !copy_string(settings, &description->vmm_settings))
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "no memory for the description of a VM");
 	int r = unpack_blocks(blocks, description, err);
 	if (r == 0)

@@ -119,5 +119,6 @@ void hf_vm_record_description_free(struct hf_vm_record_description *description)
 	free(description->qmp_target);
 	free(description->peer_uri);
 	free(description->listen_uri);
+	free(description->vmm_settings);
 	free(description);
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: Apache-2.0
-"""Hugeferry beside QEMU's own postcopy: the same QEMU, guest and link, in one run, one after the other.
+"""Hugeferry beside QEMU's own postcopy: the same QEMU, guest and link, in one run, one after the other; several QEMUs.
 
 A round moves a VM once in each way: by QEMU's postcopy, by that with postcopy-preempt, by Hugeferry. What is compared
 is compared within a round; what is printed are medians over the rounds. The guest (kvm/guest/program.c) reads and
@@ -13,7 +13,6 @@ import itertools
 import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 
@@ -22,8 +21,9 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(
 
 from host import M, Qmp, assert_whole, await_memory, finish, free_port, listening_uri, receive, send  # noqa: E402
 from networks import ADDRESSES, Networks  # noqa: E402
-from qemu_flat import PATTERNS, FlatQemu, assert_one_guest  # noqa: E402
+from qemu_flat import PATTERNS, FlatQemu, assert_one_guest, emulator  # noqa: E402
 from results import machine, parse, print_table, read_json, warm_pages  # noqa: E402
+from vm import CACHE  # noqa: E402
 
 PAGE = 2 * M
 LAST_TICKS, LONGEST, STALLED = 6, 7, 13  # positions of the guest's counters
@@ -75,13 +75,13 @@ def pages_of(options):
 class Pair:
     """Source and destination of a run, and what the guest has measured until now."""
 
-    def __init__(self, host, options, rate, pattern, lent):
+    def __init__(self, host, options, qemu, rate, pattern, lent):
         host.need(PAGE, pages_of(options))
         networks = Networks(host, rate) if rate != LOOPBACK else None
         self.address = ADDRESSES[1] if networks else "127.0.0.1"
         self.enter = [networks.enter(number) if networks else None for number in range(2)]
         shape = {"mem": options.mem, "vcpus": options.vcpus, "pattern": pattern, "fill_percent": 100,
-                 "qemu": options.qemu, "accel": options.accel, "lent": lent}
+                 "qemu": qemu, "accel": options.accel, "lent": lent}
         self.host = host
         self.source = FlatQemu(host, before_exec=self.enter[0], **shape)
         self.destination = FlatQemu(host, incoming=True, before_exec=self.enter[1], **shape)
@@ -121,8 +121,8 @@ def set_capabilities(watch, *names):
 
 
 def move_by_qemu(*capabilities):
-    def move(host, options, rate, pattern):
-        pair = Pair(host, options, rate, pattern, lent=False)
+    def move(host, options, qemu, rate, pattern):
+        pair = Pair(host, options, qemu, rate, pattern, lent=False)
         source, destination = pair.watches
         for watch in pair.watches:
             set_capabilities(watch, "postcopy-ram", *capabilities)
@@ -139,8 +139,8 @@ def move_by_qemu(*capabilities):
     return move
 
 
-def move_by_hugeferry(host, options, rate, pattern):
-    pair = Pair(host, options, rate, pattern, lent=True)
+def move_by_hugeferry(host, options, qemu, rate, pattern):
+    pair = Pair(host, options, qemu, rate, pattern, lent=True)
     paths = host.name("send-json"), host.name("receive-json")
     control = host.name("control")
     taker = receive(host, pair.destination, "--json", paths[1], "--qmp", f"unix:{control}",
@@ -179,16 +179,16 @@ COLUMNS = {"total_ms": "total ms", "downtime_ms": "downtime ms", "overlapped_ms"
 COMPARED = "total_ms", "downtime_ms", "overlapped_ms", "stalled_ms"
 
 
-def version(qemu):
-    said = subprocess.run([qemu, "--version"], check=True, capture_output=True, encoding="utf-8").stdout
-    return said.splitlines()[0].split("version ")[1].split()[0]
-
-
 def head(options):
+    versions = " and ".join(qemu.version() for qemu in options.qemu)
     yield (f"Made {time.strftime('%Y-%m-%d')} on a machine with {machine()}, load {os.getloadavg()[0]:.1f}: QEMU"
-           f" {version(options.qemu)} ({options.accel}),\na VM of {options.mem // M} MiB in pages of 2 MiB with"
+           f" {versions} ({options.accel}),\na VM of {options.mem // M} MiB in pages of 2 MiB with"
            f" {options.vcpus} vCPUs; medians of {options.runs} rounds.\n")
-    yield f"| link, guest | | {' | '.join(COLUMNS.values())} |\n|{'---|' * (len(COLUMNS) + 2)}"
+    yield f"| QEMU: link, guest | | {' | '.join(COLUMNS.values())} |\n|{'---|' * (len(COLUMNS) + 2)}"
+
+
+def place(each):
+    return f"{each['qemu']}: {each['rate']}, {each['pattern']}"
 
 
 def row(where, way, runs):
@@ -217,18 +217,18 @@ def part_rows(found):
     for each in found:
         cells = [f"{statistics.median(ways[HUGEFERRY]['parts_ms'][name] for ways in each['rounds']):.1f}"
                  for name in names]
-        yield f"| {each['rate']}, {each['pattern']} | {' | '.join(cells)} |"
+        yield f"| {place(each)} | {' | '.join(cells)} |"
 
 
-def play(host, options, rate, pattern):
-    """The rounds on one kind of link with one kind of guest; who is first changes."""
+def play(host, options, qemu, rate, pattern):
+    """The rounds of one QEMU on one kind of link with one kind of guest; who is first changes."""
     rounds = []
     for number in range(options.runs):
         first = number % len(WAYS)
         order = list(WAYS)[first:] + list(WAYS)[:first]
-        rounds.append({way: WAYS[way](host, options, rate, pattern) for way in order})
+        rounds.append({way: WAYS[way](host, options, qemu, rate, pattern) for way in order})
         if options.log:
-            print(rate, pattern, json.dumps(rounds[-1]), file=sys.stderr, flush=True)
+            print(qemu.version(), rate, pattern, json.dumps(rounds[-1]), file=sys.stderr, flush=True)
     return rounds
 
 
@@ -236,23 +236,25 @@ def measure(host, options):
     yield from head(options)
     found = []
     with warm_pages(host, PAGE, pages_of(options)):
-        for rate, pattern in itertools.product(options.rates, options.patterns):
-            rounds = play(host, options, rate, pattern)
-            found.append({"rate": rate, "pattern": pattern, "rounds": rounds, "ratios": ratios(rounds)})
-            where = f"{rate}, {pattern}"
+        for qemu, rate, pattern in itertools.product(options.qemu, options.rates, options.patterns):
+            rounds = play(host, options, qemu, rate, pattern)
+            found.append({"qemu": qemu.version(), "rate": rate, "pattern": pattern, "rounds": rounds,
+                          "ratios": ratios(rounds)})
             for way in WAYS:
-                yield row(where, way, [each[way] for each in rounds])
+                yield row(place(found[-1]), way, [each[way] for each in rounds])
             for way, values in found[-1]["ratios"].items():
-                yield ratio_row(where, way, values)
+                yield ratio_row(place(found[-1]), way, values)
     yield from part_rows(found)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"machine": machine(), "qemu": version(options.qemu), "accel": options.accel,
-                       "memory_bytes": options.mem, "vcpus": options.vcpus, "measured": found}, file, indent=1)
+            json.dump({"machine": machine(), "accel": options.accel, "memory_bytes": options.mem,
+                       "vcpus": options.vcpus, "measured": found}, file, indent=1)
 
 
 def more_options(parser):
-    parser.add_argument("--qemu", default="qemu-system-x86_64")
+    parser.add_argument("--qemu", nargs="+", type=lambda word: emulator.named(word, CACHE), metavar="QEMU",
+                        default=[emulator.Emulator()],
+                        help=f"programs, or of {', '.join(emulator.KINDS)} (fetched once by apt)")
     parser.add_argument("--accel", default="kvm")
     parser.add_argument("--vcpus", type=int, default=2)
     parser.add_argument("--patterns", nargs="+", choices=list(PATTERNS), default=["random", "hot"],

@@ -6,8 +6,10 @@ import socket
 import struct
 import threading
 
-from host import M, err_of, finish, one_line, receive, send, wait_until
+from host import M, err_of, finish, listening_uri, one_line, receive, send, wait_until
+from messages import READY
 from qemu_vm import Qemu
+from relay import Relay
 
 MEM = 64
 PAGES = 2 * MEM // 2 + 96  # a VM's, and what mem-lock=on fills
@@ -120,6 +122,26 @@ def rounds_are_refused_where_a_disk_is_read_past_the_page_tables(host):
     assert source.status() == "running"
 
 
+def memory_that_is_added_on_the_way_brings_the_vm_back(host):
+    """After the first look: the source's VM is stopped, and runs on there."""
+    host.need(2 * M, PAGES)
+    source, destination = Machine(host), Machine(host, incoming=True)
+    taker = receive(host, destination)
+    relay = Relay("tcp:127.0.0.1:0", listening_uri(taker))
+    host.closing.append(relay.close)
+    relay.stop_before = READY
+    giver = send(host, source, relay.uri)
+    wait_until(lambda: relay.held.is_set() or giver.poll() is not None, "the first look is over")
+    source.execute("object-add", **{"qom-type": "memory-backend-ram", "id": "later", "size": 2 * M})
+    relay.stop_before = None
+    relay.open.set()
+    code, said = finish(giver)
+    assert code == 1
+    one_line(said, source.qmp_path, "'later', which it had not", "the source VM runs on")
+    assert source.status() == "running"
+    assert finish(taker)[0] == 1
+
+
 def memory_that_another_process_may_write_to_is_refused(host):
     """In rounds, whose tracking would not see it; and at the destination, where it would see half of the pages."""
     host.need(2 * M, PAGES)
@@ -146,6 +168,7 @@ CASES = [
     refused(shared_by_vms),
     a_qemu_that_cannot_be_migrated_says_why_while_it_runs,
     a_qemu_with_mem_lock_on_is_refused_as_destination,
+    memory_that_is_added_on_the_way_brings_the_vm_back,
     rounds_are_refused_where_a_disk_is_read_past_the_page_tables,
     memory_that_another_process_may_write_to_is_refused,
 ]

@@ -3,8 +3,10 @@
 
 The steps are held open by a relay that lets all but one frame through. One source lives through all of a case's steps.
 """
+import json
 import os
 import signal
+import socket
 
 from host import M, err_of, finish, wait_until
 from messages import DEVICE_END, LOADED, READY
@@ -90,4 +92,35 @@ def fails(failure):
     return case
 
 
-CASES = [fails(failure) for failure in (the_link_is_cut, its_qemu_is_killed, receive_is_killed, send_is_killed)]
+def says(vm, *commands):
+    """Another client gives commands and does not wait: who reads them may be frozen."""
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(vm.monitor)
+    for command in ("qmp_capabilities", *commands):
+        client.sendall((json.dumps({"execute": command}) + "\n").encode())
+    return client
+
+
+def nobody_else_runs_a_guest_that_has_been_loaded(host):
+    """Between LOADED and RUN a `cont` at the destination is not done; after RUN it does no harm."""
+    host.need(2 * M, PAGES)
+    source = Qemu(host)
+    for the_link_holds in (False, True):
+        move = OneMove(host, source, LOADED)
+        move.hold()
+        assert move.destination.is_frozen()
+        with says(move.destination, "cont"):
+            if the_link_holds:
+                move.relay.stop_before = None
+                move.relay.open.set()
+                wait_until(lambda: not move.destination.is_frozen(), "it is told to run")
+            else:
+                let_go(move)
+                move.stays()
+                assert not move.destination.said()
+    move.complete()
+
+
+CASES = [fails(failure) for failure in (the_link_is_cut, its_qemu_is_killed, receive_is_killed, send_is_killed)] + [
+    nobody_else_runs_a_guest_that_has_been_loaded,
+]

@@ -8,8 +8,13 @@ what a guest that was never moved would have written.
 """
 import os
 import subprocess
+import sys
 
 from host import M, Vmm, err_of, wait_until
+
+sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "testbed"))
+
+import emulator  # noqa: E402
 
 BEAT_PORT = 0x402
 PORT_USES = 4  # positions of the guest's counters
@@ -18,7 +23,7 @@ PATTERNS = {"sequential": 0, "random": 1, "hot": 2}
 
 class FlatQemu(Vmm):
     def __init__(self, host, incoming=False, mem=256 * M, vcpus=2, pattern="random", write_percent=50, fill_percent=80,
-                 qemu="qemu-system-x86_64", lent=True, accel="kvm", extra=(), before_exec=None):
+                 qemu=None, lent=True, accel="kvm", extra=(), before_exec=None):
         """lent: with the attach library, and at the destination the VM waits for a `cont`."""
         # No Vmm.__init__: what it starts is another program.
         self.host, self.page_size, self.vcpus = host, 2 * M, vcpus
@@ -30,9 +35,16 @@ class FlatQemu(Vmm):
                             str(vcpus), str(PATTERNS[pattern]), str(write_percent), str(fill_percent),
                             str(BEAT_PORT)], check=True)
         launcher = [host.hugeferry, "exec", "--attach", self.attach, "--"] if lent else []
-        self.process = host.start(*launcher, qemu, *self.words(mem, accel),
+        qemu = qemu or emulator.Emulator()
+
+        def prepare():
+            os.environ.update(qemu.environment())
+            if before_exec:
+                before_exec()
+
+        self.process = host.start(*launcher, qemu.program, *qemu.options, *self.words(mem, accel),
                                   *(["-incoming", "defer"] if incoming else []),
-                                  *(["-S"] if incoming and lent else []), *extra, before_exec=before_exec)
+                                  *(["-S"] if incoming and lent else []), *extra, before_exec=prepare)
         wait_until(self.answers, "QEMU answers")
         if not incoming:
             self.wait_beats(1)

@@ -38,6 +38,7 @@ import qemu_libvirt  # noqa: E402
 import qemu_memory  # noqa: E402
 import qemu_network  # noqa: E402
 import qemu_recovery  # noqa: E402
+import qemu_settings  # noqa: E402
 import qemu_versions  # noqa: E402
 import recovery  # noqa: E402
 import recovery_by_hand  # noqa: E402
@@ -84,6 +85,7 @@ MODULES = (
     qemu,
     qemu_devices,
     qemu_recovery,
+    qemu_settings,
     qemu_versions,
     qemu_kvm,
     qemu_failures,

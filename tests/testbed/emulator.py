@@ -2,6 +2,7 @@
 """The QEMUs that tests run: the one that is installed, and that of Debian's backports, fetched once, never installed."""
 import glob
 import os
+import subprocess
 
 import debian
 
@@ -10,8 +11,8 @@ KINDS = ("installed", "backports")
 
 
 class Emulator:
-    def __init__(self, folder=""):
-        self.program = f"{folder}/usr/bin/{PROGRAM}" if folder else PROGRAM
+    def __init__(self, folder="", program=PROGRAM):
+        self.program = f"{folder}/usr/bin/{PROGRAM}" if folder else program
         data = [f"{folder}/usr/share/{name}" for name in ("qemu", "seabios")] if folder else []
         self.options = [word for path in data if os.path.isdir(path) for word in ("-L", path)]
         # Only libraries that are not installed here, if there are any.
@@ -19,6 +20,11 @@ class Emulator:
 
     def environment(self):
         return {"LD_LIBRARY_PATH": ":".join(self.libraries)} if self.libraries else {}
+
+    def version(self):
+        said = subprocess.run([self.program, "--version"], check=True, capture_output=True, encoding="utf-8",
+                              env={**os.environ, **self.environment()}).stdout
+        return said.splitlines()[0].split("version ")[1].split()[0]
 
 
 def fetch(scratch, made):
@@ -35,3 +41,8 @@ def fetch(scratch, made):
 
 def get(kind, cache):
     return Emulator() if kind == "installed" else Emulator(debian.once(cache, f"qemu-{kind}", fetch))
+
+
+def named(word, cache):
+    """A kind, or the path of a program."""
+    return get(word, cache) if word in KINDS else Emulator(program=word)

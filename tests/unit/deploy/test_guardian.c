@@ -35,6 +35,7 @@
 struct play {
 	bool armed, disarmed, frozen, exits;
 	int record; /* enum hf_record or UNREADABLE */
+	const char *settings;
 };
 
 struct shared {
@@ -82,13 +83,14 @@ static int teardown(void **state)
 
 /* ---- the agent --------------------------------------------------------------------------------- */
 
-static int read_record(void *opaque, enum hf_record *record, struct hf_err *err)
+static int read_record(void *opaque, enum hf_record *record, char **settings, struct hf_err *err)
 {
 	struct fixture *fixture = opaque;
 	fixture->shared->calls++;
 	if (fixture->play.record == UNREADABLE)
 		return hf_err_set(err, HF_ERR_LOCAL, EIO, "the record is torn");
 	*record = (enum hf_record)fixture->play.record;
+	*settings = strdup(fixture->play.settings ? fixture->play.settings : "unchanged");
 	return 0;
 }
 
@@ -243,6 +245,18 @@ static void a_vm_that_was_taken_back_runs(void **state)
 	expect_runs(*state, (struct play){.armed = true, .frozen = true, .record = HF_RECORD_TAKEN_BACK});
 }
 
+static void the_vmm_has_the_settings_again_that_the_record_names(void **state)
+{
+	struct raw_qmp raw;
+	struct fixture *fixture = *state;
+	expect_runs(fixture, (struct play){.armed = true, .settings = "xbzrle=on return-path=off"});
+	raw_negotiate(&raw, fixture->directory.socket_path);
+	raw_send(&raw, "{\"execute\": \"query-migrate-capabilities\"}\n");
+	raw_expect(&raw, "{\"return\": [\"*\", \"*\", {\"capability\": \"return-path\", \"state\": false},"
+			 "{\"capability\": \"xbzrle\", \"state\": false}]}"); // not one of ours
+	raw_close(&raw);
+}
+
 static void without_being_armed_it_touches_nothing_and_says_nothing(void **state)
 {
 	struct fixture *fixture = *state;
@@ -366,9 +380,9 @@ static void it_has_a_name_and_holds_no_descriptor_that_others_wait_for(void **st
 	end_agent(fixture);
 }
 
-static int no_record(void *opaque, enum hf_record *record, struct hf_err *err)
+static int no_record(void *opaque, enum hf_record *record, char **settings, struct hf_err *err)
 {
-	(void)opaque, (void)record, (void)err;
+	(void)opaque, (void)record, (void)settings, (void)err;
 	return 0;
 }
 
@@ -421,6 +435,7 @@ int main(void)
 	    TEST(an_agent_killed_while_armed_leaves_a_vm_that_runs),
 	    TEST(a_frozen_vmm_is_thawed_and_its_vm_runs),
 	    TEST(a_vm_that_was_taken_back_runs),
+	    TEST(the_vmm_has_the_settings_again_that_the_record_names),
 	    TEST(without_being_armed_it_touches_nothing_and_says_nothing),
 	    TEST(disarmed_it_touches_nothing_and_says_nothing),
 	    TEST(a_vm_that_was_given_up_is_not_touched),

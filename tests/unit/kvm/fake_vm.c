@@ -37,6 +37,7 @@ struct capability {
 
 struct machine {
 	const struct fake_vm_script *script;
+	const struct fake_vm_script *plugged; /* what is plugged in */
 	_Atomic bool *has_run;
 	struct hf_qmp_server *server;
 	int commands, refused;
@@ -100,6 +101,25 @@ static void set_status(struct machine *machine, const char *status)
 	pthread_mutex_unlock(&machine->mutex);
 }
 
+static void set_stopped(struct machine *machine, const char *status)
+{
+	pthread_mutex_lock(&machine->mutex);
+	if (machine->script->plugged)
+		machine->plugged = machine->script->plugged;
+	pthread_mutex_unlock(&machine->mutex);
+	set_status(machine, status);
+	emit(machine, "STOP", NULL);
+}
+
+/* What is plugged in now. */
+static const struct fake_vm_script *plugged(struct machine *machine)
+{
+	pthread_mutex_lock(&machine->mutex);
+	const struct fake_vm_script *now = machine->plugged;
+	pthread_mutex_unlock(&machine->mutex);
+	return now;
+}
+
 static void set_migration(struct machine *machine, const char *migration)
 {
 	pthread_mutex_lock(&machine->mutex);
@@ -121,8 +141,7 @@ static int handle_stop(void *opaque, const json_t *arguments, json_t **result, s
 	machine->starts_itself = false;
 	if (is_in(machine, "inmigrate")) // as in QEMU
 		return 0;
-	set_status(machine, "paused");
-	emit(machine, "STOP", NULL);
+	set_stopped(machine, "paused");
 	return 0;
 }
 
@@ -271,8 +290,7 @@ static bool stop_to_save(struct machine *machine)
 {
 	if (!is_in(machine, "running"))
 		return false;
-	set_status(machine, "finish-migrate");
-	emit(machine, "STOP", NULL);
+	set_stopped(machine, "finish-migrate");
 	return true;
 }
 
@@ -469,7 +487,7 @@ static int handle_vcpus(void *opaque, const json_t *arguments, json_t **result, 
 static int handle_memdev(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
 {
 	struct machine *machine = opaque;
-	const char *text = machine->script->memory_backends;
+	const char *text = plugged(machine)->memory_backends;
 	(void)arguments;
 	*result = json_loads(
 	    text ? text
@@ -503,7 +521,7 @@ static int handle_query_version(void *opaque, const json_t *arguments, json_t **
 
 static int handle_qom_list(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
 {
-	const struct fake_vm_script *script = ((struct machine *)opaque)->script;
+	const struct fake_vm_script *script = plugged(opaque);
 	const char *path = json_string_value(json_object_get(arguments, "path"));
 	const char *text = NULL;
 	int r = enter(opaque, "qom-list", err);
@@ -521,7 +539,7 @@ static int handle_qom_list(void *opaque, const json_t *arguments, json_t **resul
 
 static int handle_human(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
 {
-	const char *text = ((struct machine *)opaque)->script->networks;
+	const char *text = plugged(opaque)->networks;
 	const char *line = json_string_value(json_object_get(arguments, "command-line"));
 	int r = enter(opaque, "human-monitor-command", err);
 	if (r == 0)
@@ -531,7 +549,7 @@ static int handle_human(void *opaque, const json_t *arguments, json_t **result, 
 
 static int handle_block_nodes(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
 {
-	const char *text = ((struct machine *)opaque)->script->block_nodes;
+	const char *text = plugged(opaque)->block_nodes;
 	(void)arguments;
 	int r = enter(opaque, "query-named-block-nodes", err);
 	if (r == 0)
@@ -582,6 +600,7 @@ static void run_machine(const struct fake_vm_script *script, _Atomic bool *has_r
 {
 	struct machine machine = {
 	    .script = script,
+	    .plugged = script,
 	    .has_run = has_run,
 	    .max_bandwidth = FAKE_VM_MAX_BANDWIDTH,
 	    .mutex = PTHREAD_MUTEX_INITIALIZER,

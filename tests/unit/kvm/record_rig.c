@@ -103,6 +103,7 @@ struct hf_vm_record_description *record_rig_description(enum hf_vm_record_role r
 		description->session[i] = (uint8_t)(i * 17);
 	description->qmp_target = strdup("qmp:/run/vm.sock");
 	description->peer_uri = strdup("tcp:host-b:4444");
+	description->vmm_settings = strdup("x-ignore-shared=off max-bandwidth=134217728");
 	description->placement = HF_PLACEMENT_CONTINUE;
 	description->chunk_bytes = 256 << 10;
 	assert_int_equal(hf_vm_record_description_add_block(description, "ram0",

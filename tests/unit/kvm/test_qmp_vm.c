@@ -54,7 +54,7 @@ static void whole_life(struct fixture *fixture, struct fake_vm_script script)
 	open_vm(fixture, script);
 	make_state(fixture, STATE_BYTES);
 	expect_ok(fixture, HF_VM_LOAD);
-	expect_status(fixture, "paused");
+	expect_status(fixture, "fenced");
 	expect_ok(fixture, HF_VM_RUN);
 	expect_status(fixture, "running");
 }
@@ -143,7 +143,7 @@ static void a_vmm_that_would_run_what_it_has_loaded_is_told_to_wait(void **state
 		open_vm(fixture, script);
 		make_state(fixture, STATE_BYTES);
 		if (refuses)
-			expect_failure(fixture, HF_VM_LOAD, EPERM, "ran the VM by itself");
+			expect_failure(fixture, HF_VM_LOAD, EPERM, "by itself after loading it");
 		else
 			expect_ok(fixture, HF_VM_LOAD);
 		assert_int_equal(fake_vm_has_run(&fixture->machine), refuses);
@@ -170,7 +170,7 @@ static void a_vmm_that_says_nothing_of_its_incoming_migration_is_judged_by_its_s
 			     .status = "inmigrate", .state_bytes = STATE_BYTES, .silent_migration = true});
 	make_state(fixture, STATE_BYTES);
 	expect_ok(fixture, HF_VM_LOAD);
-	expect_status(fixture, "paused");
+	expect_status(fixture, "fenced");
 }
 
 static void a_state_of_one_byte_and_of_many_megabytes_pass_whole(void **state)
@@ -211,32 +211,111 @@ static void capabilities_are_set_for_saving_and_put_back(void **state)
 	}
 }
 
-static void who_goes_on_for_a_program_that_was_killed_has_memory_in_the_stream_again(void **state)
+static void expect_max_bandwidth_as_it_was(const struct fixture *fixture)
+{
+	struct raw_qmp raw;
+	char expected[128];
+	snprintf(expected, sizeof(expected),
+		 "{\"return\": {\"max-bandwidth\": %d, \"downtime-limit\": \"*\"}}", FAKE_VM_MAX_BANDWIDTH);
+	raw_negotiate(&raw, fixture->directory.socket_path);
+	raw_send(&raw, "{\"execute\": \"query-migrate-parameters\"}\n");
+	raw_expect(&raw, expected);
+	raw_close(&raw);
+}
+
+/* What a killed program leaves behind: between the lifting of the bandwidth and the end of SAVE. */
+static void leave_as_killed(const struct fixture *fixture, bool bandwidth)
+{
+	struct raw_qmp raw;
+	raw_negotiate(&raw, fixture->directory.socket_path);
+	raw_send(&raw, "{\"execute\": \"migrate-set-capabilities\", \"arguments\": {\"capabilities\": ["
+		       "{\"capability\": \"events\", \"state\": true},"
+		       "{\"capability\": \"x-ignore-shared\", \"state\": true},"
+		       "{\"capability\": \"return-path\", \"state\": false}]}}");
+	raw_expect(&raw, "{\"return\": {}}");
+	if (bandwidth) {
+		raw_send(&raw,
+			 "{\"execute\": \"migrate-set-parameters\", \"arguments\": {\"max-bandwidth\": 0}}");
+		raw_expect(&raw, "{\"return\": {}}");
+	}
+	raw_close(&raw);
+}
+
+static void expect_capabilities(const struct fixture *fixture, bool as_before)
+{
+	struct raw_qmp raw;
+	char expected[256];
+	const char *changed = as_before ? "false" : "true", *unchanged = as_before ? "true" : "false";
+	snprintf(expected, sizeof(expected),
+		 "{\"return\": [{\"capability\": \"x-ignore-shared\", \"state\": %s},"
+		 "{\"capability\": \"events\", \"state\": %s},"
+		 "{\"capability\": \"return-path\", \"state\": %s},"
+		 "{\"capability\": \"xbzrle\", \"state\": false}]}",
+		 changed, changed, unchanged);
+	raw_negotiate(&raw, fixture->directory.socket_path);
+	raw_send(&raw, "{\"execute\":\"query-migrate-capabilities\"}");
+	raw_expect(&raw, expected);
+	raw_close(&raw);
+}
+
+static void who_goes_on_for_a_program_that_was_killed_puts_all_settings_back(void **state)
 {
 	struct fixture *fixture = *state;
-	struct raw_qmp raw;
 	for (int runs = 0; runs < 2; runs++) {
+		char *settings = NULL;
 		struct fake_vm_script script = script_for(HF_VM_RESUME);
 		script.no_events = true;
 		open_vm(fixture, script);
-		fixture->vm->silent = runs;
-		raw_negotiate(&raw, fixture->directory.socket_path);
-		raw_send(&raw,
-			 "{\"execute\": \"migrate-set-capabilities\", \"arguments\": {\"capabilities\": "
-			 "[{\"capability\": \"x-ignore-shared\", \"state\": true}]}}");
-		raw_expect(&raw, "{\"return\": {}}");
-		if (runs) {
+		assert_int_equal(hf_qmp_vm_settings(fixture->vm, &settings, NULL), 0);
+		leave_as_killed(fixture, true);
+		expect_capabilities(fixture, false);
+		if (runs) { // as hf_qmp_vm_create_silent() makes it
+			fixture->vm->silent = true;
+			fixture->vm->settings_noted = settings;
 			expect_ok(fixture, HF_VM_RUN);
 			expect_ok(fixture, HF_VM_RUN); // after what the first one leaves for later
 		} else {
 			assert_int_equal(hf_qmp_vm_resume(fixture->vm, NULL), 0);
+			assert_int_equal(hf_qmp_vm_put_back(fixture->vm, settings, NULL), 0);
+			free(settings);
 		}
-		raw_send(&raw, "{\"execute\":\"query-migrate-capabilities\"}");
-		raw_expect(&raw, "{\"return\": [{\"capability\": \"x-ignore-shared\", \"state\": false},"
-				 "\"*\", \"*\", \"*\"]}");
-		raw_close(&raw);
+		expect_capabilities(fixture, true);
+		expect_max_bandwidth_as_it_was(fixture);
 		close_vm(fixture);
 	}
+}
+
+/* The record of another release, or none. */
+static void without_a_note_of_the_settings_memory_is_in_the_stream_again(void **state)
+{
+	struct fixture *fixture = *state;
+	struct raw_qmp raw;
+	open_vm(fixture, script_for(HF_VM_RESUME));
+	leave_as_killed(fixture, false);
+	assert_int_equal(hf_qmp_vm_put_back(fixture->vm, NULL, NULL), 0);
+	raw_negotiate(&raw, fixture->directory.socket_path);
+	raw_send(&raw, "{\"execute\":\"query-migrate-capabilities\"}");
+	raw_expect(&raw, "{\"return\": [{\"capability\": \"x-ignore-shared\", \"state\": false},"
+			 "\"*\", \"*\", \"*\"]}");
+	raw_close(&raw);
+}
+
+/* It was set by somebody since. */
+static void a_bandwidth_that_is_not_lifted_is_not_put_back(void **state)
+{
+	struct fixture *fixture = *state;
+	open_vm(fixture, script_for(HF_VM_RESUME));
+	assert_int_equal(hf_qmp_vm_put_back(fixture->vm, "max-bandwidth=1 nonsense = x", NULL), 0);
+	expect_max_bandwidth_as_it_was(fixture);
+}
+
+static void a_vmm_that_was_prepared_and_never_loaded_is_left_as_it_was(void **state)
+{
+	struct fixture *fixture = *state;
+	open_vm(fixture, script_for(HF_VM_LOAD));
+	expect_capabilities(fixture, false);
+	hf_qmp_vm_stop(fixture->vm);
+	expect_capabilities(fixture, true);
 }
 
 static void expect_death(struct fixture *fixture, const struct end *end)
@@ -376,18 +455,6 @@ static void a_state_past_the_limit_is_refused_and_the_vm_can_be_resumed(void **s
 	open_vm(fixture, script);
 	expect_failure(fixture, HF_VM_SAVE, EMSGSIZE, "x-ignore-shared");
 	expect_ok(fixture, HF_VM_RESUME);
-}
-
-static void expect_max_bandwidth_as_it_was(const struct fixture *fixture)
-{
-	struct raw_qmp raw;
-	char expected[128];
-	snprintf(expected, sizeof(expected),
-		 "{\"return\": {\"max-bandwidth\": %d, \"downtime-limit\": \"*\"}}", FAKE_VM_MAX_BANDWIDTH);
-	raw_negotiate(&raw, fixture->directory.socket_path);
-	raw_send(&raw, "{\"execute\": \"query-migrate-parameters\"}\n");
-	raw_expect(&raw, expected);
-	raw_close(&raw);
 }
 
 static void a_save_knows_no_limit_of_bandwidth_and_leaves_it_as_it_was(void **state)
@@ -661,7 +728,10 @@ int main(void)
 	    TEST(a_vmm_that_says_nothing_of_its_incoming_migration_is_judged_by_its_status),
 	    TEST(a_state_of_one_byte_and_of_many_megabytes_pass_whole),
 	    TEST(capabilities_are_set_for_saving_and_put_back),
-	    TEST(who_goes_on_for_a_program_that_was_killed_has_memory_in_the_stream_again),
+	    TEST(who_goes_on_for_a_program_that_was_killed_puts_all_settings_back),
+	    TEST(without_a_note_of_the_settings_memory_is_in_the_stream_again),
+	    TEST(a_bandwidth_that_is_not_lifted_is_not_put_back),
+	    TEST(a_vmm_that_was_prepared_and_never_loaded_is_left_as_it_was),
 	    TEST(a_vmm_that_dies_at_any_command_is_named_and_nothing_is_left),
 	    TEST(a_vmm_that_dies_in_the_stream_is_named),
 	    TEST(a_vmm_killed_between_operations_fails_the_next_one),

@@ -175,6 +175,52 @@ static void a_question_that_is_not_answered_refuses(void **state)
 	}
 }
 
+static void stop_and_save(struct fixture *fixture, const struct fake_vm_script *plugged, enum side side)
+{
+	open_vm(fixture, (struct fake_vm_script){.state_bytes = 1000, .plugged = plugged});
+	assert_int_equal(check(fixture, side, NULL), 0);
+	expect_ok(fixture, HF_VM_STOP);
+	expect_ok(fixture, HF_VM_SAVE);
+}
+
+static void what_was_plugged_in_since_is_found_before_the_vm_is_given_up(void **state)
+{
+	static const char direct[] =
+	    "[{\"node-name\":\"odd one\",\"drv\":\"file\",\"cache\":{\"direct\":true}}]";
+	struct fixture *fixture = *state;
+	struct fake_vm_script vfio = {.peripherals = children("vfio-pci")};
+	struct fake_vm_script disk = {.block_nodes = direct};
+	struct fake_vm_script larger = {
+	    .memory_backends =
+		"[{\"id\":\"ram0\",\"size\":4194304},{\"id\":\"anon\",\"size\":4096},{\"size\":8192}]"};
+	struct fake_vm_script more = {
+	    .memory_backends = "[{\"id\":\"ram0\",\"size\":2097152},{\"id\":\"dimm1\",\"size\":2097152}]"};
+	const struct {
+		const struct fake_vm_script *plugged;
+		enum side side;
+		const char *words;
+	} cases[] = {{&vfio, OUTGOING, "odd one"},
+		     {&disk, PRECOPY, "odd one"},
+		     {&larger, OUTGOING, "'ram0', which it had not"},
+		     {&more, OUTGOING, "'dimm1', which it had not"}};
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		stop_and_save(fixture, cases[i].plugged, cases[i].side);
+		expect_failure(fixture, HF_VM_FENCE, EPERM, cases[i].words);
+		assert_false(hf_vmm_is_fenced(&fixture->vm->process));
+		expect_ok(fixture, HF_VM_RESUME);
+		close_vm(fixture);
+	}
+}
+
+static void what_does_not_matter_may_be_plugged_in(void **state)
+{
+	struct fixture *fixture = *state;
+	struct fake_vm_script network = {.peripherals = children("virtio-net-pci"),
+					 .memory_backends = "[{\"id\":\"ram0\",\"size\":2097152}]"};
+	stop_and_save(fixture, &network, PRECOPY);
+	expect_ok(fixture, HF_VM_FENCE);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -187,6 +233,8 @@ int main(void)
 	    CASE(what_writes_unseen_is_refused_in_rounds_only),
 	    CASE(a_vmm_that_says_it_cannot_be_migrated_is_believed),
 	    CASE(a_question_that_is_not_answered_refuses),
+	    CASE(what_was_plugged_in_since_is_found_before_the_vm_is_given_up),
+	    CASE(what_does_not_matter_may_be_plugged_in),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Claims about a VMM that is frozen or ended for certain, while other QMP clients do what they like. */
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -16,7 +17,8 @@
 
 #include "vm_fixture.h"
 
-#define TALK_BYTES 30000 /* goes into a socket in one piece */
+#define ENDS_WITHIN_MS 10000
+#define TALK_BYTES     30000 /* goes into a socket in one piece */
 
 static void open_stopped(struct fixture *fixture, struct fake_vm_script script)
 {
@@ -236,6 +238,112 @@ static void kill_ends_a_vmm_that_runs_is_frozen_or_is_dead_already(void **state)
 	}
 }
 
+/* ---- a VM that has been loaded ---------------------------------------------------------------- */
+
+static void open_waiting(struct fixture *fixture, struct fake_vm_script script)
+{
+	script.status = "inmigrate";
+	script.state_bytes = STATE_BYTES;
+	open_vm(fixture, script);
+	fixture->state = realloc(fixture->state, STATE_BYTES);
+	fixture->state_bytes = STATE_BYTES;
+	for (size_t i = 0; i < STATE_BYTES; i++)
+		fixture->state[i] = fake_vm_state_byte(i);
+}
+
+static void a_loaded_vm_is_run_by_nobody_before_it_is_told_to(void **state)
+{
+	struct fixture *fixture = *state;
+	struct raw_qmp raw;
+	open_waiting(fixture, (struct fake_vm_script){0});
+	raw_negotiate(&raw, fixture->directory.socket_path);
+	expect_ok(fixture, HF_VM_LOAD);
+	assert_true(hf_vmm_is_fenced(&fixture->vm->process));
+	raw_send(&raw, "{\"execute\": \"cont\"}\n");
+	poll(NULL, 0, 20);
+	assert_false(fake_vm_has_run(&fixture->machine));
+	expect_ok(fixture, HF_VM_RUN);
+	expect_status(fixture, "running");
+	raw_close(&raw);
+}
+
+static void a_vm_that_ran_by_itself_when_it_was_loaded_is_stopped_at_once(void **state)
+{
+	struct fixture *fixture = *state;
+	for (int i = 0; i < 2; i++) {
+		open_waiting(fixture, (struct fake_vm_script){.no_events = i == 1});
+		fixture->vm->own_cont = i == 1; // as if the event had not come
+		struct end end = run(fixture, HF_VM_LOAD);
+		assert_int_equal(end.result, 0);
+		assert_int_equal(hf_vmm_thaw(&fixture->vm->process, NULL), 0);
+		fixture->vm->fenced = false;
+		somebody_says(fixture, runs_it);
+		struct hf_err err = HF_ERR_INIT;
+		assert_int_equal(hf_qmp_vm_hold_loaded(fixture->vm, i == 0, &err), -EPERM);
+		assert_non_null(strstr(err.text, "while the source still owns it"));
+		assert_true(hf_vmm_is_fenced(&fixture->vm->process));
+		close_vm(fixture);
+	}
+}
+
+static void a_run_while_the_loaded_vmm_is_being_frozen_never_goes_unseen(void **state)
+{
+	struct fixture *fixture = *state;
+	int frozen = 0, rounds = 200;
+	for (int i = 0; i < rounds; i++) {
+		struct reviver reviver = {.turns = i};
+		pthread_t thread;
+		open_waiting(fixture, (struct fake_vm_script){0});
+		expect_ok(fixture, HF_VM_LOAD);
+		assert_int_equal(hf_vmm_thaw(&fixture->vm->process, NULL), 0);
+		fixture->vm->fenced = false;
+		raw_negotiate(&reviver.raw, fixture->directory.socket_path);
+		assert_int_equal(pthread_create(&thread, NULL, revive, &reviver), 0);
+		int r = hf_qmp_vm_hold_loaded(fixture->vm, true, NULL);
+		assert_true(hf_vmm_is_fenced(&fixture->vm->process));
+		if (r == 0)
+			assert_false(fake_vm_has_run(&fixture->machine));
+		else
+			assert_int_equal(r, -EPERM);
+		frozen += r == 0;
+		pthread_join(thread, NULL);
+		raw_close(&reviver.raw);
+		close_vm(fixture);
+	}
+	print_message("%d of %d were frozen before they were run\n", frozen, rounds);
+}
+
+static void who_takes_a_loaded_vm_over_freezes_it_again_or_kills_it(void **state)
+{
+	struct fixture *fixture = *state;
+	for (int i = 0; i < 3; i++) {
+		struct hf_err err = HF_ERR_INIT;
+		open_waiting(fixture, (struct fake_vm_script){0});
+		expect_ok(fixture, HF_VM_LOAD);
+		assert_int_equal(hf_vmm_thaw(&fixture->vm->process, NULL), 0);
+		fixture->vm->fenced = false;
+		if (i)
+			somebody_says(fixture, i == 1 ? runs_it : runs_and_stops_it);
+		assert_int_equal(hf_qmp_vm_hold(fixture->vm), 0);
+		if (i == 0) {
+			while (!hf_vmm_is_fenced(&fixture->vm->process))
+				poll(NULL, 0, 1);
+			expect_ok(fixture, HF_VM_RUN);
+			expect_status(fixture, "running");
+		} else {
+			for (int ms = 0; !hf_vmm_has_ended(&fixture->vm->process); ms++) {
+				assert_true(ms < ENDS_WITHIN_MS);
+				poll(NULL, 0, 1);
+			}
+			hf_err_set(&err, HF_ERR_LOCAL, ESRCH, "the VMM has ended");
+			hf_qmp_vm_add_words(fixture->vm, &err);
+			assert_non_null(strstr(err.text, "while the source still owns it"));
+			assert_non_null(strstr(err.text, "the VMM has ended"));
+		}
+		close_vm(fixture);
+	}
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -248,6 +356,10 @@ int main(void)
 	    TEST(what_a_frozen_vmm_had_said_is_heard_before_it_counts_as_fenced),
 	    TEST(a_frozen_vmm_is_not_asked_to_quit_but_killed),
 	    TEST(kill_ends_a_vmm_that_runs_is_frozen_or_is_dead_already),
+	    TEST(a_loaded_vm_is_run_by_nobody_before_it_is_told_to),
+	    TEST(a_vm_that_ran_by_itself_when_it_was_loaded_is_stopped_at_once),
+	    TEST(a_run_while_the_loaded_vmm_is_being_frozen_never_goes_unseen),
+	    TEST(who_takes_a_loaded_vm_over_freezes_it_again_or_kills_it),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

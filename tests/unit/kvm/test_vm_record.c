@@ -51,6 +51,7 @@ static void expect_same_description(const struct hf_vm_record_description *a,
 	expect_same_text(a->qmp_target, b->qmp_target);
 	expect_same_text(a->peer_uri, b->peer_uri);
 	expect_same_text(a->listen_uri, b->listen_uri);
+	expect_same_text(a->vmm_settings, b->vmm_settings);
 	assert_int_equal(a->placement, b->placement);
 	assert_int_equal(a->chunk_bytes, b->chunk_bytes);
 	assert_int_equal(a->vcpu_count, b->vcpu_count);
