@@ -385,8 +385,8 @@ static struct probe_slot *slot_of_done(struct hf_link_probe *p, const struct hf_
 enum hf_link_probe_end hf_link_probe_done(struct hf_link_probe *p, const struct hf_fetch_done *done,
 					  struct hf_err *err)
 {
-	uint64_t now_ns = hf_clock_now_ns(&p->clock);
 	hf_lock(&p->lock);
+	uint64_t now_ns = hf_clock_now_ns(&p->clock); // here: times that are compared do not go back
 	struct probe_slot *slot = slot_of_done(p, done);
 	if (!slot) {
 		hf_unlock(&p->lock);

@@ -158,10 +158,10 @@ static int open_vm(struct receive *receive, struct hf_err *err)
 		result = hf_vmm_open(&receive->vmm, hf_qmp_vm_pid(receive->vm), err);
 	if (!result)
 		result = hf_waiter_watch(&receive->waiter, receive->vmm.pid, err);
+	if (!result && receive->settings_left)
+		result = hf_receive_put_settings_back(receive, err);
 	if (!result && !receive->restarted)
 		result = check_waiting(receive, err);
-	if (!result && receive->settings_left)
-		result = hf_qmp_vm_put_back(receive->vm, receive->settings_left, err);
 	if (!result && !receive->restarted)
 		result = hf_warn_untested(COMMAND, receive->vm, receive->options.vm, err);
 	if (!result && !receive->restarted)
@@ -376,10 +376,8 @@ static int start_engine(struct receive *receive, struct hf_err *err)
 	result = hf_destination_create(&receive->engine, &config, err);
 	if (!result)
 		result = hf_vm_recorder_start(receive->recorder, recorded, receive->engine, err);
-	if (!result && receive->memory) {
+	if (!result && receive->memory)
 		result = hf_incoming_memory_start(receive->memory, receive, err);
-		receive->memory_started = !result;
-	}
 	if (!result && receive->vm)
 		result = hf_qmp_vm_start(receive->vm, vm_done, receive->engine, err);
 	if (!result && receive->link)
@@ -491,9 +489,9 @@ static void stop_ports(struct receive *receive)
 	/* A thread of the memory may wait there for the source. */
 	if (receive->link && receive->scheme->shutdown)
 		receive->scheme->shutdown(receive->link);
-	if (receive->memory_started)
+	/* Also without an engine: it may be allocating. */
+	if (receive->memory)
 		hf_incoming_memory_stop(receive->memory);
-	receive->memory_started = false;
 	hf_qmp_vm_stop(receive->vm);
 	hf_vm_recorder_stop(receive->recorder);
 	hf_receive_close_link(receive);

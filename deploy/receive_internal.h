@@ -70,7 +70,6 @@ struct receive {
 	bool thawed; /* its VMM, which a program before this one had frozen */
 	bool memory_begun, memory_told;
 	struct hf_err memory_err; /* why it was not begun */
-	bool memory_started;
 	bool hold_background;
 	bool trouble_told;
 	bool link_told;
@@ -145,6 +144,8 @@ int hf_receive_recall_vcpus(struct receive *receive, struct hf_err *err);
 int hf_receive_recall_blocks(struct receive *receive, struct hf_err *err);
 /* Nothing is needed of them any more. */
 void hf_receive_forget(struct receive *receive);
+/* settings_left, with a VMM that answers; only then is the record gone that has them. */
+int hf_receive_put_settings_back(struct receive *receive, struct hf_err *err);
 void hf_receive_close_state(struct receive *receive);
 
 #endif

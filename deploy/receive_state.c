@@ -64,6 +64,29 @@ static int keep_settings(struct receive *receive, const struct hf_vm_record_desc
 	return receive->settings_left ? 0 : hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
 }
 
+int hf_receive_put_settings_back(struct receive *receive, struct hf_err *err)
+{
+	int result = hf_qmp_vm_put_back(receive->vm, receive->settings_left, err);
+	if (result == 0)
+		remove_files(receive);
+	return result;
+}
+
+/* LOAD freezes a VMM before it is on record that it has loaded. */
+static int check_answers(const struct hf_vm_record_description *about, struct hf_err *err)
+{
+	struct hf_vmm_process vmm = {0};
+	int result = hf_vmm_open(&vmm, about->vmm_pid, err);
+	if (result == 0 && hf_vmm_is_fenced(&vmm))
+		result = hf_err_set(err, HF_ERR_LOCAL, EBUSY,
+				    "the VMM (pid %d) is frozen: a program that was killed may have loaded a "
+				    "VM into it that is the "
+				    "source's; end it (kill -9 %d) and start a new one",
+				    (int)about->vmm_pid, (int)about->vmm_pid);
+	hf_vmm_close(&vmm);
+	return result;
+}
+
 static int lost(const struct receive *receive, struct hf_err *err)
 {
 	return hf_err_set(err, HF_ERR_LOCAL, ESRCH,
@@ -82,10 +105,13 @@ static int take_up(struct receive *receive, struct hf_err *err)
 		return hf_err_set(err, HF_ERR_LOCAL, -lives, "cannot tell whether the VMM of %s lives",
 				  hf_vm_record_path(receive->record));
 	if (state.record == HF_RECORD_NONE) {
-		int result = lives ? keep_settings(receive, about, err) : 0;
+		int result = lives ? check_answers(about, err) : 0;
+		if (result == 0 && lives)
+			result = keep_settings(receive, about, err);
 		if (result)
 			return result;
-		remove_files(receive);
+		if (!receive->settings_left)
+			remove_files(receive);
 		return remove_kept(receive, err);
 	}
 	if (state.record == HF_RECORD_RUNNING && !lives)

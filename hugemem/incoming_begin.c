@@ -6,13 +6,19 @@
  * that. So begin() takes the steps of incoming_prepare.c up to the proof that nobody has a page, and a thread
  * allocates. prepare(), when a source has come, waits for that thread and goes on.
  *
- *   begin() is refused, or fails         what it did is undone; prepare() does everything, and tells both
- * sides a VMM's thread touches a page        it waits in the kernel, until the page is placed or all is given
- * back the source wishes for `copy`         the allocation is ended, the pages are taken out of the files
- * again no source comes, or its migration    give_back(): the same, and the registration ends. Whoever waited
- *   ends before anything was placed      finds what a new file holds: zeros
- *   this program is killed               the VMM's copy keeps the registration; the next one finds it
- *                                        (incoming_prepare.c) and begins anew with empty files
+ * begin() is refused, or fails: what it did is undone; prepare() does everything, and tells both sides.
+ *
+ * Allocating fails: prepare() tries again.
+ *
+ * A VMM's thread touches a page: it waits in the kernel, until the page is placed or all is given back.
+ *
+ * The source wishes for `copy`: the allocation is ended, and the pages are taken out of the files again.
+ *
+ * No source comes, or its migration ends before anything was placed: give_back() does the same, and ends the
+ * registration. Whoever waited finds what a new file holds: zeros.
+ *
+ * This program is killed: the VMM's copy keeps the registration; the next one finds it (incoming_prepare.c)
+ * and begins anew with empty files.
  *
  * Whether anything was placed is not remembered but looked up: the VMM has pages, or has none. A page that
  * it has is never taken out of its file here.
@@ -45,24 +51,41 @@ static int reserve(const struct hf_attached_region *region, struct hf_err *err)
 			  hf_size_text(region->page_size_bytes, size), strerror(errno));
 }
 
-static int discard_region(const struct hf_attached_region *region, struct hf_err *err)
+static int punch(const struct hf_attached_region *region, struct hf_err *err)
 {
-	if (fallocate(region->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)region->fd_offset_bytes,
-		      (off_t)region->length_bytes))
-		return hf_err_set(err, HF_ERR_LOCAL, errno,
-				  "block '%s': allocated pages cannot be taken out of its RAM file: %s",
-				  region->idstr, strerror(errno));
-	return reserve(region, err);
+	if (!fallocate(region->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)region->fd_offset_bytes,
+		       (off_t)region->length_bytes))
+		return 0;
+	return hf_err_set(err, HF_ERR_LOCAL, errno,
+			  "block '%s': allocated pages cannot be taken out of its RAM file: %s",
+			  region->idstr, strerror(errno));
 }
 
-int hf_incoming_discard_pages(struct hf_incoming_memory *memory, struct hf_err *err)
+static int punch_pages(struct hf_incoming_memory *memory, struct hf_err *err)
 {
 	int result = hf_incoming_check_unmapped(memory, err);
 
 	for (uint32_t block = 0; block < memory->blocks.count && result == 0; block++)
 		if (memory->regions[block].fd >= 0)
-			result = discard_region(&memory->regions[block], err);
+			result = punch(&memory->regions[block], err);
 	return result;
+}
+
+static int reserve_pages(struct hf_incoming_memory *memory, struct hf_err *err)
+{
+	int result = 0;
+
+	for (uint32_t block = 0; block < memory->blocks.count && result == 0; block++)
+		if (memory->regions[block].fd >= 0)
+			result = reserve(&memory->regions[block], err);
+	return result;
+}
+
+int hf_incoming_discard_pages(struct hf_incoming_memory *memory, struct hf_err *err)
+{
+	int result = punch_pages(memory, err);
+
+	return result ? result : reserve_pages(memory, err);
 }
 
 /* ---- allocating ---- */
@@ -101,10 +124,12 @@ bool hf_incoming_await_allocation(struct hf_incoming_memory *memory, int *result
 		atomic_store(&memory->in_vain, false);
 		return false;
 	}
+	if (memory->allocation_result != -ECANCELED)
+		return memory->allocation_result == 0; // else it is tried again
 	*result = memory->allocation_result;
-	if (*result && err)
+	if (err)
 		*err = memory->allocation_err;
-	return *result == 0;
+	return false;
 }
 
 void hf_incoming_memory_progress(struct hf_incoming_memory *memory, struct hf_incoming_progress *progress)
@@ -140,14 +165,21 @@ int hf_incoming_memory_begin(struct hf_incoming_memory *memory, void (*ended)(vo
 /* Pages go first: once nothing is registered, whoever waits would find those that were allocated. */
 static int leave_vmm(struct hf_incoming_memory *memory, struct hf_err *err)
 {
-	int result = memory->owns_pages ? hf_incoming_discard_pages(memory, err)
-					: hf_incoming_check_unmapped(memory, err);
+	struct hf_err reserve_err = HF_ERR_INIT;
+	int reserved = 0;
+	int result = memory->owns_pages ? punch_pages(memory, err) : hf_incoming_check_unmapped(memory, err);
 
+	/* Pages that somebody else has taken are no reason to let threads wait for ever. */
+	if (result == 0 && memory->owns_pages)
+		reserved = reserve_pages(memory, &reserve_err);
 	if (result == 0)
 		result = hf_attach_client_release(memory->config.attach, err);
-	if (result == 0)
-		atomic_store(&memory->touched, false);
-	return result;
+	if (result)
+		return result;
+	atomic_store(&memory->touched, false);
+	if (reserved && err)
+		*err = reserve_err;
+	return reserved;
 }
 
 int hf_incoming_memory_give_back(struct hf_incoming_memory *memory, struct hf_err *err)

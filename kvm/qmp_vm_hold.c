@@ -70,7 +70,10 @@ void hf_qmp_vm_hold_again(struct hf_qmp_vm *vm)
 	int r = check_stands_still(vm, ANSWER_LIMIT_MS, &err);
 	if (r == 0 || r == -ETIMEDOUT)
 		r = freeze_unrun(vm, &err);
-	if (r >= 0)
+	/* What is not known to have run is kept, and kept from running. */
+	if (r < 0 && r != -EPERM)
+		hf_qmp_vm_freeze(vm, NULL);
+	if (r != -EPERM)
 		return;
 	hf_lock(&vm->mutex);
 	vm->killed_for = err; // before its end is seen

@@ -102,12 +102,18 @@ static int channel_open(struct hf_qmp_vm *vm, struct hf_err *err)
 	return 0;
 }
 
-static void channel_close(struct hf_qmp_vm_channel *channel)
+static void channel_hang_up(struct hf_qmp_vm_channel *channel)
 {
 	if (channel->fd >= 0)
 		close(channel->fd);
 	if (channel->listen_fd >= 0)
 		close(channel->listen_fd);
+	channel->fd = channel->listen_fd = -1;
+}
+
+static void channel_close(struct hf_qmp_vm_channel *channel)
+{
+	channel_hang_up(channel);
 	if (channel->address.sun_path[0])
 		unlink(channel->address.sun_path);
 	if (channel->directory[0])
@@ -382,6 +388,8 @@ static int follow_save(struct hf_qmp_vm *vm, bool until_stopped, struct hf_err *
 /* After a failure behind `migrate`: so that the VMM can be resumed, or asked to save again. */
 static void abandon(struct hf_qmp_vm *vm)
 {
+	/* First: QEMU that waits for somebody to read the rest answers nothing. */
+	channel_hang_up(&vm->channel);
 	hf_qmp_client_execute(vm->client, "migrate_cancel", NULL, ABANDON_LIMIT_MS, NULL, NULL);
 	wait_completed(vm, ABANDON_LIMIT_MS, "cancelled its saving", NULL);
 }

@@ -2,6 +2,7 @@
 """What `receive` does before a source comes: memory is made ready, and made what it was if none does."""
 import os
 import signal
+import socket
 
 from host import (M, Touch, Vmm, assert_runs, assert_whole, await_memory, err_of, finish, listening_uri, out_of, receive,
                   send, wait_until)
@@ -80,6 +81,21 @@ def a_receiver_killed_while_it_allocates_can_be_started_again(host):
     moves(host, source, destination, receive(host, destination))
 
 
+def a_receiver_ended_while_it_allocates_leaves_the_vmm_as_it_was(host):
+    host.need(2 * M, 2 * MEM // (2 * M) + 64)
+    source, destination = Vmm(host, mem=MEM), Vmm(host, incoming=True, mem=MEM)
+    taker = receive(host, destination)
+    listening_uri(taker)
+    taker.send_signal(signal.SIGTERM)
+    assert finish(taker)[0] == 3, err_of(taker)
+    assert allocated(destination) == 0
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        taker = receive(host, destination, listen=f"tcp:127.0.0.1:{taken.getsockname()[1]}")
+        assert finish(taker)[0] == 1, err_of(taker)
+    assert allocated(destination) == 0
+    moves(host, source, destination, receive(host, destination))
+
+
 def a_receiver_killed_in_a_round_can_be_started_again_with_another_source(host):
     """Bytes of the first source have landed; none of them may be seen."""
     move = Move(host, ("--pattern", "random", "--write-share", 20), "--precopy", "--max-bandwidth", 8 * M, mem=MEM)
@@ -128,6 +144,7 @@ CASES = [
     a_receiver_that_ended_before_a_source_came_can_be_started_again,
     a_receiver_killed_before_a_source_came_can_be_started_again,
     a_receiver_killed_while_it_allocates_can_be_started_again,
+    a_receiver_ended_while_it_allocates_leaves_the_vmm_as_it_was,
     a_receiver_killed_in_a_round_can_be_started_again_with_another_source,
     a_source_that_goes_away_in_a_round_leaves_a_vmm_for_the_next,
     a_source_may_wish_for_copy_when_all_is_allocated,

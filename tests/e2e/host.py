@@ -166,14 +166,20 @@ class Host:
         process.wait()
 
     def end_processes(self):
-        while self.closing:
-            self.closing.pop()()
-        for process in reversed(self.running):
-            self.end_process(process)
-        self.running.clear()
+        """All that can be ended and given back is, whatever fails."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.give_back)
+            for process in self.running:
+                stack.callback(self.end_process, process)
+            for close in self.closing:
+                stack.callback(close)
+            self.running, self.closing = [], []
+
+    def give_back(self):
         for path in self.mounts.values():
-            for name in os.listdir(path):
-                os.unlink(os.path.join(path, name))
+            for entry in list(os.scandir(path)):
+                # libvirt makes itself a folder on every hugetlbfs.
+                (shutil.rmtree if entry.is_dir() else os.unlink)(entry.path)
         for page_size, change in self.pools.items():
             with self.pool_locked(page_size):
                 # Somebody else may have lowered the pool meanwhile.
@@ -191,6 +197,7 @@ class Host:
     def start(self, *arguments, before_exec=None):
         """before_exec runs in the new process, as root: what it takes away, the program does not have."""
         def prepare():
+            os.putenv("TMPDIR", self.folder)  # where the sockets of programs that are killed may stay
             if before_exec:
                 before_exec()
             die_with_parent()

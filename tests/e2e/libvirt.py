@@ -33,7 +33,7 @@ memory_backing_dir = "{memory}"
 
 class Libvirt:
     def __init__(self, host, memory):
-        self.memory, self.folder = memory, host.name("libvirt")
+        self.memory, self.folder, self.process = memory, host.name("libvirt"), None
         os.mkdir(self.folder)
         # Mount points, which this host need not have.
         self.made = [path for path in FOLDERS if not os.path.exists(path)]
@@ -69,10 +69,11 @@ class Libvirt:
         self.do("define", os.path.join(self.folder, name))
 
     def close(self):
-        for name in self.virsh("list", "--name").stdout.split():
-            self.virsh("destroy", name)
-        self.process.terminate()
-        self.process.wait(30)
+        if self.process:
+            for name in self.virsh("list", "--name").stdout.split():
+                self.virsh("destroy", name)
+            self.process.terminate()
+            self.process.wait(30)
         shutil.rmtree(os.path.join(self.memory, "libvirt"), ignore_errors=True)
         for path in self.made:
             os.rmdir(path)

@@ -10,6 +10,7 @@
 #include "fake_vm.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -28,6 +29,7 @@
 
 #include "kvm/qmp.h"
 
+#define STANDS_STILL_MS	 3000 /* of a QEMU whose write nobody reads: it never answers */
 #define CAPABILITIES_MAX 4
 
 struct capability {
@@ -45,6 +47,7 @@ struct machine {
 	bool starts_itself;
 	json_int_t max_bandwidth;
 	int stream_fd; /* connected (migrate) or listening (migrate-incoming) */
+	_Atomic bool locked;
 	struct capability capabilities[CAPABILITIES_MAX];
 
 	pthread_mutex_t mutex;
@@ -215,7 +218,13 @@ static int handle_query_migrate(void *opaque, const json_t *arguments, json_t **
 static int handle_migrate_cancel(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
 {
 	(void)arguments, (void)result;
-	int r = enter(opaque, "migrate_cancel", err);
+	struct machine *machine = opaque;
+	int r = enter(machine, "migrate_cancel", err);
+	for (int ms = 0; machine->locked; ms++) {
+		if (ms == STANDS_STILL_MS)
+			_exit(1);
+		poll(NULL, 0, 1);
+	}
 	if (r == 0)
 		set_migration(opaque, "cancelled");
 	return r;
@@ -307,7 +316,10 @@ static void end_save(struct machine *machine, int fd, bool ran, const char *fail
 static void *save_thread(void *opaque)
 {
 	struct machine *machine = opaque;
+	machine->locked = machine->script->locks_while_it_saves;
 	bool ran = stop_to_save(machine);
+	if (machine->locked)
+		poll(NULL, 0, 50); // nothing comes before it is known that the VM stands still
 	size_t sent_bytes = 0, total_bytes = machine->script->state_bytes;
 	uint8_t chunk[4096];
 	int fd = machine->stream_fd;
@@ -320,12 +332,14 @@ static void *save_thread(void *opaque)
 			chunk[i] = fake_vm_state_byte(sent_bytes + i);
 		ssize_t n = send(fd, chunk, length_bytes, MSG_NOSIGNAL);
 		if (n < 0) {
+			machine->locked = false;
 			end_save(machine, fd, ran, "the stream broke");
 			return NULL;
 		}
 		sent_bytes += (size_t)n;
 		die_if_due(machine, sent_bytes);
 	}
+	machine->locked = false;
 	// As in QEMU, the verdict stands before the stream ends.
 	end_save(machine, fd, ran, machine->script->migration_error);
 	return NULL;

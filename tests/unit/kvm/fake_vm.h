@@ -53,6 +53,7 @@ struct fake_vm_script {
 	const char *objects;	    /* qom-list of /objects */
 	const char *networks;	    /* human-monitor-command */
 	const char *block_nodes;    /* query-named-block-nodes */
+	bool locks_while_it_saves;  /* `migrate_cancel` is not answered before the state is written */
 	const struct fake_vm_script *plugged; /* says the last five, and memory_backends, from `stop` on */
 };
 

@@ -344,6 +344,18 @@ static void who_takes_a_loaded_vm_over_freezes_it_again_or_kills_it(void **state
 	}
 }
 
+static void a_vmm_of_which_it_is_not_known_that_it_ran_is_kept_and_held(void **state)
+{
+	struct fixture *fixture = *state;
+	open_waiting(fixture, (struct fake_vm_script){.refuse = "query-status"});
+	expect_ok(fixture, HF_VM_LOAD);
+	assert_int_equal(hf_vmm_thaw(&fixture->vm->process, NULL), 0);
+	fixture->vm->fenced = false;
+	hf_qmp_vm_hold_again(fixture->vm);
+	assert_true(hf_vmm_is_fenced(&fixture->vm->process));
+	assert_false(hf_vmm_has_ended(&fixture->vm->process));
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -360,6 +372,7 @@ int main(void)
 	    TEST(a_vm_that_ran_by_itself_when_it_was_loaded_is_stopped_at_once),
 	    TEST(a_run_while_the_loaded_vmm_is_being_frozen_never_goes_unseen),
 	    TEST(who_takes_a_loaded_vm_over_freezes_it_again_or_kills_it),
+	    TEST(a_vmm_of_which_it_is_not_known_that_it_ran_is_kept_and_held),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

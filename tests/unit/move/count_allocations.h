@@ -3,8 +3,8 @@
  * count_allocations.h - counts what a process takes from the allocator and from the kernel.
  *
  * Purpose: linked into a program, or preloaded into one, it stands in front of malloc() and its kin, mmap()
- * and sbrk(). While it counts, each call is counted and the first is remembered. Ownership: none. Threads:
- * any. Units: calls. Errors: none.
+ * and sbrk(). While it counts, each call is counted and the first is remembered, except those of the threads
+ * that talk QMP. Ownership: none. Threads: any. Units: calls. Errors: none.
  */
 #ifndef HF_TESTS_COUNT_ALLOCATIONS_H
 #define HF_TESTS_COUNT_ALLOCATIONS_H
