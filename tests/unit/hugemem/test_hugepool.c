@@ -240,7 +240,7 @@ static bool pool_stays_while_surplus_goes(void)
 	pthread_t thread;
 	assert_int_equal(pthread_create(&thread, NULL, let_go, address), 0);
 	bool stays = true;
-	struct hf_hugepage_counts during = {0};
+	struct hf_hugepage_counts during;
 	do {
 		during = counts_now();
 		stays = stays && during.total - during.surplus == before.total - before.surplus;
