@@ -289,9 +289,9 @@ static void a_vm_that_ran_by_itself_when_it_was_loaded_is_stopped_at_once(void *
 static void a_run_while_the_loaded_vmm_is_being_frozen_never_goes_unseen(void **state)
 {
 	struct fixture *fixture = *state;
-	int frozen = 0, rounds = 200;
+	int frozen = 0, rounds = 500;
 	for (int i = 0; i < rounds; i++) {
-		struct reviver reviver = {.turns = i};
+		struct reviver reviver = {.turns = i % 200};
 		pthread_t thread;
 		open_waiting(fixture, (struct fake_vm_script){0});
 		expect_ok(fixture, HF_VM_LOAD);
