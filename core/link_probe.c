@@ -5,14 +5,16 @@
  * A thread that faults on an idle link waits for one round trip and for the bytes of its page at the rate of
  * the urgent channels, over which its chunks are striped. Both are measured the way a page is fetched:
  *
- *   1. ROUND_TRIPS chunks of the least size, one at a time, fewer where that takes long; the shortest counts,
- * since what makes others longer is not the link.
- *   2. Chunks of the migration's own size: DEPTH_FIRST at once, one more for each that has come, up to what
+ * First, ROUND_TRIPS chunks of the least size, one at a time, fewer where that takes long; the shortest
+ * counts, since what makes others longer is not the link.
+ *
+ * Then, chunks of the migration's own size: DEPTH_FIRST at once, one more for each that has come, up to what
  * the urgent channels hold and DEPTH_MAX_BYTES, so that a slow link is not filled for seconds; and once there
  * is a stretch, up to DEPTH_FACTOR times what its rate puts into a round trip: all that is on its way in the
- * end has to be waited for. It ends as soon
- * as the link is seen to be steady: stretches of at least STRETCH_CHUNKS, STRETCH_TIME_NS and
- * STRETCH_ROUND_TRIPS are compared, and when STRETCHES in a row have rates within an eighth of each other
+ * end has to be waited for.
+ *
+ * That ends as soon as the link is seen to be steady: stretches of at least STRETCH_CHUNKS, STRETCH_TIME_NS
+ * and STRETCH_ROUND_TRIPS are compared, and when STRETCHES in a row have rates within an eighth of each other
  * that of all of them is the link's. While a congestion window, or the number of fetches, still grows, a
  * stretch of three round trips carries a multiple of the one before, so a beginning does not pass for a
  * steady link; the very first stretch is never taken. A link that is not steady, or so slow that stretches

@@ -541,9 +541,9 @@ static void run_and_report(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request 
 static void *worker_thread(void *opaque)
 {
 	struct hf_qmp_vm *vm = opaque;
+	/* Here, so that this thread has its memory before the VM waits for it. */
 	if (!vm->silent)
-		hf_qmp_vm_prepare_incoming(
-		    vm); // here, so that this thread has its memory before the VM waits for it
+		hf_qmp_vm_prepare_incoming(vm);
 	hf_lock(&vm->mutex);
 	vm->started = true;
 	hf_cond_broadcast(&vm->changed);
