@@ -16,6 +16,7 @@
 #define HF_KVM_QMP_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -85,6 +86,33 @@ const char *hf_qmp_client_path(const struct hf_qmp_client *client);
  */
 int hf_qmp_client_execute(struct hf_qmp_client *client, const char *command, json_t *arguments,
 			  uint32_t timeout_ms, json_t **result, struct hf_err *err);
+/* The client's, while a question waits for its answer. */
+struct hf_qmp_pending {
+	struct hf_qmp_pending *next;
+	json_int_t id;	/* 0: it does not wait */
+	json_t *answer; /* once done without failure */
+	bool done;
+};
+
+/* A command that is sent now and whose end is looked at later; how it ends, as execute() has it. */
+struct hf_qmp_question {
+	const char *command;
+	json_t *arguments; /* stolen by send; may be NULL */
+	json_t *result;	   /* a new reference if r is 0 after the wait, else NULL */
+	int r;
+	struct hf_err err; /* if r < 0 */
+	struct hf_qmp_pending pending;
+};
+
+/*
+ * Sends them all at once; the time is for a silent VMM's greeting. Each must be waited for before it is sent
+ * again or goes: await(), which with no time takes what has come and leaves the rest unanswered (-ETIMEDOUT).
+ * What is not under way it leaves alone.
+ */
+void hf_qmp_client_send(struct hf_qmp_client *client, struct hf_qmp_question *questions, uint32_t count,
+			uint32_t timeout_ms);
+void hf_qmp_client_await(struct hf_qmp_client *client, struct hf_qmp_question *questions, uint32_t count,
+			 uint32_t timeout_ms);
 /* Sends a command, to be done before whatever is sent next; what becomes of it is not heard. */
 int hf_qmp_client_post(struct hf_qmp_client *client, const char *command, struct hf_err *err);
 /*

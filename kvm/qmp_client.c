@@ -2,10 +2,11 @@
 /*
  * Theory of operation.
  *
- * Each execute() puts a record with a fresh id on the pending list, queues its line, and waits on the
- * condition until the reader thread ("hf-qmp-client") has hung the answer on the record, the time is over, or
- * the connection has failed. Answers are matched by id alone, so several threads may have commands out at
- * once and an answer that comes after its time-out finds no record and is dropped.
+ * A command puts a record with a fresh id on the pending list and queues its line. Who waits for it waits on
+ * the condition until the reader thread ("hf-qmp-client") has hung the answer on the record, the time is
+ * over, or the connection has failed. Answers are matched by id alone, so several threads may have commands
+ * out at once, or one thread several, and an answer that comes after its time-out finds no record and is
+ * dropped.
  *
  * The reader begins with the greeting and answers it with qmp_capabilities; only then are commands written. A
  * client that was connected silently has not waited for that: its first command does.
@@ -44,13 +45,6 @@
 #define US_PER_S	   1000000
 #define DESC_PRECISION	   300 /* leaves room for the rest of the line */
 
-struct pending {
-	struct pending *next;
-	json_int_t id;
-	json_t *answer; /* once done without failure */
-	bool done;
-};
-
 struct hf_qmp_client {
 	/* set at creation */
 	struct sockaddr_un address;
@@ -66,7 +60,7 @@ struct hf_qmp_client {
 	struct hf_lock mutex;
 	struct hf_cond changed; /* an answer, a failure, a user left */
 	/* under the lock */
-	struct pending *pending;
+	struct hf_qmp_pending *pending;
 	json_int_t last_id;
 	bool greeted, negotiated;
 	uint32_t users; /* threads inside execute() */
@@ -96,7 +90,7 @@ static void fail_locked(struct hf_qmp_client *client, const struct hf_err *why)
 	hf_lock_assert_held(&client->mutex);
 	if (client->failure.class == HF_ERR_NONE)
 		client->failure = *why;
-	for (struct pending *at = client->pending; at; at = at->next)
+	for (struct hf_qmp_pending *at = client->pending; at; at = at->next)
 		at->done = true;
 	client->pending = NULL;
 	hf_cond_broadcast(&client->changed);
@@ -135,7 +129,7 @@ static bool deliver(struct hf_qmp_client *client, json_int_t id, json_t *answer)
 {
 	bool found = false;
 	hf_lock(&client->mutex);
-	for (struct pending **at = &client->pending; *at; at = &(*at)->next) {
+	for (struct hf_qmp_pending **at = &client->pending; *at; at = &(*at)->next) {
 		if ((*at)->id != id)
 			continue;
 		(*at)->answer = answer;
@@ -342,18 +336,18 @@ static char *command_line(const char *command, json_t *arguments, json_int_t id,
 	return line;
 }
 
-/* Under the lock. pending: NULL if nobody waits for the answer. */
-static int send_command(struct hf_qmp_client *client, const char *command, json_t *arguments,
-			struct pending *pending, struct hf_err *err)
+/* Under the lock. Nobody waits for the answer unless it is hung onto the list of those pending. */
+static int queue_line(struct hf_qmp_client *client, const char *command, json_t *arguments, json_int_t *id,
+		      struct hf_err *err)
 {
 	if (client->failure.class != HF_ERR_NONE) {
 		if (err)
 			*err = client->failure;
 		return -client->failure.errnum;
 	}
-	json_int_t id = ++client->last_id;
+	*id = ++client->last_id;
 	size_t length_bytes;
-	char *line = command_line(command, arguments, id, &length_bytes);
+	char *line = command_line(command, arguments, *id, &length_bytes);
 	if (!line)
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL,
 				  "QMP command '%s': too long for a QMP line, or not valid JSON", command);
@@ -365,21 +359,35 @@ static int send_command(struct hf_qmp_client *client, const char *command, json_
 		return hf_err_set(err, HF_ERR_LOCAL, -r,
 				  "QMP command '%s': the VMM (pid %d, QMP socket %s) reads no commands",
 				  command, (int)client->vmm.pid, client->address.sun_path);
-	if (pending) {
-		pending->id = id;
-		pending->next = client->pending;
-		client->pending = pending;
-	}
-	// Whether the write failed or is unfinished is the reader's business.
-	if (hf_qmp_stream_flush(&client->stream) < 0 || hf_qmp_stream_pending_bytes(&client->stream) > 0)
-		client_wake(client);
 	return 0;
 }
 
-static void forget(struct hf_qmp_client *client, struct pending *pending)
+/* Under the lock. */
+static int queue_question(struct hf_qmp_client *client, struct hf_qmp_question *question)
+{
+	json_int_t id;
+	question->pending = (struct hf_qmp_pending){0};
+	int r = queue_line(client, question->command, question->arguments, &id, &question->err);
+	if (r < 0)
+		return r;
+	question->pending.id = id;
+	question->pending.next = client->pending;
+	client->pending = &question->pending;
+	return 0;
+}
+
+/* Under the lock. Whether the write failed or is unfinished is the reader's business. */
+static void send_queued(struct hf_qmp_client *client)
 {
 	hf_lock_assert_held(&client->mutex);
-	for (struct pending **at = &client->pending; *at; at = &(*at)->next) {
+	if (hf_qmp_stream_flush(&client->stream) < 0 || hf_qmp_stream_pending_bytes(&client->stream) > 0)
+		client_wake(client);
+}
+
+static void forget(struct hf_qmp_client *client, struct hf_qmp_pending *pending)
+{
+	hf_lock_assert_held(&client->mutex);
+	for (struct hf_qmp_pending **at = &client->pending; *at; at = &(*at)->next) {
 		if (*at == pending) {
 			*at = pending->next;
 			return;
@@ -420,20 +428,21 @@ static int wait_negotiated(struct hf_qmp_client *client, uint64_t deadline_ns)
 }
 
 /* Under the lock. */
-static int wait_answer(struct hf_qmp_client *client, const char *command, struct pending *pending,
-		       uint64_t deadline_ns, uint32_t timeout_ms, struct hf_err *err)
+static int wait_answer(struct hf_qmp_client *client, struct hf_qmp_question *question, uint64_t deadline_ns,
+		       uint32_t timeout_ms)
 {
 	hf_lock_assert_held(&client->mutex);
+	struct hf_qmp_pending *pending = &question->pending;
 	int result = 0;
 	while (!pending->done && result == 0)
 		result = wait_changed(client, deadline_ns);
 	if (!pending->done) {
 		forget(client, pending);
-		return set_unanswered(client, command, timeout_ms, err);
+		return set_unanswered(client, question->command, timeout_ms, &question->err);
 	}
 	if (!pending->answer) {
-		hf_err_set(err, client->failure.class, client->failure.errnum, "QMP command '%s': %s",
-			   command, client->failure.text);
+		hf_err_set(&question->err, client->failure.class, client->failure.errnum,
+			   "QMP command '%s': %s", question->command, client->failure.text);
 		return -client->failure.errnum;
 	}
 	return 0;
@@ -444,24 +453,23 @@ static int errno_of_class(const char *class_name)
 	return class_name && strcmp(class_name, "CommandNotFound") == 0 ? ENOSYS : EREMOTEIO;
 }
 
-/* Steals answer. */
-static int take_answer(const struct hf_qmp_client *client, const char *command, json_t *answer,
-		       json_t **result, struct hf_err *err)
+static int take_answer(const struct hf_qmp_client *client, struct hf_qmp_question *question)
 {
 	int r = 0;
+	json_t *answer = question->pending.answer;
 	json_t *value = json_object_get(answer, "return");
 	const json_t *error = json_object_get(answer, "error");
 	if (error) {
 		const char *class_name = json_string_value(json_object_get(error, "class"));
 		char desc[DESC_PRECISION];
 		copy_desc(desc, answer);
-		r = hf_err_set(err, HF_ERR_LOCAL, errno_of_class(class_name),
+		r = hf_err_set(&question->err, HF_ERR_LOCAL, errno_of_class(class_name),
 			       "the VMM (pid %d, QMP socket %s) refused '%s': %s", (int)client->vmm.pid,
-			       client->address.sun_path, command, desc);
+			       client->address.sun_path, question->command, desc);
 	} else if (!value) {
-		r = set_garbled(client, "an answer holds neither return nor error", err);
-	} else if (result) {
-		*result = json_incref(value);
+		r = set_garbled(client, "an answer holds neither return nor error", &question->err);
+	} else {
+		question->result = json_incref(value);
 	}
 	json_decref(answer);
 	return r;
@@ -482,37 +490,95 @@ static void leave(struct hf_qmp_client *client)
 	hf_unlock(&client->mutex);
 }
 
+static void fail_all(struct hf_qmp_question *questions, uint32_t count, int r, const struct hf_err *err)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		questions[i].r = r;
+		questions[i].err = *err;
+	}
+}
+
+/* Under the lock. */
+static int queue_all(struct hf_qmp_client *client, struct hf_qmp_question *questions, uint32_t count,
+		     uint32_t timeout_ms, struct hf_err *err)
+{
+	hf_lock_assert_held(&client->mutex);
+	int r = wait_negotiated(client, deadline_after_ns(timeout_ms));
+	if (r < 0)
+		return set_unanswered(client, questions[0].command, timeout_ms, err);
+	for (uint32_t i = 0; i < count; i++)
+		questions[i].r = queue_question(client, &questions[i]);
+	send_queued(client);
+	return 0;
+}
+
+void hf_qmp_client_send(struct hf_qmp_client *client, struct hf_qmp_question *questions, uint32_t count,
+			uint32_t timeout_ms)
+{
+	struct hf_err err = HF_ERR_INIT;
+	int r;
+	enter(client);
+	if (pthread_equal(pthread_self(), client->thread)) {
+		r = hf_err_set(&err, HF_ERR_LOCAL, EDEADLK,
+			       "QMP command '%s' cannot be given from an event's callback",
+			       questions[0].command);
+	} else {
+		hf_lock(&client->mutex);
+		r = queue_all(client, questions, count, timeout_ms, &err);
+		hf_unlock(&client->mutex);
+	}
+	if (r < 0)
+		fail_all(questions, count, r, &err);
+	leave(client);
+	for (uint32_t i = 0; i < count; i++) {
+		json_decref(questions[i].arguments);
+		questions[i].arguments = NULL;
+	}
+}
+
+void hf_qmp_client_await(struct hf_qmp_client *client, struct hf_qmp_question *questions, uint32_t count,
+			 uint32_t timeout_ms)
+{
+	uint64_t deadline_ns = deadline_after_ns(timeout_ms);
+	enter(client);
+	for (uint32_t i = 0; i < count; i++) {
+		struct hf_qmp_question *question = &questions[i];
+		if (!question->pending.id)
+			continue;
+		hf_lock(&client->mutex);
+		question->r = wait_answer(client, question, deadline_ns, timeout_ms);
+		hf_unlock(&client->mutex);
+		if (question->r == 0)
+			question->r = take_answer(client, question);
+		question->pending = (struct hf_qmp_pending){0};
+	}
+	leave(client);
+}
+
 int hf_qmp_client_execute(struct hf_qmp_client *client, const char *command, json_t *arguments,
 			  uint32_t timeout_ms, json_t **result, struct hf_err *err)
 {
-	struct pending pending = {0};
-	if (pthread_equal(pthread_self(), client->thread)) {
-		json_decref(arguments);
-		return hf_err_set(err, HF_ERR_LOCAL, EDEADLK,
-				  "QMP command '%s' cannot be given from an event's callback", command);
-	}
-	uint64_t deadline_ns = deadline_after_ns(timeout_ms);
-	enter(client);
-	hf_lock(&client->mutex);
-	int r = wait_negotiated(client, deadline_ns);
-	if (r < 0)
-		set_unanswered(client, command, timeout_ms, err);
-	if (r == 0)
-		r = send_command(client, command, arguments, &pending, err);
-	if (r == 0)
-		r = wait_answer(client, command, &pending, deadline_ns, timeout_ms, err);
-	hf_unlock(&client->mutex);
-	json_decref(arguments);
-	if (r == 0)
-		r = take_answer(client, command, pending.answer, result, err);
-	leave(client);
-	return r;
+	struct hf_qmp_question question = {.command = command, .arguments = arguments};
+	uint64_t begin_ms = now_ms();
+	hf_qmp_client_send(client, &question, 1, timeout_ms);
+	uint64_t spent_ms = now_ms() - begin_ms;
+	uint32_t left_ms = spent_ms < timeout_ms ? timeout_ms - (uint32_t)spent_ms : 0;
+	hf_qmp_client_await(client, &question, 1, timeout_ms == UINT32_MAX ? timeout_ms : left_ms);
+	if (question.r < 0 && err)
+		*err = question.err;
+	if (result && question.r == 0)
+		*result = question.result;
+	else
+		json_decref(question.result);
+	return question.r;
 }
 
 int hf_qmp_client_post(struct hf_qmp_client *client, const char *command, struct hf_err *err)
 {
 	hf_lock(&client->mutex);
-	int r = send_command(client, command, NULL, NULL, err);
+	json_int_t id;
+	int r = queue_line(client, command, NULL, &id, err);
+	send_queued(client);
 	hf_unlock(&client->mutex);
 	return r;
 }

@@ -710,8 +710,10 @@ void hf_qmp_vm_destroy(struct hf_qmp_vm *vm)
 	if (!vm)
 		return;
 	hf_qmp_vm_stop(vm);
-	if (vm->client)
+	if (vm->client) {
 		hf_qmp_vm_close_channel(vm);
+		hf_qmp_vm_look_away(vm);
+	}
 	hf_qmp_client_destroy(vm->client);
 	hf_vmm_close(&vm->process);
 	hf_vmm_words_close(&vm->words);

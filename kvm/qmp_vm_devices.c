@@ -25,9 +25,12 @@
  * no event for a device that is plugged in or a node that is opened in another way. So the source is looked
  * at again when its devices have been saved: what is in the saved state is seen, what comes later moves
  * nowhere. The destination loads meanwhile, so that nobody waits for it; what is found fails FENCE, and the
- * VM runs on at the source. Memory has to be the same as before: pages of a backend that came later would be
- * in no stream. What was there only between the two looks is not seen. The destination is looked at again
- * when a source has come.
+ * VM runs on at the source. While QEMU migrates it lets nobody plug in a device, and without one a network
+ * back end or a memory backend that is new does nothing: these are asked for as soon as it has accepted
+ * `migrate`, when the VM still runs, and only objects and block nodes when it stands. A VMM that is stopped
+ * first is asked for all of it then. Memory has to be the same as before: pages of a backend that came later
+ * would be in no stream. What was there only between the two looks is not seen. The destination is looked at
+ * again when a source has come.
  *
  * A container of QEMU's object tree tells each child's name and type. Network back ends are no objects; only
  * the monitor for people (`info network`) has their kinds. What a VMM does not know (CommandNotFound) it has
@@ -101,17 +104,74 @@ static int refuse(struct hf_qmp_vm *vm, const char *what, const char *name, cons
 			       name, NAME_PRECISION, kind, why, remedy);
 }
 
-/* *result stays NULL for a VMM that does not know the command. Steals arguments. */
-static int ask(struct hf_qmp_vm *vm, const char *command, json_t *arguments, json_t **result,
-	       struct hf_err *err)
+/* ---- what is asked ---- */
+
+enum {
+	PERIPHERAL = 0,
+	PERIPHERAL_ANON,
+	UNATTACHED,
+	NETWORKS,
+	MEMORY,
+	STEADY, /* those before it: see above */
+	OBJECTS = STEADY,
+	NODES,
+	SAVED, /* all that is looked at again */
+	BLOCKERS = SAVED,
+	QUESTIONS
+};
+_Static_assert(QUESTIONS == HF_QMP_VM_LOOK, "a question has no room");
+
+static const struct {
+	const char *command, *key, *value, *what;
+} questions[QUESTIONS] = {
+    [PERIPHERAL] = {"qom-list", "path", "/machine/peripheral", "device"},
+    [PERIPHERAL_ANON] = {"qom-list", "path", "/machine/peripheral-anon", "device"},
+    [UNATTACHED] = {"qom-list", "path", "/machine/unattached", "device"},
+    [NETWORKS] = {"human-monitor-command", "command-line", "info network", NULL},
+    [MEMORY] = {"query-memdev", NULL, NULL, NULL},
+    [OBJECTS] = {"qom-list", "path", "/objects", "object"},
+    [NODES] = {"query-named-block-nodes", NULL, NULL, NULL},
+    [BLOCKERS] = {"query-migrate", NULL, NULL, NULL},
+};
+
+/* Questions `from` to before `to`. */
+static void look_at(struct hf_qmp_vm *vm, uint32_t from, uint32_t to)
 {
-	struct hf_err ask_err = HF_ERR_INIT;
-	int r = hf_qmp_vm_command(vm, command, arguments, result, &ask_err);
-	if (r == -ENOSYS)
+	for (uint32_t i = from; i < to; i++) {
+		json_t *arguments = NULL;
+		if (questions[i].key)
+			arguments = json_pack("{s:s}", questions[i].key, questions[i].value);
+		else if (i == NODES)
+			arguments = json_pack("{s:b}", "flat", 1);
+		vm->look[i] =
+		    (struct hf_qmp_question){.command = questions[i].command, .arguments = arguments};
+	}
+	hf_qmp_client_send(vm->client, &vm->look[from], to - from, HF_QMP_VM_COMMAND_MS);
+}
+
+static void see(struct hf_qmp_vm *vm)
+{
+	hf_qmp_client_await(vm->client, vm->look, QUESTIONS, HF_QMP_VM_COMMAND_MS);
+}
+
+void hf_qmp_vm_look_away(struct hf_qmp_vm *vm)
+{
+	hf_qmp_client_await(vm->client, vm->look, QUESTIONS, 0);
+	for (size_t i = 0; i < QUESTIONS; i++)
+		json_decref(vm->look[i].result);
+	memset(vm->look, 0, sizeof(vm->look));
+	vm->looking = false;
+}
+
+/* The result stays NULL for a VMM that does not know the command. */
+static int read_answer(const struct hf_qmp_question *question, const json_t **result, struct hf_err *err)
+{
+	*result = question->result;
+	if (question->r == 0 || question->r == -ENOSYS)
 		return 0;
-	if (r < 0 && err)
-		*err = ask_err;
-	return r;
+	if (err)
+		*err = question->err;
+	return question->r;
 }
 
 /* ---- devices and objects ---- */
@@ -122,16 +182,13 @@ static bool kind_of_child(const json_t *property, char kind[static KIND_BYTES])
 	return type && sscanf(type, "child<%63[^>]>", kind) == 1;
 }
 
-static int check_container(struct hf_qmp_vm *vm, const char *path, const char *what,
-			   const struct refusal *table, const char *remedy, struct hf_err *err)
+static int check_container(struct hf_qmp_vm *vm, uint32_t container, const struct refusal *table,
+			   const char *remedy, struct hf_err *err)
 {
-	struct hf_err ask_err = HF_ERR_INIT;
-	json_t *list = NULL;
-	int r = ask(vm, "qom-list", json_pack("{s:s}", "path", path), &list, &ask_err);
-	if (r == -EREMOTEIO) // no such container: nothing is in it
+	const json_t *list;
+	if (vm->look[container].r == -EREMOTEIO) // no such container: nothing is in it
 		return 0;
-	if (r < 0 && err)
-		*err = ask_err;
+	int r = read_answer(&vm->look[container], &list, err);
 	for (size_t i = 0; r == 0 && i < json_array_size(list); i++) {
 		const json_t *property = json_array_get(list, i);
 		const char *name = json_string_value(json_object_get(property, "name"));
@@ -139,24 +196,19 @@ static int check_container(struct hf_qmp_vm *vm, const char *path, const char *w
 		const struct refusal *found =
 		    name && kind_of_child(property, kind) ? find_refusal(table, kind) : NULL;
 		if (found)
-			r = refuse(vm, what, name, kind, found->why, remedy, err);
+			r = refuse(vm, questions[container].what, name, kind, found->why, remedy, err);
 	}
-	json_decref(list);
 	return r;
 }
 
 static int check_tree(struct hf_qmp_vm *vm, const struct refusal *table, const char *remedy,
 		      struct hf_err *err)
 {
-	static const struct {
-		const char *path, *what;
-	} containers[] = {{"/machine/peripheral", "device"},
-			  {"/machine/peripheral-anon", "device"},
-			  {"/machine/unattached", "device"},
-			  {"/objects", "object"}};
 	int r = 0;
-	for (size_t i = 0; r == 0 && i < sizeof(containers) / sizeof(containers[0]); i++)
-		r = check_container(vm, containers[i].path, containers[i].what, table, remedy, err);
+	for (uint32_t i = 0; r == 0 && i < QUESTIONS; i++) {
+		if (questions[i].what)
+			r = check_container(vm, i, table, remedy, err);
+	}
 	return r;
 }
 
@@ -176,16 +228,14 @@ static int check_network_line(struct hf_qmp_vm *vm, const char *line, const char
 
 static int check_networks(struct hf_qmp_vm *vm, const char *remedy, struct hf_err *err)
 {
-	json_t *said = NULL;
-	int r =
-	    ask(vm, "human-monitor-command", json_pack("{s:s}", "command-line", "info network"), &said, err);
+	const json_t *said;
+	int r = read_answer(&vm->look[NETWORKS], &said, err);
 	const char *line = json_string_value(said);
 	while (r == 0 && line && *line) {
 		r = check_network_line(vm, line, remedy, err);
 		line = strchr(line, '\n');
 		line = line ? line + 1 : NULL;
 	}
-	json_decref(said);
 	return r;
 }
 
@@ -194,8 +244,8 @@ static int check_networks(struct hf_qmp_vm *vm, const char *remedy, struct hf_er
 static int check_nodes(struct hf_qmp_vm *vm, const struct refusal *table, bool direct, const char *remedy,
 		       struct hf_err *err)
 {
-	json_t *nodes = NULL;
-	int r = ask(vm, "query-named-block-nodes", json_pack("{s:b}", "flat", 1), &nodes, err);
+	const json_t *nodes;
+	int r = read_answer(&vm->look[NODES], &nodes, err);
 	for (size_t i = 0; r == 0 && i < json_array_size(nodes); i++) {
 		const json_t *node = json_array_get(nodes, i);
 		const char *name = json_string_value(json_object_get(node, "node-name"));
@@ -206,7 +256,6 @@ static int check_nodes(struct hf_qmp_vm *vm, const struct refusal *table, bool d
 			r = refuse(vm, direct ? "block node with cache.direct=on" : "block node", name,
 				   driver, found->why, remedy, err);
 	}
-	json_decref(nodes);
 	return r;
 }
 
@@ -231,13 +280,12 @@ static int check_unseen_writes(struct hf_qmp_vm *vm, struct hf_err *err)
 /* What makes QEMU refuse `migrate`, in its own words, while the VM still runs. */
 static int check_blockers(struct hf_qmp_vm *vm, struct hf_err *err)
 {
-	json_t *info = NULL;
-	int r = ask(vm, "query-migrate", NULL, &info, err);
+	const json_t *info;
+	int r = read_answer(&vm->look[BLOCKERS], &info, err);
 	const char *reason = json_string_value(json_array_get(json_object_get(info, "blocked-reasons"), 0));
 	if (r == 0 && reason)
 		r = hf_qmp_vm_error(vm, EPERM, err, "says that it cannot be migrated: %.*s", REASON_PRECISION,
 				    reason);
-	json_decref(info);
 	return r;
 }
 
@@ -256,12 +304,18 @@ static uint64_t locked_kib(pid_t pid)
 	return kib;
 }
 
+/* Some have no id. */
+static bool has_same(const json_t *a, const json_t *b, const char *key)
+{
+	const json_t *value = json_object_get(a, key);
+	return value ? json_equal(value, json_object_get(b, key)) : !json_object_get(b, key);
+}
+
 static bool has_backend(const json_t *list, const json_t *backend)
 {
 	for (size_t i = 0; i < json_array_size(list); i++) {
 		const json_t *other = json_array_get(list, i);
-		if (json_equal(json_object_get(other, "id"), json_object_get(backend, "id")) &&
-		    json_equal(json_object_get(other, "size"), json_object_get(backend, "size")))
+		if (has_same(other, backend, "id") && has_same(other, backend, "size"))
 			return true;
 	}
 	return false;
@@ -270,10 +324,11 @@ static bool has_backend(const json_t *list, const json_t *backend)
 /* Notes it the first time. */
 static int check_same_memory(struct hf_qmp_vm *vm, struct hf_err *err)
 {
-	json_t *now = NULL;
-	int r = ask(vm, "query-memdev", NULL, &now, err);
+	const json_t *now;
+	int r = read_answer(&vm->look[MEMORY], &now, err);
 	if (r == 0 && !vm->memory_checked) {
-		vm->memory_checked = now;
+		vm->memory_checked = vm->look[MEMORY].result;
+		vm->look[MEMORY].result = NULL;
 		return 0;
 	}
 	for (size_t i = 0; r == 0 && i < json_array_size(now); i++) {
@@ -284,7 +339,6 @@ static int check_same_memory(struct hf_qmp_vm *vm, struct hf_err *err)
 					    "has memory backend '%.*s', which it had not when its move began",
 					    NAME_PRECISION, id ? id : "");
 	}
-	json_decref(now);
 	return r;
 }
 
@@ -298,21 +352,42 @@ static int check_moving(struct hf_qmp_vm *vm, bool precopy, struct hf_err *err)
 
 int hf_qmp_vm_check_outgoing(struct hf_qmp_vm *vm, bool precopy, struct hf_err *err)
 {
+	look_at(vm, 0, QUESTIONS);
+	see(vm);
 	int r = check_moving(vm, precopy, err);
 	vm->check = precopy ? HF_QMP_VM_CHECK_ROUNDS : HF_QMP_VM_CHECK;
-	return r ? r : check_blockers(vm, err);
+	if (r == 0)
+		r = check_blockers(vm, err);
+	hf_qmp_vm_look_away(vm);
+	return r;
+}
+
+void hf_qmp_vm_look_migrating(struct hf_qmp_vm *vm)
+{
+	hf_qmp_vm_look_away(vm);
+	if (vm->check == HF_QMP_VM_CHECK_NONE)
+		return;
+	look_at(vm, 0, STEADY);
+	vm->looking = true;
 }
 
 void hf_qmp_vm_check_saved(struct hf_qmp_vm *vm)
 {
 	vm->saved_err = HF_ERR_INIT;
-	if (vm->check != HF_QMP_VM_CHECK_NONE)
-		check_moving(vm, vm->check == HF_QMP_VM_CHECK_ROUNDS, &vm->saved_err);
+	if (vm->check == HF_QMP_VM_CHECK_NONE)
+		return;
+	look_at(vm, vm->looking ? STEADY : 0, SAVED);
+	see(vm);
+	check_moving(vm, vm->check == HF_QMP_VM_CHECK_ROUNDS, &vm->saved_err);
+	hf_qmp_vm_look_away(vm);
 }
 
 int hf_qmp_vm_check_incoming(struct hf_qmp_vm *vm, struct hf_err *err)
 {
+	look_at(vm, 0, SAVED);
+	see(vm);
 	int r = check_second_ways(vm, err);
+	hf_qmp_vm_look_away(vm);
 	uint64_t locked = r ? 0 : locked_kib(hf_qmp_vm_pid(vm));
 	if (locked > LOCKED_MAX_KIB)
 		return hf_qmp_vm_error(vm, EPERM, err,

@@ -32,6 +32,7 @@
 #define HF_QMP_VM_STOP_LIMIT_MS	  60000	    /* QEMU drains block devices when it stops */
 #define HF_QMP_VM_HOLD		  HF_VM_OPS /* an operation of the adapter's own; nobody hears of its end */
 #define HF_QMP_VM_SETTINGS_BYTES  512
+#define HF_QMP_VM_LOOK		  8
 
 struct hf_qmp_vm_request {
 	enum hf_vm_op op;
@@ -82,8 +83,10 @@ struct hf_qmp_vm {
 	char *settings_noted; /* silent: by a program before this one; NULL: nobody knows */
 
 	enum hf_qmp_vm_check check;
-	json_t *memory_checked;	 /* query-memdev then; NULL: it was not looked at */
-	struct hf_err saved_err; /* what is wrong with a VM that was saved */
+	struct hf_qmp_question look[HF_QMP_VM_LOOK]; /* what is asked about devices and memory */
+	bool looking;				     /* some of it since `migrate` was accepted */
+	json_t *memory_checked;			     /* query-memdev then; NULL: it was not looked at */
+	struct hf_err saved_err;		     /* what is wrong with a VM that was saved */
 
 	struct hf_lock mutex;
 	struct hf_cond changed;
@@ -147,6 +150,10 @@ int hf_qmp_vm_do(struct hf_qmp_vm *vm, enum hf_vm_op op, struct hf_err *err);
 /* We have frozen it, or somebody else has: it does not answer. */
 bool hf_qmp_vm_is_fenced(struct hf_qmp_vm *vm);
 
+/* `migrate` was accepted: asks what stays as it is from now on, if hf_qmp_vm_check_outgoing() has. */
+void hf_qmp_vm_look_migrating(struct hf_qmp_vm *vm);
+/* Nobody waits for any of it any more. */
+void hf_qmp_vm_look_away(struct hf_qmp_vm *vm);
 /* Looks again at what hf_qmp_vm_check_outgoing() has looked at, if it has; into saved_err. */
 void hf_qmp_vm_check_saved(struct hf_qmp_vm *vm);
 /* Every thread stands still, and what was said before has been heard. */

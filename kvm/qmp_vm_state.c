@@ -435,8 +435,10 @@ int hf_qmp_vm_save_stopping(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	struct hf_err save_err = HF_ERR_INIT;
 	int r = begin_save(vm, &save_err);
-	if (r == 0)
+	if (r == 0) {
+		hf_qmp_vm_look_migrating(vm);
 		r = follow_save(vm, true, &save_err);
+	}
 	return end_save(vm, r, &save_err, err);
 }
 

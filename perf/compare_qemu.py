@@ -7,7 +7,7 @@ is compared within a round; what is printed are medians over the rounds. The gue
 writes pages at random on each vCPU and measures by its own clock how long its loads wait. Times that both have are
 taken in the same way for both: downtime and end from the events of the QEMUs. After each run every byte of memory is
 checked, and that no heartbeat is missing. Wants root, /dev/kvm and huge pages; gives everything back, also when it
-is interrupted.
+is interrupted. Over loopback a bare socket loop (perf/bare_loop.h) carries as many bytes after each round.
 """
 import itertools
 import json
@@ -19,6 +19,7 @@ import time
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests/e2e"))
 
+from bench_migrate import raw_limits  # noqa: E402
 from host import M, Qmp, assert_whole, await_memory, finish, free_port, listening_uri, receive, send  # noqa: E402
 from networks import ADDRESSES, Networks  # noqa: E402
 from qemu_flat import PATTERNS, FlatQemu, assert_one_guest, emulator  # noqa: E402
@@ -29,7 +30,7 @@ PAGE = 2 * M
 LAST_TICKS, LONGEST, STALLED = 6, 7, 13  # positions of the guest's counters
 CLOCK_S = 1  # for how long its clock is compared with ours
 LOOPBACK = "loopback"
-QEMU, PREEMPT, HUGEFERRY = "QEMU", "QEMU, preempt", "Hugeferry"
+QEMU, PREEMPT, HUGEFERRY, LOOP = "QEMU", "QEMU, preempt", "Hugeferry", "a bare loop"
 
 
 class Watch(Qmp):
@@ -168,6 +169,12 @@ def parts(given, taken):
     return {name: time_ns / 1e6 for name, time_ns in found.items()}
 
 
+def carry_by_loop(host, options):
+    """How long as many bytes take over sockets when nothing else runs: no total can be much less."""
+    host.need(PAGE, pages_of(options))
+    return {"total_ms": options.mem / M / raw_limits(host, "2M")["mib_per_s"] * 1e3}
+
+
 WAYS = {QEMU: move_by_qemu(), PREEMPT: move_by_qemu("postcopy-preempt"), HUGEFERRY: move_by_hugeferry}
 
 
@@ -177,6 +184,7 @@ COLUMNS = {"total_ms": "total ms", "downtime_ms": "downtime ms", "overlapped_ms"
            "worst_ms": "worst vCPU blocked ms", "stalled_ms": "stalls in the guest ms",
            "longest_ms": "longest gap in the guest ms"}
 COMPARED = "total_ms", "downtime_ms", "overlapped_ms", "stalled_ms"
+COMPARISONS = (HUGEFERRY, QEMU), (HUGEFERRY, PREEMPT), (LOOP, PREEMPT)
 
 
 def head(options):
@@ -192,23 +200,25 @@ def place(each):
 
 
 def row(where, way, runs):
-    cells = [f"{statistics.median(run[key] for run in runs):.0f}" for key in COLUMNS]
+    cells = [f"{statistics.median(run[key] for run in runs):.0f}" if key in runs[0] else "-" for key in COLUMNS]
     return f"| {where} | {way} | {' | '.join(cells)} |"
 
 
-def ratio(rounds, way, key):
-    """Hugeferry by another, within each round; the median of that. None if the other has nothing."""
-    found = [each[HUGEFERRY][key] / each[way][key] for each in rounds if each[way][key]]
+def ratio(rounds, one, other, key):
+    """One way by another, within each round; the median of that. None if either has nothing."""
+    found = [each[one][key] / each[other][key] for each in rounds
+             if one in each and key in each[one] and each[other].get(key)]
     return statistics.median(found) if found else None
 
 
 def ratios(rounds):
-    return {way: {key: ratio(rounds, way, key) for key in COMPARED} for way in (QEMU, PREEMPT)}
+    return {f"{one} / {other}": {key: ratio(rounds, one, other, key) for key in COMPARED}
+            for one, other in COMPARISONS}
 
 
-def ratio_row(where, way, found):
+def ratio_row(where, names, found):
     cells = [f"{found[key]:.2f}" if found.get(key) is not None else "-" for key in COLUMNS]
-    return f"| {where} | Hugeferry / {way} | {' | '.join(cells)} |"
+    return f"| {where} | {names} | {' | '.join(cells)} |"
 
 
 def part_rows(found):
@@ -227,6 +237,8 @@ def play(host, options, qemu, rate, pattern):
         first = number % len(WAYS)
         order = list(WAYS)[first:] + list(WAYS)[:first]
         rounds.append({way: WAYS[way](host, options, qemu, rate, pattern) for way in order})
+        if rate == LOOPBACK:
+            rounds[-1][LOOP] = carry_by_loop(host, options)
         if options.log:
             print(qemu.version(), rate, pattern, json.dumps(rounds[-1]), file=sys.stderr, flush=True)
     return rounds
@@ -240,10 +252,11 @@ def measure(host, options):
             rounds = play(host, options, qemu, rate, pattern)
             found.append({"qemu": qemu.version(), "rate": rate, "pattern": pattern, "rounds": rounds,
                           "ratios": ratios(rounds)})
-            for way in WAYS:
+            for way in rounds[0]:
                 yield row(place(found[-1]), way, [each[way] for each in rounds])
-            for way, values in found[-1]["ratios"].items():
-                yield ratio_row(place(found[-1]), way, values)
+            for names, values in found[-1]["ratios"].items():
+                if any(values.values()):
+                    yield ratio_row(place(found[-1]), names, values)
     yield from part_rows(found)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:

@@ -86,6 +86,15 @@ static int enter(struct machine *machine, const char *name, struct hf_err *err)
 	return 0;
 }
 
+static void wait_unlocked(struct machine *machine)
+{
+	for (int ms = 0; machine->locked; ms++) {
+		if (ms == STANDS_STILL_MS)
+			_exit(1);
+		poll(NULL, 0, 1);
+	}
+}
+
 static bool is_in(struct machine *machine, const char *status)
 {
 	pthread_mutex_lock(&machine->mutex);
@@ -106,12 +115,16 @@ static void set_status(struct machine *machine, const char *status)
 
 static void set_stopped(struct machine *machine, const char *status)
 {
-	pthread_mutex_lock(&machine->mutex);
-	if (machine->script->plugged)
-		machine->plugged = machine->script->plugged;
-	pthread_mutex_unlock(&machine->mutex);
 	set_status(machine, status);
 	emit(machine, "STOP", NULL);
+}
+
+static void plug(struct machine *machine, const struct fake_vm_script *script)
+{
+	pthread_mutex_lock(&machine->mutex);
+	if (script)
+		machine->plugged = script;
+	pthread_mutex_unlock(&machine->mutex);
 }
 
 /* What is plugged in now. */
@@ -220,11 +233,7 @@ static int handle_migrate_cancel(void *opaque, const json_t *arguments, json_t *
 	(void)arguments, (void)result;
 	struct machine *machine = opaque;
 	int r = enter(machine, "migrate_cancel", err);
-	for (int ms = 0; machine->locked; ms++) {
-		if (ms == STANDS_STILL_MS)
-			_exit(1);
-		poll(NULL, 0, 1);
-	}
+	wait_unlocked(machine);
 	if (r == 0)
 		set_migration(opaque, "cancelled");
 	return r;
@@ -305,6 +314,7 @@ static bool stop_to_save(struct machine *machine)
 
 static void end_save(struct machine *machine, int fd, bool ran, const char *failure)
 {
+	plug(machine, machine->script->opened);
 	end_migration(machine, failure);
 	if (ran && failure)
 		emit(machine, "RESUME", NULL);
@@ -447,6 +457,7 @@ static int handle_migrate(void *opaque, const json_t *arguments, json_t **result
 	r = check_capabilities(machine, err);
 	if (r < 0)
 		return r;
+	plug(machine, machine->script->plugged);
 	if (machine->script->fails_unconnected) {
 		end_migration(machine, machine->script->migration_error);
 		return 0;
@@ -535,12 +546,13 @@ static int handle_query_version(void *opaque, const json_t *arguments, json_t **
 
 static int handle_qom_list(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
 {
-	const struct fake_vm_script *script = plugged(opaque);
 	const char *path = json_string_value(json_object_get(arguments, "path"));
 	const char *text = NULL;
 	int r = enter(opaque, "qom-list", err);
+	wait_unlocked(opaque);
 	if (r < 0)
 		return r;
+	const struct fake_vm_script *script = plugged(opaque);
 	if (path && strcmp(path, "/machine/peripheral") == 0)
 		text = script->peripherals;
 	else if (path && strcmp(path, "/objects") == 0)

@@ -53,8 +53,11 @@ struct fake_vm_script {
 	const char *objects;	    /* qom-list of /objects */
 	const char *networks;	    /* human-monitor-command */
 	const char *block_nodes;    /* query-named-block-nodes */
-	bool locks_while_it_saves;  /* `migrate_cancel` is not answered before the state is written */
-	const struct fake_vm_script *plugged; /* says the last five, and memory_backends, from `stop` on */
+	bool
+	    locks_while_it_saves; /* `migrate_cancel` and `qom-list` are answered when the state is written */
+	/* What says peripherals to block_nodes, and memory_backends, from `migrate` on... */
+	const struct fake_vm_script *plugged;
+	const struct fake_vm_script *opened; /* ... and from when the state is saved */
 };
 
 struct fake_vm {

@@ -273,6 +273,38 @@ static void answers_in_another_order_find_their_commands(void **state)
 	}
 }
 
+static void several_questions_at_once_have_each_an_end_of_their_own(void **state)
+{
+	struct fixture *fixture = *state;
+	struct hf_qmp_question questions[] = {{.command = "a", .arguments = json_pack("{s:i}", "n", 1)},
+					      {.command = "b"},
+					      {.command = "\xff"},
+					      {.command = "c"},
+					      {.command = "never"}};
+	connect_raw(fixture);
+	hf_qmp_client_send(fixture->client, questions, 5, LONG_MS);
+	raw_expect(&fixture->raw, "{\"execute\": \"a\", \"id\": 2, \"arguments\": {\"n\": 1}}");
+	raw_expect(&fixture->raw, "{\"execute\": \"b\", \"id\": 3}");
+	raw_expect(&fixture->raw, "{\"execute\": \"c\", \"id\": 5}");
+	raw_send(&fixture->raw, "{\"return\": {\"last\": 1}, \"id\": 5}"
+				"{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"no b\"}, \"id\": 3}"
+				"{\"return\": [], \"id\": 2}");
+	hf_qmp_client_await(fixture->client, questions, 4, LONG_MS);
+	hf_qmp_client_await(fixture->client, questions, 5, 0); // those that have ended stay as they are
+	assert_int_equal(questions[0].r, 0);
+	assert_true(json_is_array(questions[0].result));
+	assert_int_equal(questions[1].r, -ENOSYS);
+	assert_non_null(strstr(questions[1].err.text, "no b"));
+	assert_null(questions[1].result);
+	assert_int_equal(questions[2].r, -EINVAL);
+	assert_int_equal(questions[3].r, 0);
+	assert_int_equal(json_integer_value(json_object_get(questions[3].result, "last")), 1);
+	assert_int_equal(questions[4].r, -ETIMEDOUT);
+	assert_non_null(strstr(questions[4].err.text, "never"));
+	json_decref(questions[0].result);
+	json_decref(questions[3].result);
+}
+
 static void a_command_times_out_and_its_late_answer_harms_nothing(void **state)
 {
 	struct fixture *fixture = *state;
@@ -567,6 +599,7 @@ int main(void)
 	    TEST(a_vmm_that_refuses_the_negotiation_is_refused),
 	    TEST(an_answer_brings_its_result_and_an_error_its_class_and_words),
 	    TEST(answers_in_another_order_find_their_commands),
+	    TEST(several_questions_at_once_have_each_an_end_of_their_own),
 	    TEST(a_command_times_out_and_its_late_answer_harms_nothing),
 	    TEST(the_end_of_the_vmm_fails_every_pending_and_every_later_command),
 	    TEST(a_vmm_that_breaks_the_protocol_fails_the_pending_command),

@@ -212,6 +212,48 @@ static void what_was_plugged_in_since_is_found_before_the_vm_is_given_up(void **
 	}
 }
 
+static void what_can_be_opened_while_qemu_migrates_is_looked_at_when_it_has_saved(void **state)
+{
+	struct fixture *fixture = *state;
+	struct fake_vm_script nvme = {.block_nodes = "[{\"node-name\":\"odd one\",\"drv\":\"nvme\"}]"};
+	struct fake_vm_script server = {.objects = children("x-vfio-user-server")};
+	const struct fake_vm_script *opened[] = {&nvme, &server};
+	for (size_t i = 0; i < sizeof(opened) / sizeof(opened[0]); i++) {
+		/* More than the socket holds: it is not saved before SAVE. */
+		open_vm(fixture, (struct fake_vm_script){.state_bytes = 5000000, .opened = opened[i]});
+		assert_int_equal(check(fixture, OUTGOING, NULL), 0);
+		expect_ok(fixture, HF_VM_STOP);
+		expect_ok(fixture, HF_VM_SAVE);
+		expect_failure(fixture, HF_VM_FENCE, EPERM, "odd one");
+		close_vm(fixture);
+	}
+}
+
+static void a_vmm_that_answers_nothing_while_it_saves_is_read_from(void **state)
+{
+	struct fixture *fixture = *state;
+	open_vm(fixture, (struct fake_vm_script){.state_bytes = 5000000, .locks_while_it_saves = true});
+	assert_int_equal(check(fixture, OUTGOING, NULL), 0);
+	expect_ok(fixture, HF_VM_STOP);
+	expect_ok(fixture, HF_VM_SAVE);
+	expect_ok(fixture, HF_VM_FENCE);
+}
+
+static void what_was_asked_of_a_save_that_is_broken_off_is_asked_again(void **state)
+{
+	struct fixture *fixture = *state;
+	open_vm(fixture, (struct fake_vm_script){.state_bytes = 5000000, .locks_while_it_saves = true});
+	assert_int_equal(check(fixture, OUTGOING, NULL), 0);
+	for (int i = 0; i < 2; i++) {
+		expect_ok(fixture, HF_VM_STOP);
+		expect_ok(fixture, HF_VM_RESUME);
+		expect_status(fixture, "running");
+	}
+	expect_ok(fixture, HF_VM_STOP);
+	expect_ok(fixture, HF_VM_SAVE);
+	expect_ok(fixture, HF_VM_FENCE);
+}
+
 static void what_does_not_matter_may_be_plugged_in(void **state)
 {
 	struct fixture *fixture = *state;
@@ -234,6 +276,9 @@ int main(void)
 	    CASE(a_vmm_that_says_it_cannot_be_migrated_is_believed),
 	    CASE(a_question_that_is_not_answered_refuses),
 	    CASE(what_was_plugged_in_since_is_found_before_the_vm_is_given_up),
+	    CASE(what_can_be_opened_while_qemu_migrates_is_looked_at_when_it_has_saved),
+	    CASE(a_vmm_that_answers_nothing_while_it_saves_is_read_from),
+	    CASE(what_was_asked_of_a_save_that_is_broken_off_is_asked_again),
 	    CASE(what_does_not_matter_may_be_plugged_in),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
