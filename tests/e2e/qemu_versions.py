@@ -70,7 +70,7 @@ CASES = [with_backports(case) for case in (
     qemu_devices.refused(qemu_devices.vhost_user),
     qemu_devices.a_qemu_that_cannot_be_migrated_says_why_while_it_runs,
     qemu_devices.a_qemu_with_mem_lock_on_is_refused_as_destination,
-    qemu_devices.qemu_lets_nobody_plug_in_a_device_while_it_migrates,
+    qemu_devices.nobody_plugs_in_a_device_while_qemu_migrates,
     qemu_disk.read_past_the_page_cache("native", "continue"),
     qemu_network.the_destination_announces_the_guest_when_it_runs_there,
 )] + [a_guest_moves_to_a_newer_qemu, a_qemu_that_knows_how_stays_and_says_why_it_cannot_load]
