@@ -14,7 +14,6 @@ put back. A test that hangs has noticed nothing: it must end by its own limits.
 import argparse
 import collections
 import concurrent.futures
-import contextlib
 import json
 import os
 import queue
@@ -119,8 +118,6 @@ def copy_sources(root, to):
 
 
 class Tree:
-    alone = threading.Lock()  # of the tests that are not parallel: huge pages belong to the whole host
-
     def __init__(self, root, folder, hangs_after_s):
         self.sources, self.build_folder = folder / "tree", folder / "build"
         self.hangs_after_s = hangs_after_s
@@ -166,9 +163,8 @@ class Tree:
         if has_cases(rule):
             environment |= {"CMOCKA_MESSAGE_OUTPUT": "TAP", "HF_ONLY_CASE": f"*{rule['case']}",
                             "LD_PRELOAD": self.only_case, "HF_TEST_WAIT_LIMIT_MS": str(WAIT_LIMIT_MS)}
-        with contextlib.nullcontext() if test["is_parallel"] else self.alone, \
-                subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                 errors="replace", start_new_session=True, cwd=test["workdir"]) as process:
+        with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                              errors="replace", start_new_session=True, cwd=test["workdir"]) as process:
             try:
                 out, err = process.communicate(timeout=self.hangs_after_s)
             except subprocess.TimeoutExpired:
@@ -246,6 +242,13 @@ def side_by_side(trees, jobs, work):
         return list(pool.map(do, jobs))
 
 
+def in_turns(trees, rules, group, work):
+    """work() for each group of rules. Tests that are not parallel have the host, and its processors, for themselves."""
+    parallel = [rule for rule in rules if trees[0].test_of(rule)["is_parallel"]]
+    alone = [rule for rule in rules if not trees[0].test_of(rule)["is_parallel"]]
+    return [*side_by_side(trees, group(parallel), work), *side_by_side(trees[:1], group(alone), work)]
+
+
 class Report:
     """The stream of TAP."""
 
@@ -306,7 +309,7 @@ def run_all(root, rules, hangs_after_s):
         try:
             if not why:
                 trees = make_trees(root, Path(folder), hangs_after_s, rules)
-                why = sum(side_by_side(trees, needed_before(rules), passes_before), [])
+                why = sum(in_turns(trees, rules, needed_before, passes_before), [])
         except Broken as broken:
             why = str(broken).splitlines()
         report.tell("every named test passes while all rules are kept", why, started)
@@ -318,7 +321,7 @@ def run_all(root, rules, hangs_after_s):
                 started = time.monotonic()
                 report.tell(f"{rule['name']}: {rule['rule']}", switch_off(tree, rule), started)
 
-        side_by_side(trees, by_file(rules), switch_all_off)
+        in_turns(trees, rules, by_file, switch_all_off)
     return 1 if report.failed else 0
 
 
