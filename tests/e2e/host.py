@@ -158,10 +158,8 @@ class Host:
             process.terminate()
             # A VMM that is frozen, or whose vCPUs wait for pages, hears nothing, and has nothing to clear away.
             vmm = os.path.basename(process.args[0]) == "hugeferry-vmm" or "exec" in process.args[1:2]
-            limit_s = 1 if vmm else 20
-            try:
-                process.wait(limit_s)
-            except subprocess.TimeoutExpired:
+            comes_true(lambda: process.poll() is not None or vmm and hears_nothing(process.pid), 1 if vmm else 20)
+            if process.poll() is None:
                 process.kill()
         process.wait()
 
@@ -312,8 +310,7 @@ class Vmm:
     def is_frozen(self):
         """Every thread of it stands, whatever its VM is said to do."""
         try:
-            with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as file:
-                return file.read().rsplit(")", 1)[1].split()[0] == "T"
+            return state_of(self.process.pid) == "T"
         except FileNotFoundError:
             return False
 
@@ -390,6 +387,18 @@ class Touch:
         """Only the end of the VMM, and of its userfaultfd with it, ends the wait."""
         self.process.kill()
         self.thread.join(LIMIT_S)
+
+
+def state_of(pid):
+    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+        return file.read().rsplit(")", 1)[1].split()[0]
+
+
+def hears_nothing(pid):
+    """Is it frozen, or does a thread of it wait for a page?"""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return state_of(pid) == "T" or any(waits_for_page(pid, thread) for thread in os.listdir(f"/proc/{pid}/task"))
+    return False
 
 
 def waits_for_page(pid, thread):

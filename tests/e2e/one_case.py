@@ -29,5 +29,6 @@ def run_case(host, number, case):
         explain(host, error)
     finally:
         host.end_processes()
-    print(f"{result} {number} - {case.__name__} ({time.monotonic() - started:.1f} s){reason}", flush=True)
-    return result == "ok"
+    took_s = time.monotonic() - started
+    print(f"{result} {number} - {case.__name__} ({took_s:.1f} s){reason}", flush=True)
+    return result == "ok", took_s

@@ -99,6 +99,9 @@ MODULES = (
 )
 
 
+SLOWEST = 10
+
+
 def stop(*_):
     raise Stopped
 
@@ -115,7 +118,10 @@ def main():
         results = [run_case(host, number, case) for number, case in enumerate(cases, 1)]
     finally:
         host.close()
-    return 0 if cases and all(results) else 1
+    print("# the slowest:", flush=True)
+    for (_, took_s), case in sorted(zip(results, cases), key=lambda each: each[0][1], reverse=True)[:SLOWEST]:
+        print(f"# {took_s:6.1f} s  {case.__module__}: {case.__name__}", flush=True)
+    return 0 if cases and all(passed for passed, _ in results) else 1
 
 
 if __name__ == "__main__":

