@@ -22,7 +22,7 @@ def big(value, size):
 
 def wire():
     kinds = ["hello_control", "hello_reply_accepted", "frame_header", "advise", "ready", "wish", "presence",
-             "device_end", "finish", "fail", "request", "reply", "link", "round", "round_end", "round_done"]
+             "device_end", "finish", "fail", "request", "reply", "link", "round", "round_end", "round_done", "first"]
     for number, kind in enumerate(kinds):
         yield kind, bytes([number]) + golden(kind)
     for number, other in [(0, "hello_background"), (1, "hello_reply_refused"), (11, "reply_zero"), (10, "request_probe"), (2, "frame_check")]:

@@ -53,7 +53,11 @@ struct fake_vm_script {
 	const char *objects;	    /* qom-list of /objects */
 	const char *networks;	    /* human-monitor-command */
 	const char *block_nodes;    /* query-named-block-nodes */
-	bool locks_while_it_saves;  /* `migrate_cancel` is not answered before the state is written */
+	const char *memory_map;	    /* `info mtree -f` */
+	/* x-query-virtio, and of every device -status, -queue-status and -vhost-queue-status; lists by
+	 * number. */
+	const char *virtio, *virtio_status, *virtio_queues, *vhost_queues;
+	bool locks_while_it_saves; /* `migrate_cancel` is not answered before the state is written */
 	const struct fake_vm_script *plugged; /* says the last five, and memory_backends, from `stop` on */
 };
 
