@@ -46,6 +46,9 @@ def destination():
     for shape in range(4):
         head = bytes([shape, 0x0f, 2, 0, 0, 0, 0, 0])
         yield f"whole-{shape}", head + start + mapped + faults + run + landed + said(FINISH)
+    first = bytes([10, 20, 28]) + big(3, 4) + big(1, 8) + big(1 << 32, 8) + big(2, 8)
+    named = said(PRESENCE, 0x0b) + said(PRESENCE, 5) + first + said(DEVICE, 5) + said(DEVICE_END)
+    yield "first", head + start + named + faults + run + landed + said(FINISH)
     head = bytes([0, 0, 1, 2, 3, 0, 1, 0])
     yield "wish", head + bytes([LINK_UP]) + said(WISH, 1) + (start + mapped)[1:] + run + landed
     yield "cut", head + start + mapped + faults + run + landed[:100] + bytes([LINK_DOWN, 1, FAULT, 3, 0])
