@@ -284,8 +284,8 @@ static void make_ranges(const struct world *world, struct hf_vm_range ranges[sta
 	for (uint32_t i = 0; i < RANGES; i++) {
 		uint64_t random = (world->now_ns + i) * 0x9e3779b97f4a7c15;
 		snprintf(ranges[i].idstr, sizeof(ranges[i].idstr), "%s", names[random >> 60 & 3 ? 0 : i % 3]);
-		ranges[i].offset_bytes = i == 5 ? random : (random >> 32 & 0xff) << 9;
-		ranges[i].length_bytes = i == 7 ? random : random >> 40 & 0xffff;
+		ranges[i].offset_bytes = i == 5 ? random : (random >> 32 & 0x7f) << 9;
+		ranges[i].length_bytes = i == 7 ? random : random >> 40 & 0x3fff;
 	}
 }
 
