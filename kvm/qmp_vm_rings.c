@@ -6,7 +6,7 @@
  * that those pages can be fetched first (core/destination_first.c). As seen of QEMU 7.2 and 10.0 that is
  *
  *     rings of virtio devices       the index of each avail and used ring is read
- *     the first megabyte of a PC    kvmvapic has an option ROM there (not with apic.vapic=off)
+ *     the first megabyte of a PC    kvmvapic's option ROM (seen with TCG; not if apic.vapic=off)
  *
  * Devices without virtio's rings (AHCI, e1000e, serial, VGA) touched nothing; xhci reads its slots' contexts
  * while a device is plugged in, and its guest alone knows where they are.

@@ -4,6 +4,7 @@
 
 The corpora beside this file hold these, under their names, and a few more that fuzzing found (HACKING.md).
 """
+import json
 import os
 import sys
 
@@ -234,6 +235,9 @@ def qmp_vm():
                    returns(completed, b'{"status": "paused", "running": false}'))
     stopped, running = b'{"status": "paused", "running": false}', b'{"status": "running", "running": true}'
     yield "stop", b"\5\0" + greeting + ZERO + b"\1" + returns(running, none, running, stopped)
+    memory = json.dumps("FlatView #0\n AS \"memory\", root: system\n  0-ffffff (prio 0, ram): ram0 @0\n").encode()
+    queue = b'{"vring-num": 8, "vring-desc": 4096, "vring-avail": 8192, "vring-used": 12288}'
+    yield "rings", b"\6\0" + greeting + returns(none, b'[{"path": "/x"}]', memory, b'{"num-vqs": 2}', queue, queue)
     yield "run", b"\5\0" + greeting + ZERO + b"\0" + returns(none, stopped, running)
     yield "run-event", b"\5\0" + greeting + ZERO + b"\0" + b"\x20" + returns(stopped, running)
     yield "stranger", b"\0\0\1SSH-2.0-x\n"
