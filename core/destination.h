@@ -149,6 +149,8 @@ struct hf_destination_snapshot {
 	uint32_t pages_fetched;	    /* came over the link with bytes */
 	uint32_t pages_zero;	    /* came as headers only, or never existed on the source */
 	uint32_t pages_poisoned;    /* lost for good: the guest sees a memory error there */
+	uint32_t pages_first;	    /* named by the source as those that loading will touch */
+	uint32_t pages_asked_first; /* of them: asked for before a thread waited */
 	uint64_t transferred_bytes; /* page payload */
 	uint32_t precopy_rounds;    /* that have ended */
 	uint64_t precopy_bytes;	    /* of transferred_bytes: moved in them */

@@ -8,8 +8,8 @@
  *
  *   1. if the background's share is due: as 4;
  *   2. a page somebody waits for whose transfer is under way, 3. one that waits for a transfer;
- *   4. if the scheduler allows the background now: the page it is in the middle of, 5. the next one the scan
- *      finds.
+ *   4. if the scheduler allows the background now: the page it is in the middle of, 5. the next one that
+ *      the source has named (destination_first.c), 6. the next one the scan finds.
  *
  * A slot's index and generation are the fetch's id, so a done that is stale, repeated or made up is noticed
  * and dropped. A chunk that fails marks its transfer: no more of it is posted, and when the last chunk on its
@@ -166,9 +166,23 @@ static bool start_urgent(struct hf_destination *d)
 	return true;
 }
 
+static bool start_named(struct hf_destination *d, uint32_t page)
+{
+	hf_lock_assert_held(&d->lock);
+	if (!take_transfer(d, page, HF_FETCH_BACKGROUND))
+		return false;
+	d->transfers[d->pages[page].transfer].named = true;
+	hf_destination_claim(d, page);
+	d->first.asked_for++;
+	return true;
+}
+
 static bool start_background(struct hf_destination *d)
 {
 	hf_lock_assert_held(&d->lock);
+	uint32_t named = hf_destination_first_next(d);
+	if (named != HF_PAGE_NONE)
+		return start_named(d, named);
 	uint32_t page = hf_pagemap_next_set(&d->todo_fetch, d->schedule.cursor_page);
 	if (page == HF_PAGE_NONE)
 		page = hf_pagemap_next_set(&d->todo_fetch, 0);
@@ -225,11 +239,12 @@ bool hf_destination_background_limited(struct hf_destination *d)
 
 static uint16_t choose_background(struct hf_destination *d)
 {
-	if (class_is_full(d, HF_FETCH_BACKGROUND) || !hf_destination_background_runs(d) ||
-	    !hf_schedule_background_room(&d->schedule) || over_limit(d))
+	bool named = hf_destination_first_is_next(d);
+	if (class_is_full(d, HF_FETCH_BACKGROUND) || !(named || hf_destination_background_runs(d)) ||
+	    !hf_schedule_background_room(&d->schedule) || (!named && over_limit(d)))
 		return HF_TRANSFER_NONE;
 	/* In a round nobody can be served, so it waits for nobody. */
-	if (hf_schedule_background_held(&d->schedule) && !hf_destination_in_round(d))
+	if (hf_schedule_background_held(&d->schedule) && !hf_destination_in_round(d) && !named)
 		return urgent_lacks_a_landing(d) ? d->active[HF_FETCH_BACKGROUND].head : HF_TRANSFER_NONE;
 	if (d->active[HF_FETCH_BACKGROUND].head == HF_TRANSFER_NONE)
 		start_background(d);
@@ -265,7 +280,7 @@ static uint32_t take_slot(struct hf_destination *d, uint16_t transfer, enum hf_f
 	uint64_t now_ns = hf_clock_now_ns(&d->clock);
 	hf_schedule_posted(&d->schedule, class, length, now_ns, &slot->chunk);
 	struct hf_limiter *limiter = hf_destination_limiter(d);
-	if (class == HF_FETCH_BACKGROUND && limiter)
+	if (class == HF_FETCH_BACKGROUND && limiter && !d->transfers[transfer].named)
 		hf_limiter_take(limiter, length, now_ns);
 	d->outstanding[class]++;
 	return index;

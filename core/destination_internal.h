@@ -17,6 +17,7 @@
 #include "core/pagemap.h"
 #include "core/ports_internal.h"
 #include "core/schedule.h"
+#include "core/wire.h"
 
 #define HF_TRANSFERS_MAX   256u /* pages in flight at once under `continue` */
 #define HF_TRANSFER_NONE   UINT16_MAX
@@ -55,6 +56,7 @@ struct transfer {
 	enum hf_fetch_class class; /* of the chunks still to be posted */
 	bool failed;
 	bool background_slot; /* counted against the background's share of transfers */
+	bool named;	      /* by FIRST */
 };
 
 struct transfer_list {
@@ -123,6 +125,15 @@ struct precopy {
 	uint32_t rounds_done;
 	uint64_t moved_bytes, duration_ns, rate_bytes_per_s; /* of the last round */
 	uint64_t moved_total_bytes;
+};
+
+/* Pages that loading will touch, as the source has named them (destination_first.c). */
+struct first_pages {
+	bool heard;
+	uint32_t pages[HF_WIRE_FIRST_PAGES_MAX];
+	uint32_t count;
+	uint32_t next;	    /* those before it are under way, or here */
+	uint32_t asked_for; /* before anybody waited for them */
 };
 
 struct hf_destination {
@@ -207,6 +218,7 @@ struct hf_destination {
 	struct hf_schedule schedule;
 	struct hf_limiter limiter; /* of the background */
 	struct precopy precopy;
+	struct first_pages first;
 	struct hf_blocktime *blocktime;
 	struct hf_latency fault_latency;
 	uint32_t pages_received, pages_fetched, pages_zero, pages_poisoned;
@@ -308,6 +320,15 @@ void hf_destination_clear_holes(struct hf_destination *destination);
 /* Locked. The VM is loaded: must LOADED wait? */
 bool hf_destination_load_must_wait(struct hf_destination *destination);
 void hf_destination_send_round_done(struct hf_destination *destination, uint64_t epoch);
+
+/* ---- destination_first.c ---- */
+
+/* Locked. */
+unsigned hf_destination_on_first(struct hf_destination *destination, const uint8_t *payload, size_t bytes);
+/* Locked. The next page that FIRST names, exists and nobody has asked for; none. */
+uint32_t hf_destination_first_next(struct hf_destination *destination);
+/* Locked. The background's next chunk is of such a page, and loading the VM may wait for it. */
+bool hf_destination_first_is_next(struct hf_destination *destination);
 
 /* ---- where a page is ---- */
 

@@ -320,6 +320,9 @@ void hf_destination_event_message(void *engine, uint64_t epoch, uint32_t type, c
 	case HF_WIRE_ROUND_END:
 		actions = hf_destination_on_round_end(d, payload, bytes);
 		break;
+	case HF_WIRE_FIRST:
+		actions = hf_destination_on_first(d, payload, bytes);
+		break;
 	case HF_WIRE_DEVICE:
 		actions = on_device(d, payload, bytes);
 		break;

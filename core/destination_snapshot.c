@@ -31,6 +31,8 @@ void hf_destination_snapshot(struct hf_destination *d, struct hf_destination_sna
 	    .pages_fetched = d->pages_fetched,
 	    .pages_zero = d->pages_zero,
 	    .pages_poisoned = d->pages_poisoned,
+	    .pages_first = d->first.count,
+	    .pages_asked_first = d->first.asked_for,
 	    .poisoning = d->poisoning,
 	    .transferred_bytes = d->transferred_bytes,
 	    .precopy_rounds = d->precopy.rounds_done,

@@ -54,7 +54,7 @@ int hf_opening_check_offer(const struct hf_opening_offer *offer, struct hf_err *
 static uint64_t features_offered(const struct hf_opening_offer *offer)
 {
 	uint64_t features = HF_WIRE_FEATURES;
-	features &= ~(offer->check ? HF_WIRE_FEATURE_RECOVER : HF_WIRE_FEATURE_CHECK);
+	features &= ~(offer->check ? HF_WIRE_FEATURE_RECOVER | HF_WIRE_FEATURE_FIRST : HF_WIRE_FEATURE_CHECK);
 	if (!offer->precopy || offer->check)
 		features &= ~HF_WIRE_FEATURE_PRECOPY;
 	if (!offer->release || offer->check)

@@ -404,6 +404,7 @@ static void event_link_up(void *engine, const struct hf_link_info *info)
 		s->hears_placed = (info->features & HF_WIRE_FEATURE_RELEASE) != 0;
 		s->link_up_ns = hf_clock_now_ns(&s->clock);
 		s->precopy.spoken = (info->features & HF_WIRE_FEATURE_PRECOPY) != 0;
+		s->says_first = (info->features & HF_WIRE_FEATURE_FIRST) != 0;
 		atomic_store(&s->probing, (info->features & HF_WIRE_FEATURE_LINK) != 0);
 		hf_source_move(s, HF_STATUS_SETUP);
 		actions = ACTION_SEND_ADVISE | ACTION_NOTIFY;
@@ -554,6 +555,7 @@ void hf_source_snapshot(struct hf_source *s, struct hf_source_snapshot *out)
 	    .chunk_bytes = s->ready.chunk_bytes,
 	    .pages_total = s->blocks.pages_total,
 	    .pages_present = s->pages_present,
+	    .pages_first = s->says_first ? s->first.count : 0,
 	    .sent_bytes = atomic_load(&s->sent_bytes),
 	    .sent_chunks = atomic_load(&s->sent_chunks),
 	    .zero_chunks = atomic_load(&s->zero_chunks),

@@ -135,6 +135,7 @@ struct hf_source_snapshot {
 	uint32_t chunk_bytes;
 	uint32_t pages_total;
 	uint32_t pages_present; /* after the VM has stopped */
+	uint32_t pages_first;	/* named to the destination as those that loading will touch */
 	uint64_t sent_bytes;	/* page payload */
 	uint64_t sent_chunks, zero_chunks;
 	bool unseen;				 /* a link was one-sided: those three are not all */

@@ -127,6 +127,8 @@ struct hf_source {
 	bool hold_background;
 	bool hold_known; /* it was wished once, or by a process before this one: said on each link */
 	uint32_t pages_present;
+	bool says_first;	    /* the session has the feature */
+	struct hf_wire_first first; /* what loading will touch; written when the VM has stopped */
 	struct hf_wire_ready ready;
 	struct hf_link_figures link_figures;
 	uint64_t link_up_ns, stop_ns, saving_ns, run_ns, end_ns;

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "core/wire.h"
 
@@ -73,6 +74,54 @@ static int send_presence(struct hf_source *s, uint64_t epoch)
 	return result;
 }
 
+/* ---- what loading will touch ------------------------------------------------------------------- */
+
+/* Locked. A page once; what is no page of the VM's, or one too many, is left out: it is a hint. */
+static void add_first(struct hf_source *s, uint32_t block, uint64_t page)
+{
+	hf_lock_assert_held(&s->lock);
+	struct hf_wire_first *first = &s->first;
+	if (page >= s->blocks.blocks[block].pages || first->count == HF_WIRE_FIRST_PAGES_MAX)
+		return;
+	for (uint32_t i = 0; i < first->count; i++)
+		if (first->pages[i].block == block && first->pages[i].page == page)
+			return;
+	first->pages[first->count++] = (struct hf_wire_page){block, (uint32_t)page};
+}
+
+static void add_range(struct hf_source *s, const struct hf_vm_range *range)
+{
+	hf_lock_assert_held(&s->lock);
+	uint32_t block = 0;
+	while (block < s->blocks.count && strcmp(s->blocks.blocks[block].idstr, range->idstr) != 0)
+		block++;
+	if (block == s->blocks.count || range->length_bytes == 0)
+		return;
+	const struct hf_ramblock *found = &s->blocks.blocks[block];
+	if (range->offset_bytes >= found->length_bytes ||
+	    range->length_bytes > found->length_bytes - range->offset_bytes)
+		return;
+	uint64_t page = range->offset_bytes / found->page_size_bytes;
+	uint64_t last = (range->offset_bytes + range->length_bytes - 1) / found->page_size_bytes;
+	for (; page <= last && s->first.count < HF_WIRE_FIRST_PAGES_MAX; page++)
+		add_first(s, block, page);
+}
+
+/* Before DEVICE_END, from which on pages may be asked for. */
+static int send_first(struct hf_source *s, uint64_t epoch)
+{
+	if (!s->says_first || s->first.count == 0)
+		return 0;
+	uint8_t buffer[HF_WIRE_FIRST_MAX_BYTES];
+	ssize_t bytes = hf_wire_encode_first(&s->first, buffer, sizeof(buffer));
+	if (bytes < 0)
+		return (int)bytes;
+	hf_source_send_message(s, epoch, HF_WIRE_FIRST, buffer, (size_t)bytes);
+	return 0;
+}
+
+/* ---- the state --------------------------------------------------------------------------------- */
+
 static int send_device(struct hf_source *s, uint64_t epoch, const uint8_t *state, size_t total)
 {
 	for (size_t sent = 0; sent < total;) {
@@ -123,6 +172,8 @@ static void switch_over(struct hf_source *s, const struct hf_vm_result *saved)
 	if (result == 0)
 		result = send_presence(s, epoch);
 	if (result == 0)
+		result = send_first(s, epoch);
+	if (result == 0)
 		result = send_device(s, epoch, saved->data, saved->length_bytes);
 	if (result < 0) {
 		if (err.class == HF_ERR_NONE)
@@ -159,6 +210,8 @@ static unsigned vm_done_well(struct hf_source *s, const struct hf_vm_result *res
 		s->stop_time_ns = now_ns - s->stop_ns;
 		s->saving_ns = now_ns;
 		s->vm_busy = true;
+		for (uint32_t i = 0; i < result->first_count; i++)
+			add_range(s, &result->first[i]);
 		return ACTION_SAVE;
 	}
 	return 0;

@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "core/err.h"
+#include "core/ramblock.h"
 
 enum hf_vm_op {
 	HF_VM_STOP = 0, /* source: stop the vCPUs, drain; -EPERM: it did not run, and was left as it is */
@@ -39,6 +40,12 @@ enum hf_vm_op {
  * little.) With any other error the VMM lives and says that it has not run it.
  */
 
+/* Part of a RAM block. */
+struct hf_vm_range {
+	char idstr[HF_RAMBLOCK_IDSTR_MAX + 1];
+	uint64_t offset_bytes, length_bytes;
+};
+
 /* The end of an operation. */
 struct hf_vm_result {
 	enum hf_vm_op op;
@@ -47,6 +54,12 @@ struct hf_vm_result {
 	const void *data; /* HF_VM_SAVE: the device state; belongs to the adapter, ends with the call */
 	size_t length_bytes;
 	uint64_t ran_ns; /* HF_VM_STOP: for so long of it the VM surely ran on */
+	/*
+	 * HF_VM_STOP: what loading the device state will touch, as far as the VMM tells, the most urgent one
+	 * first; a hint, unchecked. Belongs to the adapter, ends with the call.
+	 */
+	const struct hf_vm_range *first;
+	uint32_t first_count;
 };
 
 struct hf_vm_ops {

@@ -4,7 +4,7 @@
  *
  * PROTOCOL.md says what every byte means; these files are its only reader and writer: this one for
  * the frames of the control channel, wire_hello.c for opening a channel, wire_chunk.c for pages,
- * wire_precopy.c for rounds. Three rules keep it safe:
+ * wire_precopy.c for rounds, wire_first.c for pages to fetch first. Three rules keep it safe:
  *
  * - Bytes are moved by two cursors, `struct reader` and `struct writer` (wire_cursor.h). A cursor that runs
  * out remembers it and from then on moves nothing, so a codec is a plain list of fields with one check at its
@@ -54,6 +54,7 @@ static const struct frame_rule frame_rules[] = {
     [HF_WIRE_ROUND] = {"ROUND", 12 + 1, 12 + HF_WIRE_PRESENCE_PAGES_MAX / 8},
     [HF_WIRE_ROUND_END] = {"ROUND_END", 16, 16},
     [HF_WIRE_ROUND_DONE] = {"ROUND_DONE", 32, 32},
+    [HF_WIRE_FIRST] = {"FIRST", 4 + 8, HF_WIRE_FIRST_MAX_BYTES},
 };
 
 static const struct frame_rule *rule_of(uint32_t type)

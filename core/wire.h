@@ -39,10 +39,12 @@
 #define HF_WIRE_FEATURE_RELEASE (1ull << 3)
 /* Pages may be moved in rounds before the source's VM stops. Offered by a source that means to. */
 #define HF_WIRE_FEATURE_PRECOPY (1ull << 4)
+/* The source says FIRST. Never beside CHECK. */
+#define HF_WIRE_FEATURE_FIRST (1ull << 5)
 /* Those that this build speaks. */
 #define HF_WIRE_FEATURES                                                                                     \
 	(HF_WIRE_FEATURE_LINK | HF_WIRE_FEATURE_CHECK | HF_WIRE_FEATURE_RECOVER | HF_WIRE_FEATURE_RELEASE |  \
-	 HF_WIRE_FEATURE_PRECOPY)
+	 HF_WIRE_FEATURE_PRECOPY | HF_WIRE_FEATURE_FIRST)
 #define HF_WIRE_SESSION_BYTES 16
 #define HF_WIRE_CHANNELS_MAX  64u /* page channels per class */
 
@@ -126,6 +128,7 @@ enum hf_wire_type {
 	HF_WIRE_ROUND = 17,	 /* S->D  which pages of a block are of the next set; repeated */
 	HF_WIRE_ROUND_END = 18,	 /* S->D  the set is whole; or how its round goes on */
 	HF_WIRE_ROUND_DONE = 19, /* D->S  the round has ended: what it moved, and how fast */
+	HF_WIRE_FIRST = 20,	 /* S->D  pages that loading the device state will touch; optional */
 };
 
 struct hf_wire_frame_header {
@@ -259,6 +262,21 @@ struct hf_wire_round_done {
 ssize_t hf_wire_encode_round_done(const struct hf_wire_round_done *done, uint8_t *buffer, size_t bytes);
 int hf_wire_decode_round_done(const uint8_t *payload, size_t bytes, struct hf_wire_round_done *done,
 			      struct hf_err *err);
+
+/* FIRST: pages in the source's numbering, the most urgent one first. */
+struct hf_wire_page {
+	uint32_t block;
+	uint32_t page; /* in the block */
+};
+#define HF_WIRE_FIRST_PAGES_MAX 256u
+#define HF_WIRE_FIRST_MAX_BYTES (4 + HF_WIRE_FIRST_PAGES_MAX * 8)
+struct hf_wire_first {
+	uint32_t count;
+	struct hf_wire_page pages[HF_WIRE_FIRST_PAGES_MAX];
+};
+ssize_t hf_wire_encode_first(const struct hf_wire_first *first, uint8_t *buffer, size_t bytes);
+int hf_wire_decode_first(const uint8_t *payload, size_t bytes, struct hf_wire_first *first,
+			 struct hf_err *err);
 
 /* DEVICE's payload is raw bytes; LOADED, RUN, RESUMED, COMPLETE and CHECK have none. */
 

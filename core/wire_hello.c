@@ -200,7 +200,7 @@ int hf_wire_negotiate(const struct hf_wire_hello *peer, uint32_t *version, uint6
 	if (!(*features & HF_WIRE_FEATURE_LINK)) /* nothing could be measured */
 		*features &= ~HF_WIRE_FEATURE_CHECK;
 	if (*features & HF_WIRE_FEATURE_CHECK) /* there is nothing to continue, nor to move */
-		*features &= ~(HF_WIRE_FEATURE_RECOVER | HF_WIRE_FEATURE_PRECOPY);
+		*features &= ~(HF_WIRE_FEATURE_RECOVER | HF_WIRE_FEATURE_PRECOPY | HF_WIRE_FEATURE_FIRST);
 	if (!(*features & HF_WIRE_FEATURE_RECOVER)) /* a lost link must not cost the pages that are left */
 		*features &= ~HF_WIRE_FEATURE_RELEASE;
 	return 0;

@@ -166,6 +166,8 @@ json_t *hf_report_destination(struct hf_destination *engine, const struct hf_des
 	set_number(report, "pages_zero", snapshot->pages_zero);
 	set_number(report, "pages_poisoned", snapshot->pages_poisoned);
 	set_number(report, "pages_stalled", snapshot->pages_stalled);
+	set_number(report, "pages_first", snapshot->pages_first);
+	set_number(report, "pages_asked_first", snapshot->pages_asked_first);
 	set_number(report, "precopy_rounds", snapshot->precopy_rounds);
 	set_number(report, "precopy_bytes", snapshot->precopy_bytes);
 	set_number(report, "transferred_bytes", snapshot->transferred_bytes);
@@ -249,6 +251,7 @@ json_t *hf_report_source(const struct hf_source_snapshot *snapshot, const struct
 	set_link(report, &snapshot->link, context->blocks);
 	json_object_set_new(report, "precopy", precopy_object(&snapshot->precopy));
 	set_number(report, "pages_present", snapshot->pages_present);
+	set_number(report, "pages_first", snapshot->pages_first);
 	set_served(report, snapshot);
 	set_number(report, "released_pages", snapshot->released_pages);
 	set_number(report, "released_bytes", snapshot->released_bytes);

@@ -165,11 +165,11 @@ static void on_event(void *opaque, const char *name, const json_t *data, uint64_
 }
 
 /* Before the VM is stopped: that somebody stops and runs it at this very moment must not go unnoticed. */
-static void expect_stop(struct hf_qmp_vm *vm)
+static void expect_stop(struct hf_qmp_vm *vm, uint64_t begun_us)
 {
 	hf_lock(&vm->mutex);
 	vm->revived = vm->stop_seen = false;
-	vm->stop_begun_us = real_time_us();
+	vm->stop_begun_us = begun_us;
 	vm->saving_us = 0;
 	hf_unlock(&vm->mutex);
 }
@@ -281,6 +281,7 @@ static int op_stop(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	char status[STATUS_MAX_BYTES];
 	bool running = false;
+	uint64_t begun_us = real_time_us();
 	int r = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, err);
 	if (r < 0)
 		return r;
@@ -292,7 +293,9 @@ static int op_stop(struct hf_qmp_vm *vm, struct hf_err *err)
 	r = hf_qmp_vm_prepare(vm, err);
 	if (r < 0)
 		return r;
-	expect_stop(vm);
+	if (vm->stops_itself)
+		hf_qmp_vm_find_first(vm);
+	expect_stop(vm, begun_us);
 	return vm->stops_itself ? hf_qmp_vm_save_stopping(vm, err) : stop_vm(vm, err);
 }
 
@@ -530,7 +533,9 @@ static void run_and_report(struct hf_qmp_vm *vm, const struct hf_qmp_vm_request 
 				      .err = r < 0 ? &err : NULL,
 				      .data = data,
 				      .length_bytes = length_bytes,
-				      .ran_ns = request->op == HF_VM_STOP ? ran_on_ns(vm) : 0};
+				      .ran_ns = request->op == HF_VM_STOP ? ran_on_ns(vm) : 0,
+				      .first = request->op == HF_VM_STOP ? vm->first : NULL,
+				      .first_count = request->op == HF_VM_STOP ? vm->first_count : 0};
 	set_restoring(vm, true); // before a program can end because of it
 	vm->done(vm->engine, &result);
 	free(data);
@@ -718,6 +723,7 @@ void hf_qmp_vm_destroy(struct hf_qmp_vm *vm)
 	hf_vmm_close(&vm->process);
 	hf_vmm_words_close(&vm->words);
 	free(vm->settings_noted);
+	hf_qmp_vm_forget_first(vm);
 	json_decref(vm->memory_checked);
 	hf_cond_destroy(&vm->changed);
 	hf_lock_destroy(&vm->mutex);

@@ -79,6 +79,8 @@ struct hf_qmp_vm {
 	bool loaded;	    /* by us, and not told to run since */
 	bool bandwidth_lifted;
 	struct hf_qmp_vm_channel channel;
+	struct hf_vm_range *first; /* what loading will touch; NULL: it is not known */
+	uint32_t first_count;
 	char settings_before[HF_QMP_VM_SETTINGS_BYTES];
 	char *settings_noted; /* silent: by a program before this one; NULL: nobody knows */
 
@@ -177,6 +179,9 @@ void hf_qmp_vm_prepare_incoming(struct hf_qmp_vm *vm);
 void hf_qmp_vm_lift_bandwidth(struct hf_qmp_vm *vm);
 /* Takes both back. */
 void hf_qmp_vm_restore(struct hf_qmp_vm *vm);
+/* Asks a VMM whose VM runs what loading its state will touch; no error, but maybe nothing. */
+void hf_qmp_vm_find_first(struct hf_qmp_vm *vm);
+void hf_qmp_vm_forget_first(struct hf_qmp_vm *vm);
 /* Begins a save that stops the VM, and returns when it stands still; for a VMM that `stops_itself`. */
 int hf_qmp_vm_save_stopping(struct hf_qmp_vm *vm, struct hf_err *err);
 /* Goes on with it, or begins one of a VM that stands still. *data: malloc'd. */

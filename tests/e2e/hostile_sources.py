@@ -369,6 +369,22 @@ def rounds_out_of_order():
     ]
 
 
+# ---- pages to fetch first ----
+
+
+def firsts():
+    one = m.make_first([(0, 1)])
+    rows = {"no_page": m.make_first([]) + bytes(8), "one_page_too_few": m.make_first([(0, 1)], count=2),
+            "one_page_too_many": m.make_first([(0, 1)] * 2, count=1), "257_pages": m.make_first([(0, 1)] * 257),
+            "2_32_pages": m.make_first([(0, 1)], count=0xffffffff), "an_unknown_block": m.make_first([(1, 0)]),
+            "block_2_32": m.make_first([(0xffffffff, 0)]), "a_page_behind_the_end": m.make_first([(0, 1), (0, PAGES)]),
+            "page_2_32": m.make_first([(0, 0xffffffff)]), "pages_twice": one + one}
+    return [attack("presence", f"first_of_{name}", frame, features=m.FEATURE_FIRST) for name, frame in rows.items()] + [
+        attack(stage, "first_out_of_order", one, features=m.FEATURE_FIRST)
+        for stage in ("linked", "advised", "device", "served", "loaded", "running")] + [
+        attack("presence", "first_without_the_feature", one)]
+
+
 def nothing(giver, vmm):
     """The answers are the attack."""
 
@@ -389,7 +405,7 @@ def rounds():
 
 
 CASES = [
-    *rounds(), *advises(), *everywhere("linked"), *everywhere("served"), *everywhere("loaded"), *everywhere("running"),
+    *rounds(), *firsts(), *advises(), *everywhere("linked"), *everywhere("served"), *everywhere("loaded"), *everywhere("running"),
     *closings("advised"), *closings("presence"), *closings("device"), *presences(), *out_of_order(),
     attack("device", "too_much_device_state", too_much_device_state),
     *(attack(stage, "fails_rudely", m.make_fail(RUDE), fail=False)

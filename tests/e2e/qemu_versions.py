@@ -7,6 +7,7 @@ import qemu_bitmaps
 import qemu_devices
 import qemu_disk
 import qemu_failures
+import qemu_first
 import qemu_network
 import qemu_recovery
 from host import M, finish, listening_uri, one_line, receive, send
@@ -64,6 +65,7 @@ CASES = [with_backports(case) for case in (
     qemu_recovery.a_link_that_is_cut_is_found_again,
     qemu_recovery.killed("continue"),
     qemu_recovery.both_killed_while_qemus_main_loop_waits_for_a_page,
+    qemu_first.pages_of_rings_are_asked_for_before_qemu_loads,
     qemu_failures.fails(qemu_failures.its_qemu_is_killed),
     qemu_bitmaps.bitmaps_arrive_and_go_on,
     qemu_devices.refused(qemu_devices.virtio_mem),

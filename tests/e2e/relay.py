@@ -57,6 +57,7 @@ class Relay:
         self.to, self.bytes_per_s = to, bytes_per_s
         self.lock = threading.Lock()
         self.stop_before = None  # a type of frame
+        self.tap = None  # is called with whose bytes it reads, and these
         self.held, self.open = threading.Event(), threading.Event()
         self.page_bytes_left, self.pages_open = None, threading.Event()
         self.free_at, self.pairs, self.left_bytes, self.cuts, self.passed = 0.0, [], None, 0, 0
@@ -138,6 +139,8 @@ class Relay:
     def pump(self, one, other, frames):
         with contextlib.suppress(OSError):
             while data := one.recv(32 << 10):
+                if self.tap:
+                    self.tap(one, data)
                 self.take_turn(len(data))
                 if self.stop_before and frames:
                     data = self.hold(one, other, data, frames)

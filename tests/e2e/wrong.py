@@ -8,7 +8,7 @@ RUDE = "\x1b]0;owned\x07\r\n second\u009b line\u202e\u2066 \x7f".encode() + b"\x
 UNREADABLE = {
     "type_0": m.make_frame(0),
     "type_15": m.make_frame(15, bytes(8)),
-    "type_20": m.make_frame(20, bytes(8)),
+    "type_21": m.make_frame(21, bytes(8)),
     "type_2_32": m.make_frame(0xffffffff),
     "a_device_piece_of_2_20_and_1": m.make_frame(m.DEVICE, length=(1 << 20) + 1),
     "an_advise_of_2_32": m.make_frame(m.ADVISE, length=0xffffffff),

@@ -259,7 +259,8 @@ static void on_link_up(struct world *world)
 	static const uint32_t each[] = {HF_WIRE_RESUMED, HF_WIRE_COMPLETE, HF_WIRE_FAIL};
 	struct hf_link_info info = {.epoch = 1 + (world_snapshot(world).status != HF_STATUS_NONE),
 				    .version = 1,
-				    .features = world->rounds ? HF_WIRE_FEATURE_PRECOPY : 0,
+				    .features =
+					HF_WIRE_FEATURE_FIRST | (world->rounds ? HF_WIRE_FEATURE_PRECOPY : 0),
 				    .channels = {1, 1},
 				    .capacity_chunks = {CAPACITY, CAPACITY},
 				    .name = "fuzz"};

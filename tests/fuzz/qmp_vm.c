@@ -223,6 +223,18 @@ static void ask_load(struct vmm *vmm, struct hf_qmp_vm *vm)
 	check_reason(hf_qmp_vm_load(vm, "device state", 12, &err), &err);
 }
 
+static void ask_first(struct vmm *vmm, struct hf_qmp_vm *vm)
+{
+	(void)vmm;
+	hf_qmp_vm_find_first(vm);
+	for (uint32_t i = 0; i < vm->first_count; i++) {
+		const struct hf_vm_range *range = &vm->first[i];
+		fuzz_check(range->idstr[0] && strlen(range->idstr) <= HF_RAMBLOCK_IDSTR_MAX);
+		fuzz_check(range->length_bytes > 0 &&
+			   range->length_bytes - 1 <= UINT64_MAX - range->offset_bytes);
+	}
+}
+
 static void on_end(void *engine, const struct hf_vm_result *result)
 {
 	struct vmm *vmm = engine;
@@ -252,8 +264,8 @@ static void operate(struct vmm *vmm, struct hf_qmp_vm *vm)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
-	static void (*const asks[])(struct vmm *, struct hf_qmp_vm *) = {ask_vcpus, ask_blocks, ask_status,
-									 ask_save,  ask_load,	operate};
+	static void (*const asks[])(struct vmm *, struct hf_qmp_vm *) = {
+	    ask_vcpus, ask_blocks, ask_status, ask_save, ask_load, operate, ask_first};
 	struct fuzz_input input = {.at = data, .left = bytes};
 	struct vmm vmm = {.input = &input,
 			  .own_fd = -1,

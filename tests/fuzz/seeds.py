@@ -4,6 +4,7 @@
 
 The corpora beside this file hold these, under their names, and a few more that fuzzing found (HACKING.md).
 """
+import json
 import os
 import sys
 
@@ -22,7 +23,7 @@ def big(value, size):
 
 def wire():
     kinds = ["hello_control", "hello_reply_accepted", "frame_header", "advise", "ready", "wish", "presence",
-             "device_end", "finish", "fail", "request", "reply", "link", "round", "round_end", "round_done"]
+             "device_end", "finish", "fail", "request", "reply", "link", "round", "round_end", "round_done", "first"]
     for number, kind in enumerate(kinds):
         yield kind, bytes([number]) + golden(kind)
     for number, other in [(0, "hello_background"), (1, "hello_reply_refused"), (11, "reply_zero"), (10, "request_probe"), (2, "frame_check")]:
@@ -46,6 +47,9 @@ def destination():
     for shape in range(4):
         head = bytes([shape, 0x0f, 2, 0, 0, 0, 0, 0])
         yield f"whole-{shape}", head + start + mapped + faults + run + landed + said(FINISH)
+    first = bytes([10, 20, 28]) + big(3, 4) + big(1, 8) + big(1 << 32, 8) + big(2, 8)
+    named = said(PRESENCE, 0x0b) + said(PRESENCE, 5) + first + said(DEVICE, 5) + said(DEVICE_END)
+    yield "first", head + start + named + faults + run + landed + said(FINISH)
     head = bytes([0, 0, 1, 2, 3, 0, 1, 0])
     yield "wish", head + bytes([LINK_UP]) + said(WISH, 1) + (start + mapped)[1:] + run + landed
     yield "cut", head + start + mapped + faults + run + landed[:100] + bytes([LINK_DOWN, 1, FAULT, 3, 0])
@@ -231,6 +235,9 @@ def qmp_vm():
                    returns(completed, b'{"status": "paused", "running": false}'))
     stopped, running = b'{"status": "paused", "running": false}', b'{"status": "running", "running": true}'
     yield "stop", b"\5\0" + greeting + ZERO + b"\1" + returns(running, none, running, stopped)
+    memory = json.dumps("FlatView #0\n AS \"memory\", root: system\n  0-ffffff (prio 0, ram): ram0 @0\n").encode()
+    queue = b'{"vring-num": 8, "vring-desc": 4096, "vring-avail": 8192, "vring-used": 12288}'
+    yield "rings", b"\6\0" + greeting + returns(none, b'[{"path": "/x"}]', memory, b'{"num-vqs": 2}', queue, queue)
     yield "run", b"\5\0" + greeting + ZERO + b"\0" + returns(none, stopped, running)
     yield "run-event", b"\5\0" + greeting + ZERO + b"\0" + b"\x20" + returns(stopped, running)
     yield "stranger", b"\0\0\1SSH-2.0-x\n"

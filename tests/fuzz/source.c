@@ -14,6 +14,7 @@
  * named is named again, and the VM is not stopped in a round.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -23,6 +24,7 @@
 enum {
 	EVENTS_MAX = 400,
 	PAYLOAD_MAX = 600,
+	RANGES = 8,
 };
 
 /* ---- messages ---------------------------------------------------------------------------------- */
@@ -161,7 +163,8 @@ static void on_stale(struct world *world)
 
 static uint64_t features_of(const struct world *world)
 {
-	return (world->measures ? HF_WIRE_FEATURE_LINK : 0) | (world->spoken ? HF_WIRE_FEATURE_PRECOPY : 0);
+	return HF_WIRE_FEATURE_FIRST | (world->measures ? HF_WIRE_FEATURE_LINK : 0) |
+	       (world->spoken ? HF_WIRE_FEATURE_PRECOPY : 0);
 }
 
 /* Each link has its own count of what is said on it. */
@@ -274,6 +277,18 @@ static void note_vm_done(struct world *world, int result)
 		world->resume_failed = true;
 }
 
+/* Some lie in a block, some do not; of the time, so that they cost no input. */
+static void make_ranges(const struct world *world, struct hf_vm_range ranges[static RANGES])
+{
+	static const char *const names[] = {"ram", "rom", "disk"};
+	for (uint32_t i = 0; i < RANGES; i++) {
+		uint64_t random = (world->now_ns + i) * 0x9e3779b97f4a7c15;
+		snprintf(ranges[i].idstr, sizeof(ranges[i].idstr), "%s", names[random >> 60 & 3 ? 0 : i % 3]);
+		ranges[i].offset_bytes = i == 5 ? random : (random >> 32 & 0x7f) << 9;
+		ranges[i].length_bytes = i == 7 ? random : random >> 40 & 0x3fff;
+	}
+}
+
 static void on_vm_done(struct world *world)
 {
 	if (!world->vm_busy)
@@ -284,7 +299,13 @@ static void on_vm_done(struct world *world)
 	struct hf_err why;
 	hf_err_set(&why, HF_ERR_LOCAL, EIO, "the VMM says no");
 	struct hf_vm_result end = {.op = world->vm_op, .result = result, .err = result ? &why : NULL};
+	struct hf_vm_range ranges[RANGES];
 	uint8_t *data = NULL;
+	if (world->vm_op == HF_VM_STOP && result == 0) {
+		make_ranges(world, ranges);
+		end.first = ranges;
+		end.first_count = RANGES;
+	}
 	if (world->vm_op == HF_VM_SAVE && result == 0) {
 		data = malloc(STATE_BYTES);
 		fuzz_check(data);

@@ -163,6 +163,24 @@ static void check_state_message(struct world *world, uint32_t type, const void *
 	fuzz_check(world->sent[type] == 1);
 }
 
+/* Pages of the VM, each once, between the map and the device state. */
+static void check_first(const struct world *world, const void *payload, size_t bytes)
+{
+	struct hf_wire_first first;
+	uint32_t named = 0;
+	fuzz_check(hf_wire_decode_first(payload, bytes, &first, NULL) == 0);
+	fuzz_check(world->presence_block == BLOCKS && world->sent[HF_WIRE_FIRST] == 1 &&
+		   !world->device_bytes);
+	for (uint32_t i = 0; i < first.count; i++) {
+		fuzz_check(first.pages[i].block < BLOCKS);
+		const struct hf_ramblock *block = &world->blocks.blocks[first.pages[i].block];
+		fuzz_check(first.pages[i].page < block->pages);
+		uint32_t bit = 1u << (block->first_page + first.pages[i].page);
+		fuzz_check(!(named & bit));
+		named |= bit;
+	}
+}
+
 static void check_message(struct world *world, uint32_t type, const void *payload, size_t bytes)
 {
 	struct hf_wire_wish wish;
@@ -183,6 +201,9 @@ static void check_message(struct world *world, uint32_t type, const void *payloa
 		break;
 	case HF_WIRE_PRESENCE:
 		check_presence(world, payload, bytes);
+		break;
+	case HF_WIRE_FIRST:
+		check_first(world, payload, bytes);
 		break;
 	case HF_WIRE_DEVICE:
 	case HF_WIRE_DEVICE_END:
@@ -212,7 +233,7 @@ static void check_message(struct world *world, uint32_t type, const void *payloa
 static int transport_send(void *self, uint64_t epoch, uint32_t type, const void *payload, size_t bytes)
 {
 	struct world *world = self;
-	fuzz_check(type >= HF_WIRE_ADVISE && type <= HF_WIRE_ROUND_DONE);
+	fuzz_check(type >= HF_WIRE_ADVISE && type <= HF_WIRE_FIRST);
 	if (epoch != world->epoch)
 		return -ENOTCONN;
 	world->sent[type]++;

@@ -44,7 +44,7 @@ struct world {
 	uint64_t epoch_last;
 
 	/* What was said and heard. */
-	uint32_t sent[HF_WIRE_ROUND_DONE + 1];
+	uint32_t sent[HF_WIRE_FIRST + 1];
 	uint32_t presence_block, presence_page;
 	size_t device_bytes;
 	bool measures, link_heard, ready_heard, loaded_heard, resumed_heard, complete_heard, fail_heard;

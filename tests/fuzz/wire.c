@@ -37,6 +37,7 @@ static const struct kind kinds[] = {
     {"round", 0, 0},
     {"round_end", 0, 0},
     {"round_done", 4, 8},
+    {"first", 0, 0},
 };
 
 static void check_same(const struct kind *kind, const uint8_t *in, const uint8_t *out, size_t bytes)

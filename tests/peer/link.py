@@ -82,6 +82,7 @@ class Link:
         kind, payload = m.take_frame(self.control.read, other)
         must(kind != m.VM_REFUSED or self.features & m.FEATURE_RECOVER, "REFUSED without the feature")
         must(kind != m.PLACED or self.features & m.FEATURE_RELEASE, "PLACED without the feature")
+        must(kind != m.FIRST or self.features & m.FEATURE_FIRST, "FIRST without the feature")
         must(kind not in (m.ROUND, m.ROUND_END, m.ROUND_DONE) or self.features & m.FEATURE_PRECOPY,
              f"message {kind} without the feature")
         return kind, payload
@@ -148,6 +149,7 @@ def open_control(uri, wanted=(2, 2), **changes):
         must(reply.features & m.FEATURE_RECOVER or fields.get("epoch", 1) == 1, "what is there cannot continue")
         must(not (reply.features & m.FEATURE_RECOVER and reply.features & m.FEATURE_CHECK), "CHECK and RECOVER")
         must(not (reply.features & m.FEATURE_PRECOPY and reply.features & m.FEATURE_CHECK), "CHECK and PRECOPY")
+        must(not (reply.features & m.FEATURE_FIRST and reply.features & m.FEATURE_CHECK), "CHECK and FIRST")
         must(not reply.features & m.FEATURE_RELEASE or reply.features & m.FEATURE_RECOVER, "RELEASE alone")
         for got, most in zip(reply.channels, wanted):
             must(1 <= got <= most, f"{got} channels are granted of {most} wanted")

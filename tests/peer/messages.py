@@ -13,8 +13,9 @@ CONTROL, URGENT, BACKGROUND = 0, 1, 2
 ACCEPTED, VERSION, BUSY, SESSION, REFUSED = range(5)
 (ADVISE, READY, PRESENCE, DEVICE, DEVICE_END, LOADED, RUN, RESUMED, COMPLETE, FINISH, FAIL, WISH, CHECK,
  LINK, VM_REFUSED, PLACED) = range(1, 17)  # VM_REFUSED: the message REFUSED, which has its name from a status above
-ROUND, ROUND_END, ROUND_DONE = 17, 18, 19
+ROUND, ROUND_END, ROUND_DONE, FIRST = 17, 18, 19, 20
 FEATURE_LINK, FEATURE_CHECK, FEATURE_RECOVER, FEATURE_RELEASE, FEATURE_PRECOPY = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 4
+FEATURE_FIRST = 1 << 5
 ROUND_CUT, ROUND_FINAL, ROUND_WHOLE = 1, 2, 4
 FAIL_LINK, FAIL_PEER, FAIL_LOCAL, FAIL_CANCELLED = 1, 2, 3, 4
 REQUEST, REPLY = 0x48465251, 0x48465250
@@ -50,6 +51,7 @@ FRAMES = {  # type: who sends it, shortest and longest payload
     ROUND: ((FROM_SOURCE,), 13, 524300),
     ROUND_END: ((FROM_SOURCE,), 16, 16),
     ROUND_DONE: ((FROM_DESTINATION,), 32, 32),
+    FIRST: ((FROM_SOURCE,), 12, 2052),
 }
 
 HELLO = struct.Struct(">8sIIQ16sQIIIIQ")
@@ -209,6 +211,19 @@ def take_presence(payload):
     every = [bits[i // 8] >> i % 8 & 1 for i in range(8 * len(bits))]
     must(not any(every[pages:]), "PRESENCE has bits behind the last page")
     return Record(block=block, first_page=first_page, present=every[:pages])
+
+
+def make_first(pages, count=None):
+    """Pages are (block, page)."""
+    return make_frame(FIRST, b"".join((struct.pack(">I", len(pages) if count is None else count),
+                                       *(struct.pack(">II", *page) for page in pages))))
+
+
+def take_first(payload):
+    count, = struct.unpack_from(">I", payload)
+    must(1 <= count <= 256, f"FIRST of {count} pages")
+    must(len(payload) == 4 + 8 * count, f"FIRST of {count} pages has {len(payload)} bytes")
+    return [struct.unpack_from(">II", payload, 4 + 8 * number) for number in range(count)]
 
 
 def make_round(block, first_page, named, pages=None):

@@ -177,6 +177,10 @@ enum sim_covered {
 	SIM_FAULT_REPEATED,
 	SIM_FAULT_AMID_PLACING,
 	SIM_FAULT_BEFORE_MAP,
+	SIM_NAMED_ASKED,
+	SIM_NAMED_AMID_WAIT,
+	SIM_NAMED_FAULTED,
+	SIM_NAMED_AFTER_RESUMED,
 	SIM_FAULT_AFTER_RELEASE,
 	SIM_HOSTILE_BEFORE_HAND_OVER,
 	SIM_HOSTILE_AFTER_HAND_OVER,
@@ -439,7 +443,7 @@ void sim_program_command(struct sim *sim);
 /* sim_rules.c: what must hold */
 /* Every fetch; then every one that the link has room for. */
 void sim_rules_posting(struct sim *sim, const struct hf_fetch *fetch, uint32_t page);
-void sim_rules_posted(struct sim *sim, const struct hf_fetch *fetch);
+void sim_rules_posted(struct sim *sim, const struct hf_fetch *fetch, uint32_t page);
 /* A message about a thread's fault reaches the engine. */
 void sim_rules_fault(struct sim *sim, uint32_t page, uint32_t thread_id, uint64_t arrived_ns);
 /* When no thread is inside an engine. */
@@ -479,6 +483,8 @@ bool sim_storm_pool_is_dry(const struct sim *sim);
 
 /* sim_vm.c */
 struct hf_vm sim_vm_port(struct sim_process *process);
+/* Does the source tell what loading will touch? */
+bool sim_names_pages(const struct sim *sim);
 void sim_vm_start(struct sim *sim);
 /* Its program has crashed: what the VMM was asked to do was done or was not, and the guardian looks. */
 void sim_vm_crashed(struct sim *sim, struct sim_process *process);

@@ -394,7 +394,7 @@ static int destination_fetch(void *self, const struct hf_fetch *fetch)
 	sim_rules_posting(sim, fetch, page);
 	if (sim_storm_refuses(sim, fetch->class))
 		return -EAGAIN;
-	sim_rules_posted(sim, fetch);
+	sim_rules_posted(sim, fetch, page);
 	sim->pages[page].fetches++;
 	sim->fetches_busy[fetch->class]++;
 	sim_log(sim, "fetch page %u +%llu %s", page,
@@ -419,6 +419,7 @@ static uint64_t features_of(struct sim *sim)
 {
 	return (sim->plan.measure ? HF_WIRE_FEATURE_LINK : 0) |
 	       (sim->plan.recover ? HF_WIRE_FEATURE_RECOVER : 0) |
+	       (sim_names_pages(sim) ? HF_WIRE_FEATURE_FIRST : 0) |
 	       (sim_rounds_offered(sim) ? HF_WIRE_FEATURE_PRECOPY : 0);
 }
 

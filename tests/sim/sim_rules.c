@@ -25,6 +25,13 @@ static int64_t chunk_parts(const struct sim *sim)
 
 /* ---- who waits, and what the background posts meanwhile ---- */
 
+/* FIRST has named the page that is being fetched. */
+static bool is_named(const struct sim *sim, uint32_t page)
+{
+	const struct hf_destination *d = sim->destination;
+	return d->pages[page].state == PAGE_FETCHING && d->transfers[d->pages[page].transfer].named;
+}
+
 void sim_rules_fault(struct sim *sim, uint32_t page, uint32_t thread_id, uint64_t arrived_ns)
 {
 	const struct hf_destination *d = sim->destination;
@@ -41,6 +48,7 @@ void sim_rules_fault(struct sim *sim, uint32_t page, uint32_t thread_id, uint64_
 	    d->transfers[d->pages[page].transfer].chunks_posted <
 		d->transfers[d->pages[page].transfer].chunks)
 		sim->covered[SIM_PROMOTED_AMID]++;
+	sim->covered[SIM_NAMED_FAULTED] += is_named(sim, page);
 	hf_destination_fault(sim->destination, p->block, p->offset_bytes / p->size_bytes, thread_id,
 			     arrived_ns);
 }
@@ -112,12 +120,27 @@ static void check_scan(struct sim *sim, uint32_t page)
 	sim->faulted = false;
 }
 
-static void background_posted(struct sim *sim, const struct hf_fetch *fetch)
+static void catch_up(struct sim *sim, const struct hf_fetch *fetch)
 {
-	const struct hf_destination *d = sim->destination;
 	sim->behind_parts -= (int64_t)fetch->length_bytes * (100 - sim->plan.share_percent);
 	if (sim->behind_parts < sim->behind_min_parts)
 		sim->behind_min_parts = sim->behind_parts;
+}
+
+/* Until the VM runs nobody holds what the next to wait will wait for. */
+static void named_posted(struct sim *sim, const struct hf_fetch *fetch)
+{
+	catch_up(sim, fetch);
+	sim->covered[SIM_NAMED_AMID_WAIT] += sim->destination->schedule.urgent_pages > 0;
+	if (in_order(sim))
+		check_window(sim);
+}
+
+static void background_posted(struct sim *sim, const struct hf_fetch *fetch)
+{
+	const struct hf_destination *d = sim->destination;
+	sim->posted_bytes[HF_FETCH_BACKGROUND] += fetch->length_bytes;
+	catch_up(sim, fetch);
 	sim->covered[SIM_SHARE_HAD_IN_HOLD] += d->schedule.urgent_pages > 0;
 	if (!in_order(sim))
 		return;
@@ -131,6 +154,11 @@ void sim_rules_posting(struct sim *sim, const struct hf_fetch *fetch, uint32_t p
 	if (!in_order(sim) || fetch->class != HF_FETCH_BACKGROUND || sim->pages[page].begun)
 		return;
 	sim->pages[page].begun = true;
+	if (is_named(sim, page)) {
+		sim->covered[SIM_NAMED_ASKED]++;
+		sim->covered[SIM_NAMED_AFTER_RESUMED] += sim->destination->resumed;
+		return;
+	}
 	check_scan(sim, page);
 }
 
@@ -178,14 +206,18 @@ static bool background_ready(const struct sim *sim)
 		d->transfers_background < d->background_transfers_max);
 }
 
-void sim_rules_posted(struct sim *sim, const struct hf_fetch *fetch)
+void sim_rules_posted(struct sim *sim, const struct hf_fetch *fetch, uint32_t page)
 {
 	struct hf_destination *d = sim->destination;
-	sim->posted_bytes[fetch->class] += fetch->length_bytes;
+	if (fetch->class == HF_FETCH_BACKGROUND && !d->resumed && is_named(sim, page)) {
+		named_posted(sim, fetch);
+		return;
+	}
 	if (fetch->class == HF_FETCH_BACKGROUND) {
 		background_posted(sim, fetch);
 		return;
 	}
+	sim->posted_bytes[HF_FETCH_URGENT] += fetch->length_bytes;
 	sim->behind_parts += (int64_t)fetch->length_bytes * sim->plan.share_percent;
 	hf_lock(&d->lock);
 	if (!background_ready(sim) || !hf_schedule_background_room(&d->schedule))
@@ -389,6 +421,10 @@ static const char *const covered_names[SIM_COVERED_COUNT] = {
     [SIM_FAULT_REPEATED] = "a fault told twice",
     [SIM_FAULT_AMID_PLACING] = "a fault on a page that is being placed, discarded already",
     [SIM_FAULT_BEFORE_MAP] = "a fault before the presence map was whole",
+    [SIM_NAMED_ASKED] = "a page that loading will touch was asked for before",
+    [SIM_NAMED_AMID_WAIT] = "and while another one was waited for",
+    [SIM_NAMED_FAULTED] = "a fault on one that was under way",
+    [SIM_NAMED_AFTER_RESUMED] = "and one was left when the VM ran",
     [SIM_FAULT_AFTER_RELEASE] = "a fault after the release",
     [SIM_HOSTILE_BEFORE_HAND_OVER] = "garbage before LOADED",
     [SIM_HOSTILE_AFTER_HAND_OVER] = "garbage after LOADED",

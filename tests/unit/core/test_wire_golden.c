@@ -203,6 +203,15 @@ static void control_payloads_decode_to_their_fields(void **state)
 	assert_int_equal(placed.ranges[0].pages, 64);
 	assert_int_equal(placed.ranges[1].first_page, 7);
 
+	struct hf_wire_first first;
+	count = golden_read("first", golden);
+	assert_int_equal(hf_wire_decode_first(golden, count, &first, NULL), 0);
+	assert_int_equal(first.count, 2);
+	assert_int_equal(first.pages[0].block, 1);
+	assert_int_equal(first.pages[0].page, 65538);
+	assert_int_equal(first.pages[1].block, 0);
+	assert_int_equal(first.pages[1].page, 7);
+
 	struct hf_err why;
 	count = golden_read("fail", golden);
 	assert_int_equal(hf_wire_decode_fail(golden, count, &why, NULL), 0);
@@ -252,7 +261,8 @@ static void every_type_has_the_name_of_the_protocol(void **state)
 	assert_string_equal(hf_wire_type_name(HF_WIRE_ROUND), "ROUND");
 	assert_string_equal(hf_wire_type_name(HF_WIRE_ROUND_END), "ROUND_END");
 	assert_string_equal(hf_wire_type_name(HF_WIRE_ROUND_DONE), "ROUND_DONE");
-	assert_string_equal(hf_wire_type_name(HF_WIRE_ROUND_DONE + 1), "unknown");
+	assert_string_equal(hf_wire_type_name(HF_WIRE_FIRST), "FIRST");
+	assert_string_equal(hf_wire_type_name(HF_WIRE_FIRST + 1), "unknown");
 	assert_string_equal(hf_wire_type_name(UINT32_MAX), "unknown");
 }
 

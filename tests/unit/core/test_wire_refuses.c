@@ -99,7 +99,7 @@ static const struct broken_field broken_fields[] = {
     {"hello_reply_accepted", 0, 8, 0, "not Hugeferry"},
     {"hello_reply_accepted", 12, 4, 0, "version 0"},
     {"hello_reply_accepted", 12, 4, 2, "version 2"},
-    {"hello_reply_accepted", 16, 8, 32, "features 0x20"},
+    {"hello_reply_accepted", 16, 8, 64, "features 0x40"},
     {"hello_reply_accepted", 16, 8, 1ull << 63, "features 0x8000000000000000"},
     {"hello_reply_accepted", 24, 4, 65, "channels[0] is 65"},
     {"hello_reply_accepted", 28, 4, 0xffffffff, "channels[1] is 4294967295"},
@@ -107,7 +107,7 @@ static const struct broken_field broken_fields[] = {
     {"hello_reply_refused", 32, 4, 0xffffffff, "text_bytes is 4294967295"},
 
     {"frame_header", 0, 4, 0, "type 0 is unknown"},
-    {"frame_header", 0, 4, 20, "type 20 is unknown"},
+    {"frame_header", 0, 4, 21, "type 21 is unknown"},
     {"frame_header", 0, 4, 0xffffffff, "type 4294967295 is unknown"},
 
     {"advise", 0, 4, 256, "vm_name_bytes is 256"},
@@ -206,6 +206,14 @@ static const struct broken_field broken_fields[] = {
     {"placed", 12, 4, 0, "pages 0"},
     {"placed", 12, 4, 0xffffffff, "pages 4294967295"},
     {"placed", 24, 4, 0, "pages 0"},
+    {"first", 0, 4, 0, "16 bytes follow"},
+    {"first", 0, 4, 1, "8 bytes follow"},
+    {"first", 0, 4, 3, "cut short"},
+    {"first", 0, 4, 257, "cut short"},
+    {"first", 0, 4, 0xffffffff, "cut short"},
+    {"first", 4, 4, 256, "block is 256"},
+    {"first", 12, 4, 0xffffffff, "block is 4294967295"},
+    {"first", 8, 4, 0xfffffffe, "page 4294967294"},
 
     {"request", 0, 4, 0x48465250, "marker is 0x48465250"}, /* a reply's */
     {"request", 0, 4, 0, "marker is 0"},
@@ -301,6 +309,7 @@ static const struct {
     {HF_WIRE_ROUND, 13, 12 + (512 << 10)},
     {HF_WIRE_ROUND_END, 16, 16},
     {HF_WIRE_ROUND_DONE, 32, 32},
+    {HF_WIRE_FIRST, 12, 4 + 256 * 8},
 };
 
 static bool frame_accepted(uint32_t type, uint32_t length)

@@ -51,6 +51,7 @@ STRUCT_MESSAGE(round_done)
 STRUCT_MESSAGE(device_end)
 STRUCT_MESSAGE(finish)
 STRUCT_MESSAGE(placed)
+STRUCT_MESSAGE(first)
 STRUCT_MESSAGE(request)
 STRUCT_MESSAGE(reply)
 
@@ -80,6 +81,7 @@ SAMPLE(device_end, device_end, .total_bytes = 300000)
 SAMPLE(finish, finish, .downtime_ns = 20000000, .total_time_ns = 10000000000,
        .sent_bytes = (4ull << 30) + (2ull << 20))
 SAMPLE(placed, placed, .count = 2, .ranges = {{1, 65538, 64}, {0, 7, 1}})
+SAMPLE(first, first, .count = 2, .pages = {{1, 65538}, {0, 7}})
 SAMPLE(request_probe, request, .id = 15, .offset_bytes = 4096, .block = HF_WIRE_PROBE_BLOCK,
        .length_bytes = 4096)
 SAMPLE(request, request, .id = 0x0102030405060708, .offset_bytes = (4ull << 30) + (256 << 10), .block = 1,
@@ -243,6 +245,7 @@ const struct wire_message wire_messages[] = {
     {"fail", true, encode_fail, decode_fail, recode_fail},
     {"refused", true, encode_refused, decode_refused, recode_refused},
     {"placed", true, encode_placed, decode_placed, recode_placed},
+    {"first", true, encode_first, decode_first, recode_first},
     {"request", false, encode_request, decode_request, recode_request},
     {"request_probe", false, encode_request_probe, decode_request, recode_request},
     {"reply", false, encode_reply, decode_reply, recode_reply},

@@ -35,7 +35,7 @@
 #define RIG_DEVICE_STATE  "device state"
 #define RIG_STATE_BYTES	  (sizeof(RIG_DEVICE_STATE) - 1)
 #define RIG_PAYLOAD_BYTES 4096
-#define RIG_TYPES	  (HF_WIRE_ROUND_DONE + 1u) /* 0 is none */
+#define RIG_TYPES	  (HF_WIRE_FIRST + 1u) /* 0 is none */
 
 enum { RIG_RAM, RIG_ROM, RIG_BLOCKS }; /* the destination's numbers; the source's are the other way round */
 
@@ -44,7 +44,10 @@ struct rig {
 	uint32_t calls_made;
 	uint32_t vm_requests, notified;
 	uint64_t now_ns;
-	uint64_t ran_ns; /* of STOP, as the VMM's adapter says */
+	/* Of STOP, as the VMM's adapter says. */
+	uint64_t ran_ns;
+	const struct hf_vm_range *first;
+	uint32_t first_count;
 
 	/* What the ports answer; 0 is success. */
 	int choose_result, prepare_result, place_result, place_zero_result, place_again_result,

@@ -45,6 +45,7 @@ static ssize_t encode(const struct rig *rig, uint32_t type, uint8_t *buffer, siz
 	struct hf_wire_wish wish = {.placement = HF_WIRE_WISH_COPY, .hold_background = 1};
 	struct hf_wire_link link = {.round_trip_ns = 200000, .rate_bytes_per_s = 1250000000};
 	struct hf_wire_placed placed = {.count = 1, .ranges = {{.block = 1, .first_page = 0, .pages = 2}}};
+	struct hf_wire_first first = {.count = 1};
 	struct hf_wire_round_end round_end = {.round = 1};
 	struct hf_wire_round_done round_done = {.round = 1, .moved_bytes = 1 << 20, .duration_ns = 1000000};
 	struct hf_err why;
@@ -52,6 +53,8 @@ static ssize_t encode(const struct rig *rig, uint32_t type, uint8_t *buffer, siz
 	switch (type) {
 	case HF_WIRE_PLACED:
 		return hf_wire_encode_placed(&placed, buffer, room);
+	case HF_WIRE_FIRST:
+		return hf_wire_encode_first(&first, buffer, room);
 	case HF_WIRE_ROUND_END:
 		return hf_wire_encode_round_end(&round_end, buffer, room);
 	case HF_WIRE_ROUND_DONE:
@@ -158,8 +161,11 @@ void rig_vm_done(struct rig *rig, enum hf_vm_op op, int result)
 	struct hf_err err;
 	hf_err_set(&err, HF_ERR_LOCAL, -result, "the VMM says no");
 	struct hf_vm_result end = {.op = op, .result = result, .err = result ? &err : NULL};
-	if (op == HF_VM_STOP)
+	if (op == HF_VM_STOP) {
 		end.ran_ns = rig->ran_ns;
+		end.first = rig->first;
+		end.first_count = rig->first_count;
+	}
 	if (op == HF_VM_SAVE && result == 0) {
 		end.data = RIG_DEVICE_STATE;
 		end.length_bytes = RIG_STATE_BYTES;

@@ -565,12 +565,70 @@ static int handle_qom_list(void *opaque, const json_t *arguments, json_t **resul
 
 static int handle_human(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
 {
-	const char *text = plugged(opaque)->networks;
+	const struct fake_vm_script *script = plugged(opaque);
 	const char *line = json_string_value(json_object_get(arguments, "command-line"));
+	const char *text = NULL;
 	int r = enter(opaque, "human-monitor-command", err);
+	if (line && strcmp(line, "info network") == 0)
+		text = script->networks;
+	else if (line && strcmp(line, "info mtree -f") == 0)
+		text = script->memory_map;
 	if (r == 0)
-		*result = json_string(text && line && strcmp(line, "info network") == 0 ? text : "");
+		*result = json_string(text ? text : "");
 	return r;
+}
+
+static int answer_virtio(struct machine *machine, const char *command, const char *text, json_t **result,
+			 struct hf_err *err)
+{
+	int r = enter(machine, command, err);
+	if (r == 0 && !text)
+		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "there is no such device");
+	if (r == 0)
+		*result = json_loads(text, JSON_DECODE_ANY, NULL);
+	return r;
+}
+
+static int handle_virtio(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
+{
+	struct machine *machine = opaque;
+	(void)arguments;
+	return answer_virtio(machine, "x-query-virtio", machine->script->virtio, result, err);
+}
+
+static int handle_virtio_status(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
+{
+	struct machine *machine = opaque;
+	(void)arguments;
+	return answer_virtio(machine, "x-query-virtio-status", machine->script->virtio_status, result, err);
+}
+
+static int answer_queue(struct machine *machine, const char *command, const char *list,
+			const json_t *arguments, json_t **result, struct hf_err *err)
+{
+	json_t *queues = NULL;
+	int r = answer_virtio(machine, command, list, &queues, err);
+	size_t number = (size_t)json_integer_value(json_object_get(arguments, "queue"));
+	if (r == 0 && number >= json_array_size(queues))
+		r = hf_err_set(err, HF_ERR_LOCAL, EINVAL, "Invalid virtqueue number %zu", number);
+	if (r == 0)
+		*result = json_incref(json_array_get(queues, number));
+	json_decref(queues);
+	return r;
+}
+
+static int handle_queue(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
+{
+	struct machine *machine = opaque;
+	return answer_queue(machine, "x-query-virtio-queue-status", machine->script->virtio_queues, arguments,
+			    result, err);
+}
+
+static int handle_vhost_queue(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
+{
+	struct machine *machine = opaque;
+	return answer_queue(machine, "x-query-virtio-vhost-queue-status", machine->script->vhost_queues,
+			    arguments, result, err);
 }
 
 static int handle_block_nodes(void *opaque, const json_t *arguments, json_t **result, struct hf_err *err)
@@ -597,6 +655,7 @@ static const char *const capabilities_argument[] = {"capabilities", NULL};
 static const char *const parameters_arguments[] = {"max-bandwidth", NULL};
 static const char *const qom_arguments[] = {"path", "property", NULL};
 static const char *const path_argument[] = {"path", NULL};
+static const char *const queue_arguments[] = {"path", "queue", NULL};
 static const char *const line_argument[] = {"command-line", NULL};
 static const char *const flat_argument[] = {"flat", NULL};
 static const struct hf_qmp_command commands[] = {
@@ -618,6 +677,10 @@ static const struct hf_qmp_command commands[] = {
     {"qom-list", handle_qom_list, path_argument},
     {"human-monitor-command", handle_human, line_argument},
     {"query-named-block-nodes", handle_block_nodes, flat_argument},
+    {"x-query-virtio", handle_virtio, NULL},
+    {"x-query-virtio-status", handle_virtio_status, path_argument},
+    {"x-query-virtio-queue-status", handle_queue, queue_arguments},
+    {"x-query-virtio-vhost-queue-status", handle_vhost_queue, queue_arguments},
     {"quit", handle_quit, NULL},
     {NULL, NULL, NULL},
 };

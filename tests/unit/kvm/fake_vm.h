@@ -53,6 +53,10 @@ struct fake_vm_script {
 	const char *objects;	    /* qom-list of /objects */
 	const char *networks;	    /* human-monitor-command */
 	const char *block_nodes;    /* query-named-block-nodes */
+	const char *memory_map;	    /* `info mtree -f` */
+	/* x-query-virtio, and of every device -status, -queue-status and -vhost-queue-status; lists by
+	 * number. */
+	const char *virtio, *virtio_status, *virtio_queues, *vhost_queues;
 	bool
 	    locks_while_it_saves; /* `migrate_cancel` and `qom-list` are answered when the state is written */
 	/* What says peripherals to block_nodes, and memory_backends, from `migrate` on... */

@@ -46,7 +46,10 @@ static void on_done(void *engine, const struct hf_vm_result *result)
 	struct fixture *fixture = engine;
 	pthread_mutex_lock(&fixture->mutex);
 	struct end *end = &fixture->ends[fixture->end_count++];
-	*end = (struct end){.op = result->op, .result = result->result, .ran_ns = result->ran_ns};
+	*end = (struct end){.op = result->op,
+			    .result = result->result,
+			    .ran_ns = result->ran_ns,
+			    .first_count = result->first_count};
 	if (result->err)
 		end->err = *result->err;
 	if (result->data) {

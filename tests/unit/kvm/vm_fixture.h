@@ -26,6 +26,7 @@ struct end {
 	enum hf_vm_op op;
 	int result;
 	uint64_t ran_ns;
+	uint32_t first_count;
 	struct hf_err err;
 };
 
