@@ -517,6 +517,8 @@ void hf_qmp_client_send(struct hf_qmp_client *client, struct hf_qmp_question *qu
 {
 	struct hf_err err = HF_ERR_INIT;
 	int r;
+	if (count == 0)
+		return;
 	enter(client);
 	if (pthread_equal(pthread_self(), client->thread)) {
 		r = hf_err_set(&err, HF_ERR_LOCAL, EDEADLK,

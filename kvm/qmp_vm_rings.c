@@ -34,7 +34,7 @@
 
 #include "kvm/qmp_vm_internal.h"
 
-#define QUESTION_MS	   1000
+#define QUESTION_MS	   1000 /* those that are asked at once */
 #define TOTAL_MS	   2000
 #define DEVICES_MAX	   64u
 #define QUEUES_MAX	   256u /* of all devices */
@@ -61,36 +61,18 @@ struct search {
 	uint64_t deadline_ms;
 	uint32_t section_count, first_count;
 	struct section sections[SECTIONS_MAX];
+	struct hf_qmp_question about[DEVICES_MAX], queues[QUEUES_MAX];
 	struct hf_vm_range first[1 + QUEUES_MAX * RINGS_EACH];
 };
 
-struct question {
-	const char *command;
-	json_t *arguments; /* taken when it is asked */
-	json_t *answer;	   /* NULL: refused */
-};
-
-/* Stops at what is no refusal: the VMM is gone, or does not answer in time. */
-static void ask_all(const struct search *search, struct question *questions, size_t count)
+/* All at once, within the time that is left; the result is NULL where there is none. */
+static void ask_all(const struct search *search, struct hf_qmp_question *questions, uint32_t count)
 {
-	int r = 0;
-	for (size_t i = 0; i < count; i++) {
-		bool ask = (r == 0 || r == -EREMOTEIO) && hf_qmp_vm_now_ms() < search->deadline_ms;
-		if (ask)
-			r = hf_qmp_client_execute(search->vm->client, questions[i].command,
-						  questions[i].arguments, QUESTION_MS, &questions[i].answer,
-						  NULL);
-		else
-			json_decref(questions[i].arguments);
-		questions[i].arguments = NULL;
-	}
-}
-
-static json_t *ask(const struct search *search, const char *command, json_t *arguments)
-{
-	struct question question = {.command = command, .arguments = arguments};
-	ask_all(search, &question, 1);
-	return question.answer;
+	uint64_t now_ms = hf_qmp_vm_now_ms();
+	uint64_t left_ms = now_ms < search->deadline_ms ? search->deadline_ms - now_ms : 0;
+	uint32_t limit_ms = left_ms < QUESTION_MS ? (uint32_t)left_ms : QUESTION_MS;
+	hf_qmp_client_send(search->vm->client, questions, count, limit_ms);
+	hf_qmp_client_await(search->vm->client, questions, count, limit_ms);
 }
 
 /* ---- where guest-physical memory is ---- */
@@ -186,9 +168,9 @@ static bool is_behind_iommu(const json_t *status)
 	return false;
 }
 
-/* Adds the questions for a device's queues. */
-static size_t ask_for_queues(const json_t *device, const json_t *status, struct question *questions,
-			     size_t count)
+/* Adds the questions for a device's queues to the first `count`. */
+static uint32_t add_questions(struct search *search, const json_t *device, const json_t *status,
+			      uint32_t count)
 {
 	uint64_t queues;
 	json_t *path = json_object_get(device, "path");
@@ -196,7 +178,7 @@ static size_t ask_for_queues(const json_t *device, const json_t *status, struct 
 	if (!read_number(status, "num-vqs", QUEUES_MAX, &queues) || is_behind_iommu(status))
 		return count;
 	for (uint64_t i = 0; i < queues && count < QUEUES_MAX; i++)
-		questions[count++] = (struct question){
+		search->queues[count++] = (struct hf_qmp_question){
 		    .command = words->command,
 		    .arguments = json_pack("{s:O, s:I}", "path", path, "queue", (json_int_t)i),
 		};
@@ -205,45 +187,47 @@ static size_t ask_for_queues(const json_t *device, const json_t *status, struct 
 
 static void add_devices(struct search *search, const json_t *devices)
 {
-	struct question about[DEVICES_MAX] = {0};
-	struct question queues[QUEUES_MAX] = {0};
-	size_t count = json_array_size(devices), queue_count = 0;
-	if (count > DEVICES_MAX)
-		count = DEVICES_MAX;
-	for (size_t i = 0; i < count; i++)
-		about[i] = (struct question){
+	uint32_t queue_count = 0;
+	uint32_t count =
+	    json_array_size(devices) < DEVICES_MAX ? (uint32_t)json_array_size(devices) : DEVICES_MAX;
+	for (uint32_t i = 0; i < count; i++)
+		search->about[i] = (struct hf_qmp_question){
 		    .command = "x-query-virtio-status",
 		    .arguments =
 			json_pack("{s:O}", "path", json_object_get(json_array_get(devices, i), "path")),
 		};
-	ask_all(search, about, count);
-	for (size_t i = 0; i < count; i++) {
+	ask_all(search, search->about, count);
+	for (uint32_t i = 0; i < count; i++) {
 		queue_count =
-		    ask_for_queues(json_array_get(devices, i), about[i].answer, queues, queue_count);
-		json_decref(about[i].answer);
+		    add_questions(search, json_array_get(devices, i), search->about[i].result, queue_count);
+		json_decref(search->about[i].result);
 	}
-	ask_all(search, queues, queue_count);
-	for (size_t i = 0; i < queue_count; i++) {
-		add_queue(search, queues[i].answer,
-			  queues[i].command == vhost_words.command ? &vhost_words : &own_words);
-		json_decref(queues[i].answer);
+	ask_all(search, search->queues, queue_count);
+	for (uint32_t i = 0; i < queue_count; i++) {
+		add_queue(search, search->queues[i].result,
+			  search->queues[i].command == vhost_words.command ? &vhost_words : &own_words);
+		json_decref(search->queues[i].result);
 	}
 }
 
 static void find_first(struct search *search)
 {
-	json_t *devices = ask(search, "x-query-virtio", NULL);
-	if (!devices)
-		return;
-	json_t *map =
-	    ask(search, "human-monitor-command", json_pack("{s:s}", "command-line", "info mtree -f"));
-	read_sections(search, json_string_value(map));
-	json_decref(map);
+	struct hf_qmp_question questions[] = {
+	    {.command = "x-query-virtio"},
+	    {.command = "human-monitor-command",
+	     .arguments = json_pack("{s:s}", "command-line", "info mtree -f")}};
+	json_t *devices, *map;
+	ask_all(search, questions, 2);
+	devices = questions[0].result;
+	map = questions[1].result;
+	if (devices)
+		read_sections(search, json_string_value(map));
 	if (search->section_count > 0) {
 		add_first(search, FIRST_ADDRESS, 1);
 		add_devices(search, devices);
 	}
 	json_decref(devices);
+	json_decref(map);
 }
 
 void hf_qmp_vm_find_first(struct hf_qmp_vm *vm)
