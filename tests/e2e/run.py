@@ -32,6 +32,7 @@ import qemu_bitmaps  # noqa: E402
 import qemu_devices  # noqa: E402
 import qemu_disk  # noqa: E402
 import qemu_failures  # noqa: E402
+import qemu_frozen  # noqa: E402
 import qemu_kvm  # noqa: E402
 import qemu_library  # noqa: E402
 import qemu_libvirt  # noqa: E402
@@ -89,6 +90,7 @@ MODULES = (
     qemu_versions,
     qemu_kvm,
     qemu_failures,
+    qemu_frozen,
     qemu_library,
     qemu_memory,
     qemu_network,
