@@ -41,7 +41,8 @@ static void memory_ready(void *opaque, int result, const struct hf_err *err)
 		err = result ? &why : err;
 	}
 	receive->landings_ready = !result;
-	if (receive->found == HF_RECORD_LOADED) /* taken over or not; before it may be told to run */
+	/* Thawed so that this could be said; taken over or not, and before it may be told to run. */
+	if (receive->found == HF_RECORD_LOADED && !hf_vmm_is_fenced(&receive->vmm))
 		hf_qmp_vm_hold(receive->vm);
 	hf_destination_memory_ready(receive->engine, result, err);
 }
@@ -79,7 +80,11 @@ static int memory_work(void *opaque, enum hf_work_class class)
 
 static void vm_done(void *opaque, const struct hf_vm_result *result)
 {
-	hf_destination_vm_done(opaque, result);
+	struct receive *receive = opaque;
+	/* First: from RESUMED on the end may come, which the library is told. */
+	if (result->op == HF_VM_RUN && result->result == 0)
+		hf_receive_join(receive);
+	hf_destination_vm_done(receive->engine, result);
 }
 
 static void recorded(void *opaque, enum hf_record record, int result, const struct hf_err *err)
@@ -166,12 +171,8 @@ static int open_vm(struct receive *receive, struct hf_err *err)
 		result = hf_warn_untested(COMMAND, receive->vm, receive->options.vm, err);
 	if (!result && !receive->restarted)
 		result = hf_qmp_vm_check_incoming(receive->vm, err);
-	/* It is frozen until it is told to run, and hands its memory out in a thread of its own. */
-	receive->thawed = !result && receive->restarted && hf_vmm_is_fenced(&receive->vmm);
-	if (receive->thawed)
-		result = hf_vmm_thaw(&receive->vmm, err);
 	if (!result)
-		result = hf_attach_client_connect(&receive->attach, receive->options.attach, err);
+		result = hf_receive_attach(receive, err);
 	if (!result)
 		result = check_same_process(receive, err);
 	if (!result && receive->restarted)
@@ -379,7 +380,7 @@ static int start_engine(struct receive *receive, struct hf_err *err)
 	if (!result && receive->memory)
 		result = hf_incoming_memory_start(receive->memory, receive, err);
 	if (!result && receive->vm)
-		result = hf_qmp_vm_start(receive->vm, vm_done, receive->engine, err);
+		result = hf_qmp_vm_start(receive->vm, vm_done, receive, err);
 	if (!result && receive->link)
 		result = hf_receive_start_link(receive, err);
 	if (!result && receive->restarted)

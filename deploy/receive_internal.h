@@ -2,8 +2,9 @@
 /*
  * receive_internal.h - what the parts of `hugeferry receive` share.
  *
- * Purpose: receive.c is the program's life, receive_link.c its listener and links, receive_state.c what
- * outlives it: the record, the kept maps, and a start that finds them.
+ * Purpose: receive.c is the program's life, receive_link.c its listener and links, receive_attach.c its way
+ * to the VMM's memory, receive_state.c what outlives it: the record, the kept maps, and a start that finds
+ * them.
  * Ownership: the struct is the program's; receive.c tears it down.
  * Threads: the main thread, except the callbacks of the ports.
  * Units: in the names.
@@ -127,6 +128,13 @@ void hf_receive_note_poison(void *opaque, bool settled);
  * backends are, or, of a program started again, as the kept maps say, since the VMM may not answer then.
  */
 int hf_receive_learn_blocks(struct receive *receive, struct hf_err *err);
+
+/* ---- receive_attach.c ---- */
+
+/* The VMM's memory: from its attach library, or, of one that may not run yet, past it. */
+int hf_receive_attach(struct receive *receive, struct hf_err *err);
+/* The VM runs; the library hears who has the memory, if it has not. In hf-vm. */
+void hf_receive_join(struct receive *receive);
 
 /* ---- receive_state.c ---- */
 

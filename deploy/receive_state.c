@@ -11,7 +11,8 @@
  *
  *   none            the program before this one ended before anything was promised: the VMM's settings are
  *                   put back, both files are removed
- *   loaded          the VM waits for RUN or FAIL: the memory is taken over, the session awaited
+ *   loaded          the VM waits for RUN or FAIL: the memory is taken over, the session awaited. The VMM is
+ *                   frozen, and stays so (receive_attach.c)
  *   running         the same, and the VM is told to run (again)
  *   refused         the VM is the source's; the source is told when it asks
  *
@@ -212,6 +213,8 @@ static int make_kept(struct receive *receive, struct hf_err *err)
 static int describe(struct receive *receive, struct hf_vm_record_description *about, struct hf_err *err)
 {
 	memcpy(about->session, receive->session, sizeof(about->session));
+	uint32_t count = 0; /* as many as blocks, in their order */
+	const struct hf_attached_region *regions = hf_attach_client_regions(receive->attach, &count);
 	about->qmp_target = strdup(receive->options.vm);
 	about->listen_uri = strdup(receive->uri);
 	if (!about->qmp_target || !about->listen_uri)
@@ -221,6 +224,10 @@ static int describe(struct receive *receive, struct hf_vm_record_description *ab
 		const struct hf_ramblock *block = &receive->blocks.blocks[i];
 		result = hf_vm_record_description_add_block(about, block->idstr, NULL, block->length_bytes,
 							    block->page_size_bytes, err);
+		if (result == 0) {
+			about->blocks[i].vmm_address = regions[i].vmm_address;
+			about->blocks[i].file_offset_bytes = regions[i].fd_offset_bytes;
+		}
 	}
 	if (result == 0)
 		result =

@@ -10,6 +10,7 @@
 
 #include "hugemem/attach_wire.h"
 #include "hugemem/kernel_compat.h"
+#include "hugemem/process_stat.h"
 
 int hf_agent_process_of(int socket, pid_t pid, struct hf_agent_process *process)
 {
@@ -24,6 +25,22 @@ int hf_agent_process_of(int socket, pid_t pid, struct hf_agent_process *process)
 	}
 	*process = (struct hf_agent_process){.fd = fd, .pid = pid};
 	return 0;
+}
+
+int hf_agent_process_find(pid_t pid, uint64_t start_ticks, struct hf_agent_process *process)
+{
+	struct hf_process_stat stat;
+	struct hf_agent_process found = {.fd = pidfd_open(pid, 0), .pid = pid};
+	if (found.fd < 0)
+		return -errno;
+	int result = hf_process_stat(pid, &stat);
+	if (result == -ENOENT || (!result && stat.start_ticks != start_ticks))
+		result = -ESRCH;
+	if (result)
+		hf_agent_process_close(&found);
+	else
+		*process = found;
+	return result;
 }
 
 int hf_agent_process_copy(const struct hf_agent_process *process, struct hf_agent_process *copy)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * agent_process.h - the process at the other end of an attach connection. Internal to hugemem/.
+ * agent_process.h - the process of an agent, as the next one, or the VMM, has to wait for its end.
  *
  * Purpose: an agent that has closed its connection may live on, with guest memory mapped and bytes on their
  * way into it. The next one is let in only when that process is gone; a pidfd tells, and cannot come to mean
@@ -29,6 +29,8 @@ struct hf_agent_process {
  * given away already, another process is watched in its place.
  */
 int hf_agent_process_of(int socket, pid_t pid, struct hf_agent_process *process);
+/* One that somebody has noted, in this boot; start_ticks as in process_stat.h. -ESRCH: it has ended. */
+int hf_agent_process_find(pid_t pid, uint64_t start_ticks, struct hf_agent_process *process);
 int hf_agent_process_copy(const struct hf_agent_process *process, struct hf_agent_process *copy);
 void hf_agent_process_close(struct hf_agent_process *process);
 

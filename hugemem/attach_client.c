@@ -242,17 +242,30 @@ static int greet(struct hf_attach_client *client, struct hf_err *err)
 	return result;
 }
 
+struct hf_attach_client *hf_attach_client_new(const char *socket_path, uint32_t timeout_ms,
+					      struct hf_err *err)
+{
+	struct hf_attach_client *client = calloc(1, sizeof(*client));
+	char *path = strdup(socket_path);
+	if (!client || !path) {
+		free(client);
+		free(path);
+		hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory for the attach client");
+		return NULL;
+	}
+	client->socket = client->adopted_fd = -1;
+	client->timeout_ms = timeout_ms ? timeout_ms : HF_ATTACH_TIMEOUT_MS;
+	client->path = path;
+	return client;
+}
+
 int hf_attach_client_connect_timeout(struct hf_attach_client **out, const char *socket_path,
 				     uint32_t timeout_ms, struct hf_err *err)
 {
-	struct hf_attach_client *client = calloc(1, sizeof(*client));
+	struct hf_attach_client *client = hf_attach_client_new(socket_path, timeout_ms, err);
 	if (!client)
-		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory for the attach client");
-	client->socket = -1;
-	client->timeout_ms = timeout_ms ? timeout_ms : HF_ATTACH_TIMEOUT_MS;
-	client->path = strdup(socket_path);
-	int result =
-	    client->path ? open_socket(client, err) : hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "out of memory");
+		return -ENOMEM;
+	int result = open_socket(client, err);
 	if (!result)
 		result = greet(client, err);
 	if (result) {
@@ -274,6 +287,8 @@ void hf_attach_client_destroy(struct hf_attach_client *client)
 		return;
 	if (client->socket >= 0)
 		close(client->socket);
+	if (client->adopted_fd >= 0)
+		close(client->adopted_fd);
 	for (uint32_t i = 0; i < client->count; i++)
 		if (client->regions[i].fd >= 0)
 			close(client->regions[i].fd);
@@ -333,16 +348,19 @@ static json_t *feature_names(uint64_t features, struct hf_err *err)
 	return list;
 }
 
-// Anything could have been sent; only a userfaultfd may be polled and waited on as one.
-static bool is_userfaultfd(int fd)
+// Anything could have been sent.
+bool hf_attach_client_is_userfaultfd(int fd)
 {
 	char link[40], target[40];
+	int flags = fcntl(fd, F_GETFL);
+	if (flags < 0 || !(flags & O_NONBLOCK))
+		return false;
 	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
 	ssize_t length = readlink(link, target, sizeof(target) - 1);
 	if (length < 0)
 		return false;
 	target[length] = '\0';
-	return !strcmp(target, "anon_inode:[userfaultfd]");
+	return !strcmp(target, HF_ATTACH_USERFAULTFD_LINK);
 }
 
 static int take_userfault(struct hf_attach_client *client, struct exchange *exchange, int *fd,
@@ -351,8 +369,7 @@ static int take_userfault(struct hf_attach_client *client, struct exchange *exch
 	const json_t *resumed = json_object_get(exchange->value, "resumed");
 	if (!json_is_boolean(resumed) || exchange->fds.count != 1)
 		return give_up(client, EPROTO, err, "its answer to 'userfault' is not of the agreed form");
-	int flags = fcntl(exchange->fds.fd[0], F_GETFL);
-	if (flags < 0 || !(flags & O_NONBLOCK) || !is_userfaultfd(exchange->fds.fd[0]))
+	if (!hf_attach_client_is_userfaultfd(exchange->fds.fd[0]))
 		return give_up(client, EPROTO, err,
 			       "the descriptor it sent is no non-blocking userfaultfd of this kernel");
 	client->resumed = json_is_true(resumed);
@@ -367,6 +384,8 @@ int hf_attach_client_userfault(struct hf_attach_client *client, unsigned modes, 
 	unsigned known = HF_USERFAULT_MISSING | HF_USERFAULT_MINOR | HF_USERFAULT_WP_ASYNC;
 	if (!modes || modes & ~known)
 		return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "userfaultfd modes %#x are not known", modes);
+	if (client->adopted_fd >= 0)
+		return hf_attach_client_take_adopted(client, modes, features, fd, err);
 	json_t *features_json = feature_names(features, err);
 	if (!features_json)
 		return -EINVAL;
@@ -384,7 +403,9 @@ int hf_attach_client_userfault(struct hf_attach_client *client, unsigned modes, 
 int hf_attach_client_release(struct hf_attach_client *client, struct hf_err *err)
 {
 	struct exchange exchange;
-	int result = exchange_run(client, json_pack("{s:s}", "command", "release"), &exchange, err);
+	int result = hf_attach_client_join(client, client->timeout_ms, err);
+	if (!result)
+		result = exchange_run(client, json_pack("{s:s}", "command", "release"), &exchange, err);
 	if (result)
 		return result;
 	if (exchange.fds.count)

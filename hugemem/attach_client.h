@@ -39,6 +39,22 @@ int hf_attach_client_connect(struct hf_attach_client **out, const char *socket_p
 /* The same with a bound of its own on each call, this one too; 0 = default (10 s). */
 int hf_attach_client_connect_timeout(struct hf_attach_client **out, const char *socket_path,
 				     uint32_t timeout_ms, struct hf_err *err);
+/*
+ * Without a word of the VMM, which may be frozen and stays so: duplicates out of its process what the library
+ * in it would hand out (pidfd_getfd(), Linux 5.6; 5.13 for telling whose a registration is). known: its
+ * regions, as `hello` has said them before; fd does not matter. The caller knows that the agent before has
+ * ended, and that pid is its VMM. The next hf_attach_client_userfault() hands out the userfaultfd of the
+ * registration that stands, in its modes; all ranges are woken. Nothing of the VMM changes before that.
+ * -EPERM, -ENOSYS, -EOPNOTSUPP, ...: it cannot be had in this way, or nobody can tell; ask the VMM.
+ */
+int hf_attach_client_adopt(struct hf_attach_client **out, const char *socket_path, pid_t pid,
+			   const char *vm_name, const struct hf_attached_region *known, uint32_t count,
+			   struct hf_err *err);
+/*
+ * Of an adopted one, once the VMM answers again: connects, so that the next agent has to wait for this one's
+ * end, and `release` can be said (which else tries it itself). Nothing for any other client.
+ */
+int hf_attach_client_join(struct hf_attach_client *client, uint32_t timeout_ms, struct hf_err *err);
 void hf_attach_client_destroy(struct hf_attach_client *client);
 pid_t hf_attach_client_pid(const struct hf_attach_client *client); /* of the VMM, from SO_PEERCRED */
 const char *hf_attach_client_vm_name(const struct hf_attach_client *client);

@@ -13,7 +13,7 @@
  * 4. The userfaultfd, in the same modes. The library waits until the predecessor's process has ended,
  *    answers with the registration that stands, and wakes everybody: threads whose faults were read and
  *    never answered fault again. If it has made a new registration after all, it had none, and is told to
- *    end that one.
+ *    end that one. A VMM that is frozen is not asked: attach_client_adopt.c had the same beforehand.
  * 5. continue: the pages without a received bit are allocated, where the file lacks them, and mapped.
  * 6. The fault reader.
  *

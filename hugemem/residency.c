@@ -84,25 +84,20 @@ static bool is_property(const char *line)
 }
 
 /* Registered for missing or minor faults: what is absent there is not zeros but has yet to come. */
-static bool waits_for_pages(const char *line)
+static void take_flags(const char *line, struct hf_vmm_mapping *mapping)
 {
-	return strncmp(line, "VmFlags:", 8) == 0 && (strstr(line, " um") || strstr(line, " ui"));
-}
-
-static bool tracks_writes(const char *line)
-{
-	return strncmp(line, "VmFlags:", 8) == 0 && strstr(line, " uw");
+	mapping->missing_faults = strstr(line, " um");
+	mapping->minor_faults = strstr(line, " ui");
+	mapping->waits_for_pages = mapping->missing_faults || mapping->minor_faults;
+	mapping->tracks_writes = strstr(line, " uw");
 }
 
 static void take_property(const char *line, struct hf_vmm_mapping *mapping)
 {
 	uint64_t kib;
 
-	if (tracks_writes(line))
-		mapping->tracks_writes = true;
-
-	if (waits_for_pages(line))
-		mapping->waits_for_pages = true;
+	if (strncmp(line, "VmFlags:", 8) == 0)
+		take_flags(line, mapping);
 	if (sscanf(line, "KernelPageSize: %" SCNu64 " kB", &kib) == 1)
 		mapping->page_size_bytes = kib * 1024;
 }

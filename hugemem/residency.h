@@ -30,8 +30,9 @@ struct hf_vmm_mapping {
 	ino_t inode;
 	uint64_t page_size_bytes; /* of the memory behind it */
 	bool shared, writable;
-	bool waits_for_pages; /* registered with a userfaultfd for missing or minor faults */
-	bool tracks_writes;   /* registered with one for write protection */
+	bool waits_for_pages; /* registered with a userfaultfd for missing or minor faults, ... */
+	bool missing_faults, minor_faults; /* ... namely for these */
+	bool tracks_writes;		   /* registered with one for write protection */
 };
 
 struct hf_vmm_mappings {

@@ -12,9 +12,10 @@
  * A `cont` before the freezing is found: the VM has run for the fraction of a millisecond that this took. One
  * after it lies in the VMM's socket until RUN, when it does no harm.
  *
- * Frozen by SIGSTOP, it stays so when this program is killed. The next one has to thaw it, since the attach
- * library hands the memory out in a thread of the VMM, and freezes it again as soon as it has the memory:
- * HOLD. If the VM has run meanwhile the VMM is killed at once.
+ * Frozen by SIGSTOP, it stays so when this program is killed, and the next one takes the memory over as it is
+ * (deploy/receive_attach.c). Only where that cannot be done does it thaw the VMM, since the attach library
+ * hands the memory out in a thread of it, and freezes it again as soon as it has the memory: HOLD. If the VM
+ * has run meanwhile the VMM is killed at once.
  */
 #include <errno.h>
 

@@ -42,6 +42,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "hugemem/process_stat.h"
 #include "kvm/vm_record_internal.h"
 
 #define TRIES 5 /* to get hold of a file that others make, write or remove meanwhile */
@@ -51,6 +52,8 @@ struct hf_vm_record {
 	char *path;
 	const char *name; /* in path */
 	struct hf_vm_record_content content;
+	pid_t agent_pid; /* this process, whose every change names it; 0: it cannot be looked up */
+	uint64_t agent_start_ticks;
 	bool removed;
 };
 
@@ -104,6 +107,16 @@ static int error_of(const struct hf_vm_record *record, int r, struct hf_err *err
 			  strerror(-r));
 }
 
+/* Once: the VM stands still while some changes are written. */
+static void note_agent(struct hf_vm_record *record)
+{
+	struct hf_process_stat process;
+	if (hf_process_stat(getpid(), &process))
+		return;
+	record->agent_pid = getpid();
+	record->agent_start_ticks = process.start_ticks;
+}
+
 /* Makes *record with path and directory; `make` a directory that is missing. */
 static int begin(struct hf_vm_record **out, const char *dir, enum hf_vm_record_role role, const char *vm_name,
 		 bool make, struct hf_err *err)
@@ -119,6 +132,7 @@ static int begin(struct hf_vm_record **out, const char *dir, enum hf_vm_record_r
 	}
 	record->name = record->path + strlen(dir) + 1;
 	record->fd = record->dir_fd = -1;
+	note_agent(record);
 	if (!make || mkdir(dir, 0700) == 0 || errno == EEXIST)
 		record->dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (record->dir_fd < 0) {
@@ -441,6 +455,8 @@ static int change(struct hf_vm_record *record, const struct hf_vm_record_state *
 	if (next.sequence >= HF_VM_RECORD_SEQUENCE_MAX)
 		return error_of(record, -EOVERFLOW, err, "written");
 	note_time(&next.state);
+	next.state.agent_pid = record->agent_pid;
+	next.state.agent_start_ticks = record->agent_start_ticks;
 	int r = write_slot(record, at, &next);
 	if (r < 0)
 		return put_back(record, at, &next, r, err);

@@ -37,6 +37,8 @@ struct hf_vm_record_block {
 	char *idstr;
 	char *path; /* NULL: none */
 	uint64_t length_bytes, page_size_bytes;
+	/* incoming: where the VMM has it mapped, and from where in its file. 0: not known */
+	uint64_t vmm_address, file_offset_bytes;
 };
 
 /* What does not change while a record exists. Strings are UTF-8 without control characters, from malloc(). */
@@ -78,8 +80,10 @@ struct hf_vm_record;
 /* What the file says at the moment. */
 struct hf_vm_record_state {
 	enum hf_record record;
-	uint64_t epoch;	     /* of the last link; 0: none yet */
-	bool released;	     /* outgoing: pages of the VM were given back, or are about to be */
+	uint64_t epoch;	 /* of the last link; 0: none yet */
+	bool released;	 /* outgoing: pages of the VM were given back, or are about to be */
+	pid_t agent_pid; /* of the program that wrote it, which has the VM's memory; 0: not known */
+	uint64_t agent_start_ticks;
 	char written_at[32]; /* UTC, for people */
 };
 

@@ -164,6 +164,10 @@ void hf_vm_record_slot_encode(const struct hf_vm_record_slot *slot,
 		     "\"epoch\": \"%" PRIu64 "\", \"written_at\": \"%s\"%s",
 		     FORMAT_VERSION, slot->sequence, hf_record_name(slot->state.record), slot->state.epoch,
 		     slot->state.written_at, slot->state.released ? ", \"released\": true" : "");
+	if (slot->state.agent_pid > 0)
+		body_bytes += snprintf(bytes + body_bytes, HF_VM_RECORD_SLOT_BYTES - (size_t)body_bytes,
+				       ", \"agent_pid\": %d, \"agent_start_ticks\": %" PRIu64,
+				       (int)slot->state.agent_pid, slot->state.agent_start_ticks);
 	append_crc(bytes, (size_t)body_bytes);
 	size_t used = (size_t)body_bytes + CRC_MEMBER_BYTES;
 	memset(bytes + used, ' ', HF_VM_RECORD_SLOT_BYTES - 1 - used);
@@ -200,18 +204,23 @@ static bool is_time(const char *text)
 
 static bool unpack_slot(json_t *object, struct hf_vm_record_slot *slot)
 {
-	json_int_t sequence = 0;
+	json_int_t sequence = 0, agent_pid = 0, agent_start = 0;
 	const char *record = NULL, *epoch = NULL, *written_at = NULL;
 	int released = 0;
 	struct hf_vm_record_slot read = {0};
-	if (json_unpack(object, "{s:I, s:s, s:s, s:s, s?b}", "sequence", &sequence, "record", &record,
-			"epoch", &epoch, "written_at", &written_at, "released", &released))
+	if (json_unpack(object, "{s:I, s:s, s:s, s:s, s?b, s?I, s?I}", "sequence", &sequence, "record",
+			&record, "epoch", &epoch, "written_at", &written_at, "released", &released,
+			"agent_pid", &agent_pid, "agent_start_ticks", &agent_start))
+		return false;
+	if (agent_pid < 0 || agent_pid > INT_MAX || agent_start < 0 || (!agent_pid && agent_start))
 		return false;
 	if (sequence < 1 || (uint64_t)sequence > HF_VM_RECORD_SEQUENCE_MAX || !is_time(written_at) ||
 	    !parse_record(record, &read.state.record) || !parse_epoch(epoch, &read.state.epoch))
 		return false;
 	read.sequence = (uint64_t)sequence;
 	read.state.released = released;
+	read.state.agent_pid = (pid_t)agent_pid;
+	read.state.agent_start_ticks = (uint64_t)agent_start;
 	snprintf(read.state.written_at, sizeof(read.state.written_at), "%s", written_at);
 	*slot = read;
 	return true;
@@ -248,6 +257,19 @@ static int check_string(const char *what, const char *text, size_t limit_bytes, 
 	return 0;
 }
 
+/* Of a block whose length and page size are sound. */
+static int check_place(const struct hf_vm_record_block *block, struct hf_err *err)
+{
+	uint64_t mask = block->page_size_bytes - 1;
+	bool told = block->vmm_address || !block->file_offset_bytes;
+	if (told && !(block->vmm_address & mask) && !(block->file_offset_bytes & mask) &&
+	    block->vmm_address <= INT64_MAX - block->length_bytes &&
+	    block->file_offset_bytes <= INT64_MAX - block->length_bytes)
+		return 0;
+	return hf_err_set(err, HF_ERR_LOCAL, EINVAL, "block '%s' cannot be where it is said to be",
+			  block->idstr);
+}
+
 /* The rules of ramblock.h, and paths. */
 static int check_blocks(const struct hf_vm_record_description *description, struct hf_err *err)
 {
@@ -263,6 +285,8 @@ static int check_blocks(const struct hf_vm_record_description *description, stru
 				     err);
 		if (r == 0)
 			r = check_string("the path of a block of memory", block->path, STRING_MAX_BYTES, err);
+		if (r == 0)
+			r = check_place(block, err);
 	}
 	hf_ramblocks_destroy(&registry);
 	return r;
@@ -313,16 +337,24 @@ int hf_vm_record_description_check(const struct hf_vm_record_description *descri
 	return r < 0 ? r : check_blocks(description, err);
 }
 
+static json_t *pack_block(const struct hf_vm_record_block *block)
+{
+	json_t *packed =
+	    json_pack("{s:s, s:s*, s:I, s:I}", "idstr", block->idstr, "path", block->path, "length_bytes",
+		      (json_int_t)block->length_bytes, "page_size_bytes", (json_int_t)block->page_size_bytes);
+	if (block->vmm_address) {
+		json_object_set_new(packed, "vmm_address", json_integer((json_int_t)block->vmm_address));
+		json_object_set_new(packed, "file_offset_bytes",
+				    json_integer((json_int_t)block->file_offset_bytes));
+	}
+	return packed;
+}
+
 static json_t *pack_blocks(const struct hf_vm_record_description *description)
 {
 	json_t *blocks = json_array();
-	for (uint32_t i = 0; i < description->block_count; i++) {
-		const struct hf_vm_record_block *block = &description->blocks[i];
-		json_array_append_new(blocks,
-				      json_pack("{s:s, s:s*, s:I, s:I}", "idstr", block->idstr, "path",
-						block->path, "length_bytes", (json_int_t)block->length_bytes,
-						"page_size_bytes", (json_int_t)block->page_size_bytes));
-	}
+	for (uint32_t i = 0; i < description->block_count; i++)
+		json_array_append_new(blocks, pack_block(&description->blocks[i]));
 	return blocks;
 }
 
@@ -421,15 +453,18 @@ static int unpack_blocks(const json_t *blocks, struct hf_vm_record_description *
 	json_array_foreach(blocks, index, block)
 	{
 		const char *idstr = NULL, *path = NULL;
-		json_int_t length_bytes = 0, page_size_bytes = 0;
-		if (json_unpack(block, "{s:s, s?s, s:I, s:I}", "idstr", &idstr, "path", &path, "length_bytes",
-				&length_bytes, "page_size_bytes", &page_size_bytes) ||
-		    length_bytes < 0 || page_size_bytes < 0)
+		json_int_t length_bytes = 0, page_size_bytes = 0, address = 0, offset_bytes = 0;
+		if (json_unpack(block, "{s:s, s?s, s:I, s:I, s?I, s?I}", "idstr", &idstr, "path", &path,
+				"length_bytes", &length_bytes, "page_size_bytes", &page_size_bytes,
+				"vmm_address", &address, "file_offset_bytes", &offset_bytes) ||
+		    length_bytes < 0 || page_size_bytes < 0 || address < 0 || offset_bytes < 0)
 			return hf_err_set(err, HF_ERR_LOCAL, EBADMSG, "a block of memory is not described");
 		r = hf_vm_record_description_add_block(description, idstr, path, (uint64_t)length_bytes,
 						       (uint64_t)page_size_bytes, err);
 		if (r < 0)
 			break;
+		description->blocks[index].vmm_address = (uint64_t)address;
+		description->blocks[index].file_offset_bytes = (uint64_t)offset_bytes;
 	}
 	return r;
 }
@@ -523,7 +558,8 @@ int hf_vm_record_description_decode(const char *text, size_t length_bytes,
 static bool say_the_same(const struct hf_vm_record_slot *one, const struct hf_vm_record_slot *other)
 {
 	return one->sequence == other->sequence && one->state.record == other->state.record &&
-	       one->state.epoch == other->state.epoch && one->state.released == other->state.released;
+	       one->state.epoch == other->state.epoch && one->state.released == other->state.released &&
+	       one->state.agent_pid == other->state.agent_pid;
 }
 
 /* Which slot holds. */

@@ -33,6 +33,7 @@ import qemu_devices  # noqa: E402
 import qemu_disk  # noqa: E402
 import qemu_failures  # noqa: E402
 import qemu_first  # noqa: E402
+import qemu_frozen  # noqa: E402
 import qemu_kvm  # noqa: E402
 import qemu_library  # noqa: E402
 import qemu_libvirt  # noqa: E402
@@ -91,6 +92,7 @@ MODULES = (
     qemu_kvm,
     qemu_failures,
     qemu_first,
+    qemu_frozen,
     qemu_library,
     qemu_memory,
     qemu_network,

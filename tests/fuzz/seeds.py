@@ -311,6 +311,9 @@ def vm_record():
     yield "contradiction", file(7, slot(4, "loaded"), slot(4, "running"), description("incoming"))
     yield "other-side", file(7, slot(4, "loaded"), slot(4, "loaded"), description("outgoing"))
     yield "twice", file(7, slot(1, "none"), slot(1, "none"), description("outgoing", f'{block("a")}, {block("a")}'))
+    signed = slot(4, "loaded") + b', "agent_pid": 78, "agent_start_ticks": 6'
+    where = '"vmm_address": 139999999688704, "file_offset_bytes": 2097152}'
+    yield "taken-over", file(7, signed, signed, description("incoming", f'{block("a")[:-1]}, {where}'))
     yield "raw", b"\x08" + slot(1, "none") + b" " * 4096
 
 

@@ -68,6 +68,8 @@ static bool same_slot(const struct hf_vm_record_slot *a, const struct hf_vm_reco
 {
 	return a->sequence == b->sequence && a->state.record == b->state.record &&
 	       a->state.epoch == b->state.epoch && a->state.released == b->state.released &&
+	       a->state.agent_pid == b->state.agent_pid &&
+	       a->state.agent_start_ticks == b->state.agent_start_ticks &&
 	       strcmp(a->state.written_at, b->state.written_at) == 0;
 }
 

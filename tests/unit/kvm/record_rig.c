@@ -112,6 +112,8 @@ struct hf_vm_record_description *record_rig_description(enum hf_vm_record_role r
 			 0);
 	assert_int_equal(
 	    hf_vm_record_description_add_block(description, "ram1", NULL, 4ull << 20, 2ull << 20, NULL), 0);
+	description->blocks[1].vmm_address = 0x7f0000200000;
+	description->blocks[1].file_offset_bytes = 6ull << 20;
 	static const uint32_t vcpu_thread_ids[] = {4712, 4711};
 	assert_int_equal(hf_vm_record_description_set_vcpus(description, vcpu_thread_ids, 2, NULL), 0);
 	return description;

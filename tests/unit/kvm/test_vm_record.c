@@ -16,6 +16,7 @@
 
 #include <cmocka.h>
 
+#include "hugemem/process_stat.h"
 #include "record_rig.h"
 
 enum { SLOT = HF_VM_RECORD_SLOT_BYTES, TAIL = HF_VM_RECORD_DESCRIPTION_AT };
@@ -63,6 +64,8 @@ static void expect_same_description(const struct hf_vm_record_description *a,
 		expect_same_text(a->blocks[i].path, b->blocks[i].path);
 		assert_int_equal(a->blocks[i].length_bytes, b->blocks[i].length_bytes);
 		assert_int_equal(a->blocks[i].page_size_bytes, b->blocks[i].page_size_bytes);
+		assert_int_equal(a->blocks[i].vmm_address, b->blocks[i].vmm_address);
+		assert_int_equal(a->blocks[i].file_offset_bytes, b->blocks[i].file_offset_bytes);
 	}
 }
 
@@ -120,6 +123,40 @@ static void that_pages_were_released_is_never_forgotten(void **state)
 		assert_true(hf_vm_record_state(record).released);
 		assert_int_equal(hf_vm_record_state(record).epoch, 3);
 	}
+	hf_vm_record_close(record);
+}
+
+/* As an agent that is killed; whoever opens it hears of that one, until it writes itself. */
+static pid_t write_in_another_process(const struct record_rig *rig)
+{
+	struct hf_vm_record *record;
+	pid_t child = fork();
+	if (child == 0)
+		_exit(hf_vm_record_open(&record, rig->dir, HF_VM_RECORD_INCOMING, "vm1", NULL) ||
+		      hf_vm_record_write(record, HF_RECORD_LOADED, NULL));
+	int status;
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(status, 0);
+	return child;
+}
+
+static void a_record_tells_which_program_wrote_it_last(void **state)
+{
+	const struct record_rig *rig = *state;
+	struct hf_process_stat own;
+	assert_int_equal(hf_process_stat(getpid(), &own), 0);
+	struct hf_vm_record *record = record_rig_create(rig, HF_VM_RECORD_INCOMING);
+	assert_int_equal(hf_vm_record_state(record).agent_pid, 0);
+	hf_vm_record_close(record);
+	pid_t child = write_in_another_process(rig);
+	assert_int_equal(hf_vm_record_open(&record, rig->dir, HF_VM_RECORD_INCOMING, "vm1", NULL), 0);
+	assert_int_equal(hf_vm_record_state(record).agent_pid, child);
+	assert_true(hf_vm_record_state(record).agent_start_ticks >= own.start_ticks);
+	assert_int_equal(hf_vm_record_write(record, HF_RECORD_LOADED, NULL), 0);
+	hf_vm_record_close(record);
+	assert_int_equal(hf_vm_record_open(&record, rig->dir, HF_VM_RECORD_INCOMING, "vm1", NULL), 0);
+	assert_int_equal(hf_vm_record_state(record).agent_pid, getpid());
+	assert_int_equal(hf_vm_record_state(record).agent_start_ticks, own.start_ticks);
 	hf_vm_record_close(record);
 }
 
@@ -530,6 +567,7 @@ int main(void)
 	    TEST(a_new_record_says_none_and_all_it_was_told),
 	    TEST(what_was_written_is_there_again),
 	    TEST(that_pages_were_released_is_never_forgotten),
+	    TEST(a_record_tells_which_program_wrote_it_last),
 	    TEST(directory_and_file_are_for_their_owner_alone),
 	    TEST(a_person_can_read_it),
 	    TEST(one_vm_has_one_record_for_each_side),

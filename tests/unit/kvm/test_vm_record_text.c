@@ -163,6 +163,15 @@ static void a_whole_slot_that_is_not_understood_is_not_passed_over(void **state)
 	    "\"now\"",
 	    "{\"version\": 1, \"sequence\": 9, \"record\": \"none\", \"record\": \"given-up\", \"epoch\": "
 	    "\"0\"" REST,
+	    "{\"version\": 1, \"sequence\": 9, \"record\": \"none\", \"epoch\": \"0\", \"agent_pid\": "
+	    "-1" REST,
+	    "{\"version\": 1, \"sequence\": 9, \"record\": \"none\", \"epoch\": \"0\", \"agent_pid\": "
+	    "4294967297" REST,
+	    "{\"version\": 1, \"sequence\": 9, \"record\": \"none\", \"epoch\": \"0\", "
+	    "\"agent_start_ticks\": "
+	    "5" REST,
+	    "{\"version\": 1, \"sequence\": 9, \"record\": \"none\", \"epoch\": \"0\", \"agent_pid\": 5, "
+	    "\"agent_start_ticks\": -5" REST,
 	    "[1, 2",
 	    "nothing of the kind",
 	};
@@ -205,6 +214,11 @@ static void two_slots_of_one_number_must_agree(void **state)
 #define END_GOOD    END("copy", "262144", "[]")
 #define BLOCK(id, length, page)                                                                              \
 	"{\"idstr\": \"" id "\", \"length_bytes\": " length ", \"page_size_bytes\": " page "}"
+
+#define PLACED(length, page, address, offset)                                                                \
+	"{\"idstr\": \"a\", \"length_bytes\": " length ", \"page_size_bytes\": " page                        \
+	", \"vmm_address\": " address ", \"file_offset_bytes\": " offset "}"
+#define WITH_BLOCK(block) HEAD_GOOD MIDDLE_GOOD END("copy", "262144", "[" block "]")
 
 static int decode_description(const char *body)
 {
@@ -252,6 +266,14 @@ static void a_description_is_checked_member_by_member(void **state)
 	    HEAD_GOOD MIDDLE_GOOD END("copy", "262144", "[" BLOCK("a", "-4096", "4096") "]"),
 	    HEAD_GOOD MIDDLE_GOOD END("copy", "262144",
 				      "[" BLOCK("a", "4096", "4096") ", " BLOCK("a", "4096", "4096") "]"),
+	    WITH_BLOCK(PLACED("4096", "4096", "-4096", "0")),
+	    WITH_BLOCK(PLACED("4096", "4096", "4097", "0")),
+	    WITH_BLOCK(PLACED("4096", "4096", "9223372036854771712", "0")),
+	    WITH_BLOCK(PLACED("4096", "4096", "\"4096\"", "0")),
+	    WITH_BLOCK(PLACED("4096", "4096", "4096", "1")),
+	    WITH_BLOCK(PLACED("4096", "4096", "4096", "-4096")),
+	    WITH_BLOCK(PLACED("4096", "4096", "4096", "9223372036854771712")),
+	    WITH_BLOCK(PLACED("4096", "4096", "0", "4096")),
 	    HEAD_GOOD MIDDLE_GOOD "\"qmp_target\": 5, " END_GOOD,
 	    HEAD_GOOD MIDDLE_GOOD "\"qmp_target\": \"\", " END_GOOD,
 	    HEAD_GOOD MIDDLE_GOOD "\"peer_uri\": \"a\\u202eb\", " END_GOOD,
@@ -262,6 +284,7 @@ static void a_description_is_checked_member_by_member(void **state)
 	    HEAD_GOOD MIDDLE_GOOD "\"placement\": \"copy\"",
 	};
 	assert_int_equal(decode_description(HEAD_GOOD MIDDLE_GOOD END_GOOD), 0);
+	assert_int_equal(decode_description(WITH_BLOCK(PLACED("4096", "4096", "4096", "8192"))), 0);
 	assert_int_equal(decode_description(HEAD_GOOD MIDDLE_GOOD "\"vcpu_thread_ids\": [5, 7], " END_GOOD),
 			 0);
 	assert_int_equal(decode_description(
