@@ -8,7 +8,7 @@
  *     rings of virtio devices       the index of each avail and used ring is read
  *     the first megabyte of a PC    kvmvapic's option ROM (seen with TCG; not if apic.vapic=off)
  *
- * Devices without virtio's rings (AHCI, e1000e, serial, VGA) touched nothing; xhci reads its slots' contexts
+ * Devices without virtio's rings (AHCI, e1000e, VGA) touched nothing; xhci may read its slots' contexts
  * while a device is plugged in, and its guest alone knows where they are.
  *
  *     x-query-virtio                      devices
