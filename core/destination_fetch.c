@@ -280,7 +280,8 @@ static uint32_t take_slot(struct hf_destination *d, uint16_t transfer, enum hf_f
 	uint64_t now_ns = hf_clock_now_ns(&d->clock);
 	hf_schedule_posted(&d->schedule, class, length, now_ns, &slot->chunk);
 	struct hf_limiter *limiter = hf_destination_limiter(d);
-	if (class == HF_FETCH_BACKGROUND && limiter && !d->transfers[transfer].named)
+	bool loads = d->transfers[transfer].named && !d->resumed;
+	if (class == HF_FETCH_BACKGROUND && limiter && !loads)
 		hf_limiter_take(limiter, length, now_ns);
 	d->outstanding[class]++;
 	return index;

@@ -14,7 +14,9 @@
  *
  *         2 chunks + s/(100-s) of the urgent bytes posted in that time
  *
- *     and one chunk instead of two if it had not been kept from what it was owed before.
+ *     and one chunk instead of two if it had not been kept from what it was owed before. Pages that loading
+ *     will touch (destination_first.c) are not held until the VM runs: then its threads are not those that
+ *     wait, and who waits is next to wait for these.
  *
  *  2. Share. A chunk that is owed goes before the next urgent chunk. So over any stretch of time in which
  *     the background has a page to fetch, a landing for it, and room (3), at every moment

@@ -22,7 +22,7 @@
 #include "hugemem/agent_process.h"
 
 #define PREDECESSOR_WAIT_MS 5000u
-#define JOIN_LIMIT_MS	    2000u /* the source waits to hear that the VM runs */
+#define JOIN_LIMIT_MS	    2000u /* each of three steps; the source waits to hear that the VM runs */
 
 /* ---- a frozen one ---- */
 

@@ -31,8 +31,9 @@ int hf_agent_process_find(pid_t pid, uint64_t start_ticks, struct hf_agent_proce
 {
 	struct hf_process_stat stat;
 	struct hf_agent_process found = {.fd = pidfd_open(pid, 0), .pid = pid};
+	/* EINVAL, ENOENT: its number is a thread's of another process now. */
 	if (found.fd < 0)
-		return -errno;
+		return errno == EINVAL || errno == ENOENT ? -ESRCH : -errno;
 	int result = hf_process_stat(pid, &stat);
 	if (result == -ENOENT || (!result && stat.start_ticks != start_ticks))
 		result = -ESRCH;

@@ -366,6 +366,11 @@ static int become_holder(struct hf_attach_client *client, struct hf_attach_clien
 	if (result)
 		return result;
 	close(fd);
+	if (!hf_attach_client_resumed(connected)) { /* it had none any more, and has made another */
+		hf_attach_client_release(connected, NULL);
+		return hf_err_set(err, HF_ERR_LOCAL, ESTALE,
+				  "the VMM has ended the userfaultfd registration that its memory had");
+	}
 	client->socket = connected->socket;
 	client->adopted = false;
 	connected->socket = -1;

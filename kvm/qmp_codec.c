@@ -24,6 +24,7 @@
 
 #include "kvm/qmp.h"
 
+#define EXACT_MAX	  9007199254740992.0 /* a double has all whole numbers below it */
 #define KEEP_BUFFER_BYTES 65536u
 #define RESET_BYTE	  ((char)0xff)
 
@@ -172,10 +173,57 @@ static int framer_seek(struct hf_qmp_framer *framer, const char **data, const ch
 	return 0;
 }
 
+static json_t *integer_again(json_t *value)
+{
+	double number = json_real_value(value);
+	if (!json_is_real(value) || number <= -EXACT_MAX || number >= EXACT_MAX ||
+	    number != (double)(json_int_t)number)
+		return NULL;
+	return json_integer((json_int_t)number);
+}
+
+/* As deep as the framer lets a message be. */
+static void make_integers_again(json_t *value)
+{
+	const char *key;
+	json_t *member, *integer;
+	size_t i;
+	void *next;
+	json_object_foreach_safe(value, next, key, member)
+	{
+		make_integers_again(member);
+		integer = integer_again(member);
+		if (integer)
+			json_object_set_new(value, key, integer);
+	}
+	json_array_foreach(value, i, member)
+	{
+		make_integers_again(member);
+		integer = integer_again(member);
+		if (integer)
+			json_array_set_new(value, i, integer);
+	}
+}
+
+/*
+ * QEMU writes 64 bits without a sign, some of which a guest chooses, and the library's integers have a sign.
+ * A message with one that is too big is taken all the same: such a number is a real in it.
+ */
+static json_t *parse(const struct hf_qmp_framer *framer, json_error_t *error)
+{
+	json_t *value = json_loadb(framer->bytes, framer->length_bytes, JSON_REJECT_DUPLICATES, error);
+	if (value || json_error_code(error) != json_error_numeric_overflow)
+		return value;
+	value = json_loadb(framer->bytes, framer->length_bytes,
+			   JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, error);
+	make_integers_again(value);
+	return value;
+}
+
 static int framer_parse(struct hf_qmp_framer *framer, json_t **message, struct hf_err *err)
 {
 	json_error_t error;
-	json_t *value = json_loadb(framer->bytes, framer->length_bytes, JSON_REJECT_DUPLICATES, &error);
+	json_t *value = parse(framer, &error);
 	framer_restart(framer);
 	if (!value) {
 		hf_qmp_make_printable(error.text);

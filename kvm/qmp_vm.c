@@ -281,8 +281,13 @@ static int op_stop(struct hf_qmp_vm *vm, struct hf_err *err)
 {
 	char status[STATUS_MAX_BYTES];
 	bool running = false;
+	int r = hf_qmp_vm_prepare(vm, err);
+	if (r == 0 && vm->stops_itself)
+		hf_qmp_vm_find_first(vm);
+	/* As late as can be: a stop that comes after this question is taken for our own. */
 	uint64_t begun_us = real_time_us();
-	int r = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, err);
+	if (r == 0)
+		r = hf_qmp_vm_query_status(vm, HF_QMP_VM_COMMAND_MS, status, sizeof(status), &running, err);
 	if (r < 0)
 		return r;
 	/* Somebody else has stopped it meanwhile: run at the destination, it would run against their will. */
@@ -290,11 +295,6 @@ static int op_stop(struct hf_qmp_vm *vm, struct hf_err *err)
 		return hf_qmp_vm_error(vm, EPERM, err,
 				       "is in state %s, not running any more: somebody else has stopped it",
 				       status);
-	r = hf_qmp_vm_prepare(vm, err);
-	if (r < 0)
-		return r;
-	if (vm->stops_itself)
-		hf_qmp_vm_find_first(vm);
 	expect_stop(vm, begun_us);
 	return vm->stops_itself ? hf_qmp_vm_save_stopping(vm, err) : stop_vm(vm, err);
 }

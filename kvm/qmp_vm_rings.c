@@ -69,7 +69,12 @@ struct search {
 static void ask_all(const struct search *search, struct hf_qmp_question *questions, uint32_t count)
 {
 	uint64_t now_ms = hf_qmp_vm_now_ms();
-	uint64_t left_ms = now_ms < search->deadline_ms ? search->deadline_ms - now_ms : 0;
+	if (now_ms >= search->deadline_ms) {
+		for (uint32_t i = 0; i < count; i++)
+			json_decref(questions[i].arguments);
+		return;
+	}
+	uint64_t left_ms = search->deadline_ms - now_ms;
 	uint32_t limit_ms = left_ms < QUESTION_MS ? (uint32_t)left_ms : QUESTION_MS;
 	hf_qmp_client_send(search->vm->client, questions, count, limit_ms);
 	hf_qmp_client_await(search->vm->client, questions, count, limit_ms);
@@ -185,21 +190,46 @@ static uint32_t add_questions(struct search *search, const json_t *device, const
 	return count;
 }
 
+/* Those of which QEMU 7.2 and 10.0 answer. QEMU ends itself when it is asked for one that it has no words
+ * for. */
+static bool may_be_asked(const json_t *device)
+{
+	static const char *const names[] = {"virtio-9p",   "virtio-balloon", "virtio-blk",  "virtio-crypto",
+					    "virtio-gpu",  "virtio-input",   "virtio-net",  "virtio-rng",
+					    "virtio-scsi", "virtio-serial",  "virtio-sound"};
+	const char *name = json_string_value(json_object_get(device, "name"));
+	for (size_t i = 0; name && i < sizeof(names) / sizeof(names[0]); i++) {
+		if (strcmp(name, names[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Of each device that may be asked: the question for its status. Returns how many. */
+static uint32_t ask_for_devices(struct search *search, const json_t *devices,
+				const json_t *asked[static DEVICES_MAX])
+{
+	uint32_t count = 0;
+	for (size_t i = 0; i < json_array_size(devices) && count < DEVICES_MAX; i++) {
+		const json_t *device = json_array_get(devices, i);
+		if (!may_be_asked(device))
+			continue;
+		asked[count] = device;
+		search->about[count++] = (struct hf_qmp_question){
+		    .command = "x-query-virtio-status",
+		    .arguments = json_pack("{s:O}", "path", json_object_get(device, "path"))};
+	}
+	ask_all(search, search->about, count);
+	return count;
+}
+
 static void add_devices(struct search *search, const json_t *devices)
 {
+	const json_t *asked[DEVICES_MAX];
 	uint32_t queue_count = 0;
-	uint32_t count =
-	    json_array_size(devices) < DEVICES_MAX ? (uint32_t)json_array_size(devices) : DEVICES_MAX;
-	for (uint32_t i = 0; i < count; i++)
-		search->about[i] = (struct hf_qmp_question){
-		    .command = "x-query-virtio-status",
-		    .arguments =
-			json_pack("{s:O}", "path", json_object_get(json_array_get(devices, i), "path")),
-		};
-	ask_all(search, search->about, count);
+	uint32_t count = ask_for_devices(search, devices, asked);
 	for (uint32_t i = 0; i < count; i++) {
-		queue_count =
-		    add_questions(search, json_array_get(devices, i), search->about[i].result, queue_count);
+		queue_count = add_questions(search, asked[i], search->about[i].result, queue_count);
 		json_decref(search->about[i].result);
 	}
 	ask_all(search, search->queues, queue_count);
@@ -220,11 +250,10 @@ static void find_first(struct search *search)
 	ask_all(search, questions, 2);
 	devices = questions[0].result;
 	map = questions[1].result;
-	if (devices)
-		read_sections(search, json_string_value(map));
+	read_sections(search, json_string_value(map));
 	if (search->section_count > 0) {
 		add_first(search, FIRST_ADDRESS, 1);
-		add_devices(search, devices);
+		add_devices(search, devices); // none where QEMU has no virtio and says so by an error
 	}
 	json_decref(devices);
 	json_decref(map);

@@ -7,7 +7,8 @@ is compared within a round; what is printed are medians over the rounds. The gue
 writes pages at random on each vCPU and measures by its own clock how long its loads wait. Times that both have are
 taken in the same way for both: downtime and end from the events of the QEMUs. After each run every byte of memory is
 checked, and that no heartbeat is missing. Wants root, /dev/kvm and huge pages; gives everything back, also when it
-is interrupted. Over loopback a bare socket loop (perf/bare_loop.h) carries as many bytes after each round.
+is interrupted. Over loopback a bare socket loop (perf/bare_loop.h) carries as many bytes after each round,
+alone and beside the same guest.
 """
 import itertools
 import json
@@ -30,7 +31,8 @@ PAGE = 2 * M
 LAST_TICKS, LONGEST, STALLED = 6, 7, 13  # positions of the guest's counters
 CLOCK_S = 1  # for how long its clock is compared with ours
 LOOPBACK = "loopback"
-QEMU, PREEMPT, HUGEFERRY, LOOP = "QEMU", "QEMU, preempt", "Hugeferry", "a bare loop"
+QEMU, PREEMPT, HUGEFERRY = "QEMU", "QEMU, preempt", "Hugeferry"
+LOOP, LOOP_BESIDE = "a bare loop", "a bare loop beside the guest"
 
 
 class Watch(Qmp):
@@ -73,6 +75,11 @@ def pages_of(options):
     return 2 * options.mem // PAGE + 96
 
 
+def shape_of(options, qemu, pattern, lent):
+    return {"mem": options.mem, "vcpus": options.vcpus, "pattern": pattern, "fill_percent": 100, "qemu": qemu,
+            "accel": options.accel, "lent": lent}
+
+
 class Pair:
     """Source and destination of a run, and what the guest has measured until now."""
 
@@ -81,8 +88,7 @@ class Pair:
         networks = Networks(host, rate) if rate != LOOPBACK else None
         self.address = ADDRESSES[1] if networks else "127.0.0.1"
         self.enter = [networks.enter(number) if networks else None for number in range(2)]
-        shape = {"mem": options.mem, "vcpus": options.vcpus, "pattern": pattern, "fill_percent": 100,
-                 "qemu": qemu, "accel": options.accel, "lent": lent}
+        shape = shape_of(options, qemu, pattern, lent)
         self.host = host
         self.source = FlatQemu(host, before_exec=self.enter[0], **shape)
         self.destination = FlatQemu(host, incoming=True, before_exec=self.enter[1], **shape)
@@ -169,10 +175,14 @@ def parts(given, taken):
     return {name: time_ns / 1e6 for name, time_ns in found.items()}
 
 
-def carry_by_loop(host, options):
-    """How long as many bytes take over sockets when nothing else runs: no total can be much less."""
+def carry_by_loop(host, options, qemu, pattern, beside):
+    """How long as many bytes take over sockets: when nothing else runs, or beside the guest, whose vCPUs want CPUs too."""
     host.need(PAGE, pages_of(options))
-    return {"total_ms": options.mem / M / raw_limits(host, "2M")["mib_per_s"] * 1e3}
+    if beside:
+        FlatQemu(host, **shape_of(options, qemu, pattern, lent=False))
+    total_ms = options.mem / M / raw_limits(host, "2M")["mib_per_s"] * 1e3
+    host.end_processes()
+    return {"total_ms": total_ms}
 
 
 WAYS = {QEMU: move_by_qemu(), PREEMPT: move_by_qemu("postcopy-preempt"), HUGEFERRY: move_by_hugeferry}
@@ -184,7 +194,7 @@ COLUMNS = {"total_ms": "total ms", "downtime_ms": "downtime ms", "overlapped_ms"
            "worst_ms": "worst vCPU blocked ms", "stalled_ms": "stalls in the guest ms",
            "longest_ms": "longest gap in the guest ms"}
 COMPARED = "total_ms", "downtime_ms", "overlapped_ms", "stalled_ms"
-COMPARISONS = (HUGEFERRY, QEMU), (HUGEFERRY, PREEMPT), (LOOP, PREEMPT)
+COMPARISONS = (HUGEFERRY, QEMU), (HUGEFERRY, PREEMPT), (LOOP, PREEMPT), (LOOP_BESIDE, PREEMPT)
 
 
 def head(options):
@@ -238,7 +248,8 @@ def play(host, options, qemu, rate, pattern):
         order = list(WAYS)[first:] + list(WAYS)[:first]
         rounds.append({way: WAYS[way](host, options, qemu, rate, pattern) for way in order})
         if rate == LOOPBACK:
-            rounds[-1][LOOP] = carry_by_loop(host, options)
+            rounds[-1][LOOP] = carry_by_loop(host, options, qemu, pattern, beside=False)
+            rounds[-1][LOOP_BESIDE] = carry_by_loop(host, options, qemu, pattern, beside=True)
         if options.log:
             print(qemu.version(), rate, pattern, json.dumps(rounds[-1]), file=sys.stderr, flush=True)
     return rounds

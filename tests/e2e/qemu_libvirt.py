@@ -99,7 +99,9 @@ def a_domain_of_libvirts_is_moved_as_its_file_says(host):
     report = move(host, source, destination, send_options=("--precopy", "--attach", source.attach))
     assert [block["idstr"] for block in report["blocks"]] == ["pc.ram"], report
     check_guest(source, destination)
-    assert (source.state(), destination.state()) == ("shut off (crashed)", "running (unpaused)")
+    # libvirt hears of both from the QEMUs.
+    wait_until(lambda: source.state() == "shut off (crashed)", "libvirt says that the source has ended")
+    wait_until(lambda: destination.state() == "running (unpaused)", "libvirt says that the destination runs")
     # It is a domain like any other now, and starts without -incoming when it is defined so.
     for action, state in (("suspend", "paused"), ("resume", "running")):
         libvirt.do(action, destination.name)

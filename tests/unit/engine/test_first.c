@@ -153,6 +153,23 @@ static void what_is_left_at_resumed_is_the_background_s_and_goes_before_the_scan
 	assert_int_equal(rig_snapshot(rig).status, HF_STATUS_POSTCOPY_ACTIVE);
 }
 
+static void after_resumed_the_limit_is_theirs_too(void **state)
+{
+	struct rig *rig = *state;
+	rig->destination_config.max_postcopy_bandwidth = 1000000; /* a chunk in 4 ms */
+	named(rig, .count = 6, .pages = {RAM(2), RAM(3), RAM(4), RAM(5), RAM(6), RAM(7)});
+	rig_reach(rig, AT_DEVICE_DATA, AT_RUNNING);
+	uint64_t before = rig->posted_bytes[HF_FETCH_BACKGROUND];
+	rig_land_all(rig);
+	for (int ms = 0; ms < 12; ms++) {
+		rig->now_ns += 1000000;
+		while (hf_destination_work(rig->destination, HF_WORK_BACKGROUND) == HF_WORK_MORE)
+			continue;
+		rig_land_all(rig);
+	}
+	assert_in_range(rig->posted_bytes[HF_FETCH_BACKGROUND] - before, 1, 12000 + 2 * RIG_CHUNK);
+}
+
 static void after_resumed_named_pages_are_held_for_those_that_wait(void **state)
 {
 	struct rig *rig = *state;
@@ -367,6 +384,7 @@ int main(void)
 	    TEST(pages_of_the_rounds_are_not_asked_for_again),
 	    TEST(neither_hold_nor_limit_keep_them_back),
 	    TEST(what_is_left_at_resumed_is_the_background_s_and_goes_before_the_scan),
+	    TEST(after_resumed_the_limit_is_theirs_too),
 	    TEST(after_resumed_named_pages_are_held_for_those_that_wait),
 	    TEST(a_lost_link_leaves_them_missing),
 	    TEST(what_a_source_may_not_say_ends_the_migration),

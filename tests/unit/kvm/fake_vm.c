@@ -571,8 +571,11 @@ static int handle_human(void *opaque, const json_t *arguments, json_t **result, 
 	int r = enter(opaque, "human-monitor-command", err);
 	if (line && strcmp(line, "info network") == 0)
 		text = script->networks;
-	else if (line && strcmp(line, "info mtree -f") == 0)
+	else if (line && strcmp(line, "info mtree -f") == 0) {
 		text = script->memory_map;
+		if (script->stops_at_map)
+			set_stopped(opaque, "paused");
+	}
 	if (r == 0)
 		*result = json_string(text ? text : "");
 	return r;

@@ -53,7 +53,8 @@ struct fake_vm_script {
 	const char *objects;	    /* qom-list of /objects */
 	const char *networks;	    /* human-monitor-command */
 	const char *block_nodes;    /* query-named-block-nodes */
-	const char *memory_map;	    /* `info mtree -f` */
+	const char *memory_map;	    /* `info mtree -f`... */
+	bool stops_at_map;	    /* ... at which somebody stops it */
 	/* x-query-virtio, and of every device -status, -queue-status and -vhost-queue-status; lists by
 	 * number. */
 	const char *virtio, *virtio_status, *virtio_queues, *vhost_queues;

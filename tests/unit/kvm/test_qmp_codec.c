@@ -104,6 +104,14 @@ static void duplicate_keys_and_bad_utf8_are_rejected(void **state)
 	expect_stream("{\"a\":\"\\u0000\"}{}", "!;{};");
 }
 
+static void numbers_of_64_bits_without_a_sign_leave_the_others_as_they_are(void **state)
+{
+	(void)state;
+	expect_stream("{\"id\": 2, \"at\": [18446744073709547520, 4096, -1, 0.5]}{\"id\": 3}",
+		      "{\"id\":2,\"at\":[1.8446744073709548e19,4096,-1,0.5]};{\"id\":3};");
+	expect_stream("{\"id\": 1e400}\n{\"id\": 99999999999999999999, \"id\": 3}\n", "!;!;");
+}
+
 static void a_message_longer_than_the_limit_is_rejected_and_costs_no_memory(void **state)
 {
 	(void)state;
@@ -252,6 +260,7 @@ int main(void)
 	    cmocka_unit_test(a_bad_message_is_one_error_and_the_next_line_works),
 	    cmocka_unit_test(a_reset_byte_starts_afresh),
 	    cmocka_unit_test(duplicate_keys_and_bad_utf8_are_rejected),
+	    cmocka_unit_test(numbers_of_64_bits_without_a_sign_leave_the_others_as_they_are),
 	    cmocka_unit_test(a_message_longer_than_the_limit_is_rejected_and_costs_no_memory),
 	    cmocka_unit_test(nesting_is_bounded),
 	    cmocka_unit_test(the_number_of_values_is_bounded),

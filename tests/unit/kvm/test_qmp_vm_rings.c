@@ -131,7 +131,7 @@ static void what_is_refused_is_left_out(void **state)
 	static const struct {
 		const char *command;
 		uint32_t count;
-	} refusals[] = {{"x-query-virtio", 0},
+	} refusals[] = {{"x-query-virtio", 1},
 			{"human-monitor-command", 0},
 			{"x-query-virtio-status", 1},
 			{"x-query-virtio-queue-status", 1}};
@@ -149,6 +149,23 @@ static void a_queue_that_is_refused_does_not_cost_the_others(void **state)
 	expect_count(*state, &script, 4);
 	script.virtio = "[" DEVICE ", {}, 7, " DEVICE "]";
 	expect_count(*state, &script, 1 + 2 * 3);
+}
+
+static void devices_that_qemu_may_not_know_are_not_asked_for(void **state)
+{
+	struct fake_vm_script script = usual;
+	script.virtio = "[{\"name\": \"virtio-own\", \"path\": \"/own\"}, {\"path\": \"/nameless\"}]";
+	expect_count(*state, &script, 1);
+}
+
+static void a_vm_that_is_stopped_while_it_is_asked_is_not_moved(void **state)
+{
+	struct fixture *fixture = *state;
+	struct fake_vm_script script = usual;
+	script.state_bytes = STATE_BYTES;
+	script.stops_at_map = true;
+	open_vm(fixture, script);
+	expect_failure(fixture, HF_VM_STOP, EPERM, "somebody else has stopped it");
 }
 
 static void queues_with_impossible_numbers_are_left_out(void **state)
@@ -259,6 +276,8 @@ int main(void)
 	    TEST(devices_behind_an_iommu_are_left_out),
 	    TEST(what_is_refused_is_left_out),
 	    TEST(a_queue_that_is_refused_does_not_cost_the_others),
+	    TEST(devices_that_qemu_may_not_know_are_not_asked_for),
+	    TEST(a_vm_that_is_stopped_while_it_is_asked_is_not_moved),
 	    TEST(queues_with_impossible_numbers_are_left_out),
 	    TEST(addresses_that_are_no_memory_are_left_out),
 	    TEST(answers_of_another_kind_name_nothing),
