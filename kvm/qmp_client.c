@@ -365,7 +365,7 @@ static int queue_line(struct hf_qmp_client *client, const char *command, json_t 
 /* Under the lock. */
 static int queue_question(struct hf_qmp_client *client, struct hf_qmp_question *question)
 {
-	json_int_t id;
+	json_int_t id = 0;
 	question->pending = (struct hf_qmp_pending){0};
 	int r = queue_line(client, question->command, question->arguments, &id, &question->err);
 	if (r < 0)
@@ -578,7 +578,7 @@ int hf_qmp_client_execute(struct hf_qmp_client *client, const char *command, jso
 int hf_qmp_client_post(struct hf_qmp_client *client, const char *command, struct hf_err *err)
 {
 	hf_lock(&client->mutex);
-	json_int_t id;
+	json_int_t id = 0;
 	int r = queue_line(client, command, NULL, &id, err);
 	send_queued(client);
 	hf_unlock(&client->mutex);

@@ -78,15 +78,15 @@ struct hf_qmp_vm {
 	bool knows_no_stay; /* `migrate-incoming` has no exit-on-error */
 	bool loaded;	    /* by us, and not told to run since */
 	bool bandwidth_lifted;
-	struct hf_qmp_vm_channel channel;
-	struct hf_vm_range *first; /* what loading will touch; NULL: it is not known */
+	bool looking; /* some of `look` has been asked since `migrate` was accepted */
+	enum hf_qmp_vm_check check;
 	uint32_t first_count;
+	struct hf_vm_range *first; /* what loading will touch; NULL: it is not known */
+	struct hf_qmp_vm_channel channel;
 	char settings_before[HF_QMP_VM_SETTINGS_BYTES];
 	char *settings_noted; /* silent: by a program before this one; NULL: nobody knows */
 
-	enum hf_qmp_vm_check check;
 	struct hf_qmp_question look[HF_QMP_VM_LOOK]; /* what is asked about devices and memory */
-	bool looking;				     /* some of it since `migrate` was accepted */
 	json_t *memory_checked;			     /* query-memdev then; NULL: it was not looked at */
 	struct hf_err saved_err;		     /* what is wrong with a VM that was saved */
 

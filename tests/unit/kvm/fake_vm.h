@@ -53,11 +53,11 @@ struct fake_vm_script {
 	const char *objects;	    /* qom-list of /objects */
 	const char *networks;	    /* human-monitor-command */
 	const char *block_nodes;    /* query-named-block-nodes */
-	const char *memory_map;	    /* `info mtree -f`... */
-	bool stops_at_map;	    /* ... at which somebody stops it */
+	const char *memory_map;	    /* `info mtree -f` */
 	/* x-query-virtio, and of every device -status, -queue-status and -vhost-queue-status; lists by
 	 * number. */
 	const char *virtio, *virtio_status, *virtio_queues, *vhost_queues;
+	bool stops_at_map; /* somebody stops it when it is asked for that */
 	bool
 	    locks_while_it_saves; /* `migrate_cancel` and `qom-list` are answered when the state is written */
 	/* What says peripherals to block_nodes, and memory_backends, from `migrate` on... */
