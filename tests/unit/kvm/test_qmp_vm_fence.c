@@ -181,23 +181,28 @@ static void be_talkative(const char *path, int ready_fd)
 		pause();
 }
 
+static void open_talkative(struct fixture *fixture)
+{
+	int ready[2];
+	char byte;
+	unlink(fixture->directory.socket_path);
+	assert_return_code(pipe(ready), errno);
+	fixture->machine.pid = fork();
+	assert_return_code(fixture->machine.pid, errno);
+	if (fixture->machine.pid == 0)
+		be_talkative(fixture->directory.socket_path, ready[1]);
+	close(ready[1]);
+	assert_int_equal(read(ready[0], &byte, 1), 1);
+	close(ready[0]);
+	assert_int_equal(hf_qmp_vm_create(&fixture->vm, fixture->directory.socket_path, NULL), 0);
+}
+
 static void what_a_frozen_vmm_had_said_is_heard_before_it_counts_as_fenced(void **state)
 {
 	struct fixture *fixture = *state;
 	struct hf_err err = HF_ERR_INIT;
 	for (int i = 0; i < 10; i++) {
-		int ready[2];
-		char byte;
-		unlink(fixture->directory.socket_path);
-		assert_return_code(pipe(ready), errno);
-		fixture->machine.pid = fork();
-		assert_return_code(fixture->machine.pid, errno);
-		if (fixture->machine.pid == 0)
-			be_talkative(fixture->directory.socket_path, ready[1]);
-		close(ready[1]);
-		assert_int_equal(read(ready[0], &byte, 1), 1);
-		close(ready[0]);
-		assert_int_equal(hf_qmp_vm_create(&fixture->vm, fixture->directory.socket_path, NULL), 0);
+		open_talkative(fixture);
 		assert_int_equal(hf_qmp_vm_do(fixture->vm, HF_VM_FENCE, &err), -EPERM);
 		close_vm(fixture);
 	}
@@ -286,6 +291,16 @@ static void a_vm_that_ran_by_itself_when_it_was_loaded_is_stopped_at_once(void *
 	}
 }
 
+static void what_a_loaded_vmm_had_said_is_heard_before_it_counts_as_held(void **state)
+{
+	struct fixture *fixture = *state;
+	struct hf_err err = HF_ERR_INIT;
+	open_talkative(fixture);
+	assert_int_equal(hf_qmp_vm_hold_loaded(fixture->vm, false, &err), -EPERM);
+	assert_non_null(strstr(err.text, "another QMP client"));
+	assert_true(hf_vmm_is_fenced(&fixture->vm->process));
+}
+
 static void a_run_while_the_loaded_vmm_is_being_frozen_never_goes_unseen(void **state)
 {
 	struct fixture *fixture = *state;
@@ -370,6 +385,7 @@ int main(void)
 	    TEST(kill_ends_a_vmm_that_runs_is_frozen_or_is_dead_already),
 	    TEST(a_loaded_vm_is_run_by_nobody_before_it_is_told_to),
 	    TEST(a_vm_that_ran_by_itself_when_it_was_loaded_is_stopped_at_once),
+	    TEST(what_a_loaded_vmm_had_said_is_heard_before_it_counts_as_held),
 	    TEST(a_run_while_the_loaded_vmm_is_being_frozen_never_goes_unseen),
 	    TEST(who_takes_a_loaded_vm_over_freezes_it_again_or_kills_it),
 	    TEST(a_vmm_of_which_it_is_not_known_that_it_ran_is_kept_and_held),
