@@ -247,6 +247,16 @@ static void run_case(struct hf_benchmark *benchmark, const void *argument)
 	stop(&p);
 }
 
+static bool kernel_offers(uint64_t page_bytes)
+{
+	uint64_t offered[16];
+	int n = hf_hugepage_sizes(offered, sizeof(offered) / sizeof(offered[0]));
+	for (int i = 0; i < n; i++)
+		if (offered[i] == page_bytes)
+			return true;
+	return false;
+}
+
 int main(int argc, char **argv)
 {
 	struct place_case cases[WAYS * SIZES], *next = cases;
@@ -256,12 +266,18 @@ int main(int argc, char **argv)
 		argc--;
 		argv++;
 	}
-	for (size_t i = 0; i < (small ? 1 : SIZES); i++)
+	for (size_t i = 0; i < (small ? 1 : SIZES); i++) {
+		if (!kernel_offers(sizes[i].page_bytes)) {
+			fprintf(stderr, "%s: no benchmark of pages of %s, this kernel has none\n", argv[0],
+				sizes[i].name);
+			continue;
+		}
 		for (size_t j = 0; j < WAYS; j++, next++) {
 			snprintf(next->name, sizeof(next->name), "%s/%s", ways[j].name, sizes[i].name);
 			next->way = &ways[j];
 			next->size = &sizes[i];
 			hf_benchmark_add(next->name, run_case, next);
 		}
+	}
 	return hf_benchmark_main(argc, argv);
 }
