@@ -274,6 +274,15 @@ class Qmp:
         self.socket.close()
 
 
+def accel():
+    """The reference VMM's --accel: KVM where the host has it, else user mode."""
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC))
+    except OSError:
+        return "user"
+    return "kvm"
+
+
 class Vmm:
     def __init__(self, host, incoming=False, mem=256 * M, page_size=2 * M, vcpus=2, ident="ram0", extra=(),
                  before_exec=None):
@@ -282,7 +291,7 @@ class Vmm:
         self.monitor = self.qmp_path  # where the tests ask
         self.attach = host.name("attach")
         arguments = [host.vmm, "--name", "e2e", "--mem", mem, "--page-size", f"{page_size >> 20}M",
-                     "--ram-file", self.ram, "--vcpus", vcpus, "--id", ident,
+                     "--ram-file", self.ram, "--accel", accel(), "--vcpus", vcpus, "--id", ident,
                      "--qmp", f"unix:{self.qmp_path}", "--attach", self.attach, *extra]
         self.process = host.start(*arguments, *(["--incoming", "defer"] if incoming else []),
                                   before_exec=before_exec)

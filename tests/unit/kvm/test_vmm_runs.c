@@ -407,7 +407,8 @@ static void it_ends_when_its_parent_is_killed(void **state)
 		pid_t child = fork();
 		if (child == 0)
 			execl(vmm, "hugeferry-vmm", "--mem", "32M", "--page-size", "2M", "--ram-file", ram,
-			      "--qmp", "unix:" RIG_FOLDER "/orphan", "--die-with-parent", (char *)NULL);
+			      "--qmp", "unix:" RIG_FOLDER "/orphan", "--die-with-parent", "--accel",
+			      rig_accel(), (char *)NULL);
 		pause();
 		_exit(1);
 	}

@@ -159,14 +159,35 @@ static bool connects(void *opaque)
 	return !hf_qmp_client_connect(&vmm->client, vmm->qmp_path, on_event, vmm, NULL);
 }
 
+bool rig_has_kvm(void)
+{
+	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
+
+static const char *accel;
+
+void rig_use_user_mode(bool use)
+{
+	accel = use ? "user" : NULL;
+}
+
+const char *rig_accel(void)
+{
+	return accel ? accel : rig_has_kvm() ? "kvm" : "user";
+}
+
 static void exec_vmm(const struct rig_vmm *vmm, const char *const *options)
 {
 	char memory[32], qmp[128];
 	const char *program = getenv("HUGEFERRY_VMM");
 	const char *arguments[OPTIONS_MAX] = {
-	    "hugeferry-vmm", "--mem", memory,	"--ram-file", vmm->ram_path,
-	    "--qmp",	     qmp,     "--name", vmm->name,    "--die-with-parent"};
-	size_t count = 10;
+	    "hugeferry-vmm", "--mem",	 memory,   "--ram-file", vmm->ram_path,
+	    "--qmp",	     qmp,	 "--name", vmm->name,	 "--die-with-parent",
+	    "--accel",	     rig_accel()};
+	size_t count = 12;
 
 	snprintf(memory, sizeof(memory), "%llu", (unsigned long long)vmm->memory_bytes);
 	snprintf(qmp, sizeof(qmp), "unix:%s", vmm->qmp_path);
