@@ -167,16 +167,10 @@ bool rig_has_kvm(void)
 	return fd >= 0;
 }
 
-static const char *accel;
-
-void rig_use_user_mode(bool use)
-{
-	accel = use ? "user" : NULL;
-}
-
 const char *rig_accel(void)
 {
-	return accel ? accel : rig_has_kvm() ? "kvm" : "user";
+	const char *wanted = getenv("HUGEFERRY_ACCEL");
+	return wanted ? wanted : rig_has_kvm() ? "kvm" : "user";
 }
 
 static void exec_vmm(const struct rig_vmm *vmm, const char *const *options)

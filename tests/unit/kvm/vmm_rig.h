@@ -35,9 +35,9 @@
 
 /* Group setup and teardown; -1 with a printed reason. Before any thread. */
 bool rig_has_kvm(void);
-/* --accel of the VMMs to come: KVM where the host has it, else user mode; or user mode in any case. */
+/* --accel of the VMMs to come: KVM where the host has it, else user mode; $HUGEFERRY_ACCEL decides otherwise.
+ */
 const char *rig_accel(void);
-void rig_use_user_mode(bool use);
 
 int rig_setup(uint64_t page_size_bytes, uint64_t pages);
 int rig_teardown(void);
