@@ -5,6 +5,10 @@ import subprocess
 import figures
 
 
+class Skipped(Exception):
+    """The host lacks what the case needs; the text says what."""
+
+
 def run_cases(cases):
     """The exit code."""
     failed = 0
@@ -13,6 +17,8 @@ def run_cases(cases):
         try:
             case()
             print(f"ok {number} - {case.__name__}", flush=True)
+        except Skipped as lack:
+            print(f"ok {number} - {case.__name__} # SKIP {lack}", flush=True)
         except (AssertionError, OSError, ValueError, figures.Failed, subprocess.SubprocessError) as error:
             failed += 1
             print(f"# {error}\nnot ok {number} - {case.__name__}", flush=True)

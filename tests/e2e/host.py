@@ -100,7 +100,13 @@ class Host:
         with open(self.counter(page_size, name), encoding="ascii") as file:
             return int(file.read())
 
+    def offers(self, page_size):
+        """Has this kernel pages of that size, however few?"""
+        return os.path.exists(self.counter(page_size, "nr_hugepages"))
+
     def available(self, page_size):
+        if not self.offers(page_size):
+            return 0
         return self.read_counter(page_size, "free_hugepages") - self.read_counter(page_size, "resv_hugepages")
 
     def pool(self, page_size):
@@ -141,7 +147,14 @@ class Host:
             with open(f"/proc/sys/vm/{path}", "w", encoding="ascii") as file:
                 file.write(value)
 
+    def need_size(self, page_size):
+        if not self.offers(page_size):
+            raise Skip(f"this kernel has no huge pages of {page_size >> 20} MiB")
+
     def need(self, page_size, pages):
+        if pages == 0 and not self.offers(page_size):
+            return
+        self.need_size(page_size)
         if self.make_available(page_size, pages):
             return
         self.compact()
