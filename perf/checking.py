@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the cases of a check of a suite, and tells their results as TAP."""
+import os
 import subprocess
 
 import figures
@@ -7,6 +8,11 @@ import figures
 
 class Skipped(Exception):
     """The host lacks what the case needs; the text says what."""
+
+
+def need_kvm():
+    if not os.path.exists("/dev/kvm"):
+        raise Skipped("/dev/kvm is missing")
 
 
 def run_cases(cases):
