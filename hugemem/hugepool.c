@@ -61,6 +61,16 @@ int hf_hugepage_sizes(uint64_t *page_sizes_bytes, int max)
 	return n;
 }
 
+bool hf_hugepage_size_is_offered(uint64_t page_size_bytes)
+{
+	uint64_t sizes[SIZES_MAX];
+	int n = hf_hugepage_sizes(sizes, SIZES_MAX);
+	for (int i = 0; i < n; i++)
+		if (sizes[i] == page_size_bytes)
+			return true;
+	return false;
+}
+
 /* ---- counts ---- */
 
 static int read_count(const char *path, uint64_t *value)

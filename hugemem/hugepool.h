@@ -33,6 +33,7 @@ struct hf_hugepage_counts {
 
 /* Page sizes this kernel offers, ascending; returns how many (at most max) or -errno. */
 int hf_hugepage_sizes(uint64_t *page_sizes_bytes, int max);
+bool hf_hugepage_size_is_offered(uint64_t page_size_bytes);
 int hf_hugepage_counts(uint64_t page_size_bytes, struct hf_hugepage_counts *out, struct hf_err *err);
 /* Free pages nobody has reserved. */
 static inline uint64_t hf_hugepages_available(const struct hf_hugepage_counts *counts)

@@ -500,10 +500,10 @@ static void fail_all(struct hf_qmp_question *questions, uint32_t count, int r, c
 
 /* Under the lock. */
 static int queue_all(struct hf_qmp_client *client, struct hf_qmp_question *questions, uint32_t count,
-		     uint32_t timeout_ms, struct hf_err *err)
+		     uint64_t deadline_ns, uint32_t timeout_ms, struct hf_err *err)
 {
 	hf_lock_assert_held(&client->mutex);
-	int r = wait_negotiated(client, deadline_after_ns(timeout_ms));
+	int r = wait_negotiated(client, deadline_ns);
 	if (r < 0)
 		return set_unanswered(client, questions[0].command, timeout_ms, err);
 	for (uint32_t i = 0; i < count; i++)
@@ -512,8 +512,8 @@ static int queue_all(struct hf_qmp_client *client, struct hf_qmp_question *quest
 	return 0;
 }
 
-void hf_qmp_client_send(struct hf_qmp_client *client, struct hf_qmp_question *questions, uint32_t count,
-			uint32_t timeout_ms)
+static void send_until(struct hf_qmp_client *client, struct hf_qmp_question *questions, uint32_t count,
+		       uint64_t deadline_ns, uint32_t timeout_ms)
 {
 	struct hf_err err = HF_ERR_INIT;
 	int r;
@@ -526,7 +526,7 @@ void hf_qmp_client_send(struct hf_qmp_client *client, struct hf_qmp_question *qu
 			       questions[0].command);
 	} else {
 		hf_lock(&client->mutex);
-		r = queue_all(client, questions, count, timeout_ms, &err);
+		r = queue_all(client, questions, count, deadline_ns, timeout_ms, &err);
 		hf_unlock(&client->mutex);
 	}
 	if (r < 0)
@@ -538,10 +538,9 @@ void hf_qmp_client_send(struct hf_qmp_client *client, struct hf_qmp_question *qu
 	}
 }
 
-void hf_qmp_client_await(struct hf_qmp_client *client, struct hf_qmp_question *questions, uint32_t count,
-			 uint32_t timeout_ms)
+static void await_until(struct hf_qmp_client *client, struct hf_qmp_question *questions, uint32_t count,
+			uint64_t deadline_ns, uint32_t timeout_ms)
 {
-	uint64_t deadline_ns = deadline_after_ns(timeout_ms);
 	enter(client);
 	for (uint32_t i = 0; i < count; i++) {
 		struct hf_qmp_question *question = &questions[i];
@@ -557,15 +556,25 @@ void hf_qmp_client_await(struct hf_qmp_client *client, struct hf_qmp_question *q
 	leave(client);
 }
 
+void hf_qmp_client_send(struct hf_qmp_client *client, struct hf_qmp_question *questions, uint32_t count,
+			uint32_t timeout_ms)
+{
+	send_until(client, questions, count, deadline_after_ns(timeout_ms), timeout_ms);
+}
+
+void hf_qmp_client_await(struct hf_qmp_client *client, struct hf_qmp_question *questions, uint32_t count,
+			 uint32_t timeout_ms)
+{
+	await_until(client, questions, count, deadline_after_ns(timeout_ms), timeout_ms);
+}
+
 int hf_qmp_client_execute(struct hf_qmp_client *client, const char *command, json_t *arguments,
 			  uint32_t timeout_ms, json_t **result, struct hf_err *err)
 {
 	struct hf_qmp_question question = {.command = command, .arguments = arguments};
-	uint64_t begin_ms = now_ms();
-	hf_qmp_client_send(client, &question, 1, timeout_ms);
-	uint64_t spent_ms = now_ms() - begin_ms;
-	uint32_t left_ms = spent_ms < timeout_ms ? timeout_ms - (uint32_t)spent_ms : 0;
-	hf_qmp_client_await(client, &question, 1, timeout_ms == UINT32_MAX ? timeout_ms : left_ms);
+	uint64_t deadline_ns = deadline_after_ns(timeout_ms);
+	send_until(client, &question, 1, deadline_ns, timeout_ms);
+	await_until(client, &question, 1, deadline_ns, timeout_ms);
 	if (question.r < 0 && err)
 		*err = question.err;
 	if (result && question.r == 0)

@@ -247,16 +247,6 @@ static void run_case(struct hf_benchmark *benchmark, const void *argument)
 	stop(&p);
 }
 
-static bool kernel_offers(uint64_t page_bytes)
-{
-	uint64_t offered[16];
-	int n = hf_hugepage_sizes(offered, sizeof(offered) / sizeof(offered[0]));
-	for (int i = 0; i < n; i++)
-		if (offered[i] == page_bytes)
-			return true;
-	return false;
-}
-
 int main(int argc, char **argv)
 {
 	struct place_case cases[WAYS * SIZES], *next = cases;
@@ -267,7 +257,7 @@ int main(int argc, char **argv)
 		argv++;
 	}
 	for (size_t i = 0; i < (small ? 1 : SIZES); i++) {
-		if (!kernel_offers(sizes[i].page_bytes)) {
+		if (!hf_hugepage_size_is_offered(sizes[i].page_bytes)) {
 			fprintf(stderr, "%s: no benchmark of pages of %s, this kernel has none\n", argv[0],
 				sizes[i].name);
 			continue;

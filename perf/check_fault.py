@@ -8,7 +8,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import figures  # noqa: E402
-from checking import has_figures, run_cases  # noqa: E402
+from checking import has_figures, need_kvm, run_cases  # noqa: E402
 
 DIFFERENCES = {"felt_longer_us_per_fault", "busy_felt_longer_us_per_fault"}
 TOUCH = {"p50_us", "p99_us", "raw_p50_us", "raw_p99_us", "busy_p50_us", "busy_p99_us", "busy_p99_by_idle_p50",
@@ -17,6 +17,7 @@ BACKGROUND = {"mib_per_s", "raw_mib_per_s", "cpu_s_per_gib", "raw_cpu_s_per_gib"
 
 
 def found(wanted):
+    need_kvm()
     return figures.run([os.path.abspath(sys.argv[1]), "--benchmark_format=json", "--benchmark_min_time=0.001",
                         f"--benchmark_filter={wanted}"])
 

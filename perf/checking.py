@@ -1,8 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the cases of a check of a suite, and tells their results as TAP."""
+import os
 import subprocess
 
 import figures
+
+
+class Skipped(Exception):
+    """The host lacks what the case needs; the text says what."""
+
+
+def need_kvm():
+    if not os.path.exists("/dev/kvm"):
+        raise Skipped("/dev/kvm is missing")
 
 
 def run_cases(cases):
@@ -13,6 +23,8 @@ def run_cases(cases):
         try:
             case()
             print(f"ok {number} - {case.__name__}", flush=True)
+        except Skipped as lack:
+            print(f"ok {number} - {case.__name__} # SKIP {lack}", flush=True)
         except (AssertionError, OSError, ValueError, figures.Failed, subprocess.SubprocessError) as error:
             failed += 1
             print(f"# {error}\nnot ok {number} - {case.__name__}", flush=True)

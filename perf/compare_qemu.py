@@ -6,8 +6,8 @@ A round moves a VM once in each way: by QEMU's postcopy, by that with postcopy-p
 is compared within a round; what is printed are medians over the rounds. The guest (kvm/guest/program.c) reads and
 writes pages at random on each vCPU and measures by its own clock how long its loads wait. Times that both have are
 taken in the same way for both: downtime and end from the events of the QEMUs. After each run every byte of memory is
-checked, and that no heartbeat is missing. Wants root, /dev/kvm and huge pages; gives everything back, also when it
-is interrupted. Over loopback a bare socket loop (perf/bare_loop.h) carries as many bytes after each round,
+checked, and that no heartbeat is missing. Wants root and huge pages; gives everything back, also when it is
+interrupted. Over loopback a bare socket loop (perf/bare_loop.h) carries as many bytes after each round,
 alone and beside the same guest.
 """
 import itertools
@@ -23,7 +23,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(
 from bench_migrate import raw_limits  # noqa: E402
 from host import M, Qmp, assert_whole, await_memory, finish, free_port, listening_uri, receive, send  # noqa: E402
 from networks import ADDRESSES, Networks  # noqa: E402
-from qemu_flat import PATTERNS, FlatQemu, assert_one_guest, emulator  # noqa: E402
+from qemu_flat import ACCEL, PATTERNS, FlatQemu, assert_one_guest, emulator  # noqa: E402
 from results import machine, parse, print_table, read_json, warm_pages  # noqa: E402
 from vm import CACHE  # noqa: E402
 
@@ -279,7 +279,7 @@ def more_options(parser):
     parser.add_argument("--qemu", nargs="+", type=lambda word: emulator.named(word, CACHE), metavar="QEMU",
                         default=[emulator.Emulator()],
                         help=f"programs, or of {', '.join(emulator.KINDS)} (fetched once by apt)")
-    parser.add_argument("--accel", default="kvm")
+    parser.add_argument("--accel", default=ACCEL, help="QEMU's; kvm where the host has it")
     parser.add_argument("--vcpus", type=int, default=2)
     parser.add_argument("--patterns", nargs="+", choices=list(PATTERNS), default=["random", "hot"],
                         help="in which order the guest goes over its pages; hot: nine visits of ten to a tenth of them")

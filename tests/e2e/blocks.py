@@ -35,10 +35,14 @@ def both_refuse(host, source_blocks, destination_blocks, *parts, give=(), take=(
         assert "untouched and still in inmigrate" in refused(taker, *parts)
 
 
-def blocks_that_differ_are_all_named_on_both_sides(host):
+def blocks_of_other_pages_are_all_named_on_both_sides(host):
+    host.need_size(G)
     both_refuse(host, [Block("ram0", G), Block("ram1", G)], [Block("ram1", G, G), Block("ram0", G, G)],
                 "block 'ram0': page size is 2 MiB on the source and 1 GiB on the destination",
                 "block 'ram1': page size is 2 MiB on the source and 1 GiB on the destination")
+
+
+def blocks_of_other_lengths_are_all_named_on_both_sides(host):
     both_refuse(host, [Block("ram0", 16 * M), Block("ram1", 32 * M)], [Block("ram0", 32 * M), Block("ram1", 16 * M)],
                 "block 'ram0': length is 16 MiB on the source and 32 MiB on the destination",
                 "block 'ram1': length is 32 MiB on the source and 16 MiB on the destination")
@@ -59,10 +63,14 @@ def a_feature_the_vmm_lacks_is_named_on_both_sides(host):
     both_refuse(host, [Block("ram0")], [Block("ram0")], "minor-hugetlbfs", userfault=lacks)
 
 
-def too_few_huge_pages_are_counted_for_each_size(host):
+def too_few_huge_pages_are_counted(host):
     host.need(2 * M, 5)
     both_refuse(host, [Block("ram0", 64 * M)], [Block("ram0", 64 * M)], "'ram0'",
                 "27 huge pages of 2 MiB are missing (32 needed, 5 available)", "hugepages-2048kB/nr_hugepages")
+
+
+def too_few_huge_pages_of_1_gib_are_counted_as_such(host):
+    host.need_size(G)
     host.need(2 * M, 8)
     missing = 3 - host.available(G)
     both_refuse(host, [Block("small"), Block("large", 3 * G, G)], [Block("small"), Block("large", 3 * G, G)],
@@ -95,7 +103,7 @@ def memory_a_destination_cannot_take_is_refused(host):
     for blocks, *parts in (
             ([Block("ram0", path=host.name("file"))], "'ram0'", "hugetlbfs"),
             ([Block("ram0", said_page_size=4096)], "'ram0'", "no huge pages"),
-            ([Block("ram0", G, G, said_page_size=2 * M)], "'ram0'", "1 GiB", "2 MiB"),
+            *([([Block("ram0", G, G, said_page_size=2 * M)], "'ram0'", "1 GiB", "2 MiB")] if host.offers(G) else []),
             ([Block("ram0", said_length=3 * M)], "'ram0'", "3 MiB", "2 MiB"),
             ([Block("ram0", said_length=64 * M)], "'ram0'", "64 MiB", "16 MiB"),
             ([Block("ram0"), Block("ram1", private=True, path="")], "'ram0' is shared", "'ram1' is private")):
@@ -106,10 +114,12 @@ def memory_a_destination_cannot_take_is_refused(host):
 
 
 CASES = [
-    blocks_that_differ_are_all_named_on_both_sides,
+    blocks_of_other_pages_are_all_named_on_both_sides,
+    blocks_of_other_lengths_are_all_named_on_both_sides,
     blocks_that_one_side_lacks_are_named_on_both_sides,
     a_feature_the_vmm_lacks_is_named_on_both_sides,
-    too_few_huge_pages_are_counted_for_each_size,
+    too_few_huge_pages_are_counted,
+    too_few_huge_pages_of_1_gib_are_counted_as_such,
     private_memory_cannot_be_continued,
     memory_a_source_cannot_give_is_refused,
     memory_a_destination_cannot_take_is_refused,

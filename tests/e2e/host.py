@@ -100,7 +100,13 @@ class Host:
         with open(self.counter(page_size, name), encoding="ascii") as file:
             return int(file.read())
 
+    def offers(self, page_size):
+        """Has this kernel pages of that size, however few?"""
+        return os.path.exists(self.counter(page_size, "nr_hugepages"))
+
     def available(self, page_size):
+        if not self.offers(page_size):
+            return 0
         return self.read_counter(page_size, "free_hugepages") - self.read_counter(page_size, "resv_hugepages")
 
     def pool(self, page_size):
@@ -141,7 +147,14 @@ class Host:
             with open(f"/proc/sys/vm/{path}", "w", encoding="ascii") as file:
                 file.write(value)
 
+    def need_size(self, page_size):
+        if not self.offers(page_size):
+            raise Skip(f"this kernel has no huge pages of {page_size >> 20} MiB")
+
     def need(self, page_size, pages):
+        if pages == 0 and not self.offers(page_size):
+            return
+        self.need_size(page_size)
         if self.make_available(page_size, pages):
             return
         self.compact()
@@ -150,6 +163,12 @@ class Host:
         text = f"{pages} huge pages of {page_size >> 20} MiB cannot be had, only {self.available(page_size)}"
         # A GiB in one piece is a matter of luck on a host that has run for long; smaller pages are not.
         raise Skip(text) if page_size == G else AssertionError(text)
+
+    @staticmethod
+    def need_kvm():
+        """For the reference VMM."""
+        if not os.path.exists("/dev/kvm"):
+            raise Skip("/dev/kvm is missing")
 
     @staticmethod
     def end_process(process):
@@ -286,6 +305,7 @@ def accel():
 class Vmm:
     def __init__(self, host, incoming=False, mem=256 * M, page_size=2 * M, vcpus=2, ident="ram0", extra=(),
                  before_exec=None):
+        host.need_kvm()
         self.ram = os.path.join(host.mount(page_size), os.path.basename(host.name("ram")))
         self.qmp_path = host.name("qmp")
         self.monitor = self.qmp_path  # where the tests ask

@@ -33,11 +33,12 @@ def little_locked_memory():
 
 def no_kernel_faults():
     """A container's view: no CAP_SYS_PTRACE, and a /dev without userfaultfd."""
-    kvm = os.stat("/dev/kvm").st_rdev
+    kvm = os.stat("/dev/kvm").st_rdev if os.path.exists("/dev/kvm") else None
     must(LIBC.unshare(CLONE_NEWNS))
     must(LIBC.mount(None, b"/", None, MS_PRIVATE_REC, None))
     must(LIBC.mount(b"none", b"/dev", b"tmpfs", 0, None))
-    os.mknod("/dev/kvm", stat.S_IFCHR | 0o600, kvm)
+    if kvm:
+        os.mknod("/dev/kvm", stat.S_IFCHR | 0o600, kvm)
     drop_for_good(CAP_SYS_PTRACE)
 
 

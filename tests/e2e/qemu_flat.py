@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QEMUs under KVM whose guest is the reference VMM's: kvm/guest/firmware.c leads into it, in place of a BIOS.
+"""QEMUs, under KVM where the host has it, whose guest is the reference VMM's: kvm/guest/firmware.c leads into it, in place of a BIOS.
 
 The guest lies in the RAM file before QEMU starts, so every byte of memory is known, and what looks at a reference
 VMM's guest from outside looks at this one too. A vCPU's heartbeat is the low byte of a count that rises by one; it goes
@@ -16,6 +16,7 @@ sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__f
 
 import emulator  # noqa: E402
 
+ACCEL = "kvm" if os.path.exists("/dev/kvm") else "tcg,thread=multi"
 BEAT_PORT = 0x402
 PORT_USES = 4  # positions of the guest's counters
 PATTERNS = {"sequential": 0, "random": 1, "hot": 2}
@@ -23,7 +24,7 @@ PATTERNS = {"sequential": 0, "random": 1, "hot": 2}
 
 class FlatQemu(Vmm):
     def __init__(self, host, incoming=False, mem=256 * M, vcpus=2, pattern="random", write_percent=50, fill_percent=80,
-                 qemu=None, lent=True, accel="kvm", extra=(), before_exec=None):
+                 qemu=None, lent=True, accel=ACCEL, extra=(), before_exec=None):
         """lent: with the attach library, and at the destination the VM waits for a `cont`."""
         # No Vmm.__init__: what it starts is another program.
         self.host, self.page_size, self.vcpus = host, 2 * M, vcpus

@@ -33,8 +33,8 @@ import qemu_devices  # noqa: E402
 import qemu_disk  # noqa: E402
 import qemu_failures  # noqa: E402
 import qemu_first  # noqa: E402
+import qemu_flat_moves  # noqa: E402
 import qemu_frozen  # noqa: E402
-import qemu_kvm  # noqa: E402
 import qemu_library  # noqa: E402
 import qemu_libvirt  # noqa: E402
 import qemu_memory  # noqa: E402
@@ -89,7 +89,7 @@ MODULES = (
     qemu_recovery,
     qemu_settings,
     qemu_versions,
-    qemu_kvm,
+    qemu_flat_moves,
     qemu_failures,
     qemu_first,
     qemu_frozen,

@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 
-from host import M, Vmm, assert_runs, err_of, finish, listening_uri, one_line, receive, send, wait_until
+from host import G, M, Vmm, assert_runs, err_of, finish, listening_uri, one_line, receive, send, wait_until
 
 
 def check(host, uri, *extra):
@@ -32,7 +32,8 @@ def a_receiver_that_waits_can_be_checked_and_used_afterwards(host):
         assert code == 0 and not said, (code, said)
         assert re.search(r"[0-9.]+ [GM]B/s, round trip [0-9.]+ ms", named(findings, "link")[0]["detail"])
         stalls = "".join(finding["detail"] for finding in named(findings, "page stall"))
-        assert "a page of 2 MiB" in stalls and "a page of 1 GiB" in stalls, stalls
+        for size, name in ((2 * M, "2 MiB"), (G, "1 GiB")):
+            assert (f"a page of {name}" in stalls) == host.offers(size), stalls
     assert destination.status() == "inmigrate"
     assert err_of(taker).count("the link was checked") == 3
     giver = send(host, source, uri)
@@ -41,6 +42,7 @@ def a_receiver_that_waits_can_be_checked_and_used_afterwards(host):
 
 
 def a_check_warns_of_what_the_destination_would_refuse(host):
+    host.need_size(G)
     host.need(2 * M, 150)
     taker = receive(host, Vmm(host, incoming=True), "--max-page-stall", 1)
     code, _, findings = check(host, listening_uri(taker), "--max-page-stall", 3600000)

@@ -47,11 +47,17 @@ static void enter_protected_mode(int vcpu)
 	must(ioctl(vcpu, KVM_SET_SREGS, &sregs) == 0);
 }
 
-struct vm vm_new(const struct ram *ram)
+int open_kvm(void)
 {
 	int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (kvm < 0)
 		platform_lacks("/dev/kvm: %s", strerror(errno));
+	return kvm;
+}
+
+struct vm vm_new(const struct ram *ram)
+{
+	int kvm = open_kvm();
 	int vm_fd = ioctl(kvm, KVM_CREATE_VM, 0);
 	must(vm_fd >= 0);
 	must(ioctl(vm_fd, KVM_SET_TSS_ADDR, KVM_PAGES) == 0);

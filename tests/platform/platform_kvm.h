@@ -27,7 +27,9 @@ static inline bool vm_access_failed(int result)
 	return result < 0 || result == KVM_EXIT_MMIO;
 }
 
-/* The VMM's mapping of ram is guest memory. Ends the program as skipped where there is no KVM. */
+/* Ends the program as skipped where there is no KVM. */
+int open_kvm(void);
+/* The VMM's mapping of ram is guest memory. */
 struct vm vm_new(const struct ram *ram);
 /*
  * KVM_RUN until the word at a byte of a page is read into *word. 0; -errno of KVM_RUN; or the KVM_EXIT_* with

@@ -167,6 +167,8 @@ void rig_link_again(struct rig *rig, uint64_t epoch);
 void rig_link_down(struct rig *rig);
 void rig_fault(struct rig *rig, uint32_t block, uint64_t page);
 struct hf_destination_snapshot rig_snapshot(struct rig *rig);
+/* It has failed, for what the peer did, which these words name. */
+void rig_expect_violation(struct rig *rig, const char *words);
 
 /* Ends a fetch that is on its way, by its name ("ram 1.2"). */
 void rig_landed(struct rig *rig, const char *chunk);

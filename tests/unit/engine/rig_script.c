@@ -293,6 +293,15 @@ struct hf_destination_snapshot rig_snapshot(struct rig *rig)
 	return snapshot;
 }
 
+void rig_expect_violation(struct rig *rig, const char *words)
+{
+	struct hf_destination_snapshot snapshot = rig_snapshot(rig);
+	assert_int_equal(snapshot.status, HF_STATUS_FAILED);
+	assert_int_equal(snapshot.err.class, HF_ERR_PEER);
+	if (!strstr(snapshot.err.text, words))
+		fail_msg("'%s' does not say '%s'", snapshot.err.text, words);
+}
+
 /* ---- source ------------------------------------------------------------------------------------ */
 
 static void source_step(struct rig *rig, enum rig_source_at at)

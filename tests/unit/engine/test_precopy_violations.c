@@ -5,15 +5,6 @@
 
 #include <string.h>
 
-static void is_violation(struct rig *rig, const char *words)
-{
-	struct hf_destination_snapshot snapshot = rig_snapshot(rig);
-	assert_int_equal(snapshot.status, HF_STATUS_FAILED);
-	assert_int_equal(snapshot.err.class, HF_ERR_PEER);
-	if (!strstr(snapshot.err.text, words))
-		fail_msg("'%s' does not say '%s'", snapshot.err.text, words);
-}
-
 static void without_the_feature(struct rig *rig)
 {
 	rig->link.features &= ~HF_WIRE_FEATURE_PRECOPY;
@@ -148,7 +139,7 @@ static void what_a_source_may_not_say_ends_the_migration(void **state)
 		struct rig *rig = rig_create();
 		rig->link.features |= HF_WIRE_FEATURE_PRECOPY;
 		violations[i].say(rig);
-		is_violation(rig, violations[i].words);
+		rig_expect_violation(rig, violations[i].words);
 		rig_destroy(rig);
 	}
 }

@@ -95,6 +95,8 @@ static void sizes_ascend_and_hold_2_mib(void **state)
 	}
 	assert_true(found);
 	assert_int_equal(hf_hugepage_sizes(sizes, 1), 1);
+	assert_true(hf_hugepage_size_is_offered(HUGE_BYTES));
+	assert_false(hf_hugepage_size_is_offered(HUGE_BYTES / 2));
 }
 
 static void a_size_the_kernel_lacks_is_refused_and_the_offered_ones_named(void **state)

@@ -397,6 +397,10 @@ static void default_slots_are_two_of_one_gibibyte(void **state)
 {
 	struct destination *d = *state;
 
+	if (!hf_hugepage_size_is_offered(GIB)) {
+		print_message("skipped: this kernel has no huge pages of 1 GiB\n");
+		skip();
+	}
 	d->block_count = d->pages = 1;
 	d->slots = 0;
 	d->page_size_bytes = GIB;

@@ -66,6 +66,14 @@ static int reserve_with_keeper(uint64_t page_size_bytes, uint64_t pages)
 	return keeper < 0 ? -1 : 0;
 }
 
+bool rig_has_kvm(void)
+{
+	bool has = access("/dev/kvm", R_OK | W_OK) == 0;
+	if (!has)
+		fprintf(stderr, "/dev/kvm: %s\n", strerror(errno));
+	return has;
+}
+
 int rig_setup(uint64_t page_size_bytes, uint64_t pages)
 {
 	uint64_t least_bytes = page_size_bytes * pages;

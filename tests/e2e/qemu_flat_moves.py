@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Unmodified QEMUs under KVM: what waits for a page are vCPUs in KVM_RUN."""
+"""Unmodified QEMUs whose guest is known byte by byte: what waits for a page are vCPUs, in KVM_RUN where there is KVM."""
 import json
 import os
 import signal
@@ -42,11 +42,11 @@ def moved(placement):
         assert len(vcpus) == 2 and all(vcpu["faults"] > 0 and vcpu["blocktime_ns"] > 0 for vcpu in vcpus), vcpus
         assert report["faults"]["vcpu"] == sum(vcpu["faults"] for vcpu in vcpus), report["faults"]
         check_guest(host, source, destination)
-    case.__name__ = f"vcpus_of_a_qemu_under_kvm_fault_by_{placement}"
+    case.__name__ = f"vcpus_of_a_qemu_with_a_known_guest_fault_by_{placement}"
     return case
 
 
-def rounds_see_what_vcpus_of_a_qemu_under_kvm_write(host):
+def rounds_see_what_vcpus_of_a_qemu_with_a_known_guest_write(host):
     source, destination = pair(host)
     path = host.name("json")
     taker = receive(host, destination, "--json", path)
@@ -56,7 +56,7 @@ def rounds_see_what_vcpus_of_a_qemu_under_kvm_write(host):
     check_guest(host, source, destination)
 
 
-class KvmMove(Move):
+class FlatMove(Move):
     def make_vms(self, host, mem):
         return pair(host)
 
@@ -66,8 +66,8 @@ class KvmMove(Move):
 
 def killed(placement):
     def case(host):
-        kill_at_random(KvmMove(host, placement=placement).hand_over(), KILLS)
-    case.__name__ = f"programs_killed_while_a_qemu_under_kvm_moves_by_{placement}_lose_nothing"
+        kill_at_random(FlatMove(host, placement=placement).hand_over(), KILLS)
+    case.__name__ = f"programs_killed_while_a_qemu_with_a_known_guest_moves_by_{placement}_lose_nothing"
     return case
 
 
@@ -107,7 +107,7 @@ def the_comparison_with_qemus_own_postcopy_measures_all_it_tells(host):
 CASES = [
     moved("continue"),
     moved("copy"),
-    rounds_see_what_vcpus_of_a_qemu_under_kvm_write,
+    rounds_see_what_vcpus_of_a_qemu_with_a_known_guest_write,
     killed("continue"),
     killed("copy"),
     the_comparison_with_qemus_own_postcopy_measures_all_it_tells,
