@@ -54,11 +54,15 @@
 #define TRAP_PROTECTION	    13
 #define OPCODE_IN_EAX_DX    0xed
 
+#define SA_HAS_RESTORER	    0x04000000ul
+#define KERNEL_SIGSET_BYTES 8
+/* Whoever instruments a program believes the thread to be elsewhere. */
+#define HANDLER __attribute__((no_sanitize("address", "thread", "undefined")))
+
 struct vmm_user_vcpu {
 	uint8_t *memory;
 	uint64_t memory_bytes;
 	uint8_t kicked;
-	bool prepared; /* the thread: stack and segment */
 	void *stack;
 	struct kvm_regs regs; /* rip is an offset in guest memory */
 	/* Between the thread and its handlers. */
@@ -95,7 +99,12 @@ static const struct {
 
 #define PLACES (sizeof(places) / sizeof(places[0]))
 
-static void on_enter(int signal, siginfo_t *info, void *context)
+HANDLER static greg_t *place(struct kvm_regs *regs, size_t i)
+{
+	return (greg_t *)(void *)((char *)regs + places[i].offset);
+}
+
+HANDLER static void on_enter(int signal, siginfo_t *info, void *context)
 {
 	greg_t *gregs = ((ucontext_t *)context)->uc_mcontext.gregs;
 	struct vmm_user_vcpu *user = own;
@@ -106,9 +115,10 @@ static void on_enter(int signal, siginfo_t *info, void *context)
 	user->left_by.si_signo = 0;
 	if (__atomic_load_n(&user->kicked, __ATOMIC_SEQ_CST))
 		return;
-	memcpy(user->host, gregs, sizeof(user->host));
+	for (int i = 0; i < NGREG; i++)
+		user->host[i] = gregs[i];
 	for (size_t i = 0; i < PLACES; i++)
-		memcpy(&gregs[places[i].greg], (char *)&user->regs + places[i].offset, sizeof(greg_t));
+		gregs[places[i].greg] = *place(&user->regs, i);
 	gregs[REG_RIP] = (greg_t)((uintptr_t)user->memory + user->regs.rip);
 	gregs[REG_EFL] = (greg_t)(user->regs.rflags & FLAGS_OF_ARITHMETIC) |
 			 (gregs[REG_EFL] & ~(greg_t)FLAGS_OF_ARITHMETIC);
@@ -116,43 +126,69 @@ static void on_enter(int signal, siginfo_t *info, void *context)
 }
 
 /* True: it was the guest that was interrupted, and it is left. */
-static bool leave_guest(const siginfo_t *info, greg_t *gregs)
+HANDLER static bool leave_guest(const siginfo_t *info, greg_t *gregs)
 {
 	struct vmm_user_vcpu *user = own;
 
 	if (!user || !user->in_guest)
 		return false;
 	for (size_t i = 0; i < PLACES; i++)
-		memcpy((char *)&user->regs + places[i].offset, &gregs[places[i].greg], sizeof(greg_t));
+		*place(&user->regs, i) = gregs[places[i].greg];
 	user->regs.rip = (uint64_t)gregs[REG_RIP] - (uintptr_t)user->memory;
 	user->regs.rflags = ((uint64_t)gregs[REG_EFL] & FLAGS_OF_ARITHMETIC) | FLAGS_ALWAYS;
 	user->left_by = *info;
 	user->left_trap = gregs[REG_TRAPNO];
 	user->in_guest = 0;
-	memcpy(gregs, user->host, sizeof(user->host));
+	for (int i = 0; i < NGREG; i++)
+		gregs[i] = user->host[i];
 	return true;
 }
 
-static void on_kick(int signal, siginfo_t *info, void *context)
+HANDLER static void on_kick(int signal, siginfo_t *info, void *context)
 {
 	(void)signal;
 	leave_guest(info, ((ucontext_t *)context)->uc_mcontext.gregs);
 }
 
-static void on_fault(int number, siginfo_t *info, void *context)
+/* As the kernel has it. */
+struct kernel_sigaction {
+	void (*handler)(int number, siginfo_t *info, void *context);
+	unsigned long flags;
+	void (*restorer)(void);
+	uint64_t mask;
+};
+
+void vmm_user_signal_return(void);
+asm(".text\n"
+    ".hidden	vmm_user_signal_return\n"
+    ".globl	vmm_user_signal_return\n"
+    "vmm_user_signal_return:\n"
+    "	movl	$15, %eax\n" /* rt_sigreturn */
+    "	syscall\n");
+
+/* Not sigaction(): sanitizers put a handler of their own in between, which hands signals on when it likes. */
+HANDLER static int set_action(int number, const struct kernel_sigaction *action)
 {
-	if (!leave_guest(info, ((ucontext_t *)context)->uc_mcontext.gregs))
-		signal(number, SIG_DFL); /* it comes again */
+	return syscall(SYS_rt_sigaction, number, action, NULL, KERNEL_SIGSET_BYTES) < 0 ? -errno : 0;
+}
+
+HANDLER static void on_fault(int number, siginfo_t *info, void *context)
+{
+	if (leave_guest(info, ((ucontext_t *)context)->uc_mcontext.gregs))
+		return;
+	struct kernel_sigaction usual = {0};
+	set_action(number, &usual); /* it comes again */
 }
 
 static int catch_signal(int number, void (*handler)(int, siginfo_t *, void *), struct hf_err *err)
 {
-	struct sigaction action = {.sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_ONSTACK};
-
-	sigfillset(&action.sa_mask);
-	return sigaction(number, &action, NULL)
-		   ? hf_err_set(err, HF_ERR_LOCAL, errno, "signal %d: %s", number, strerror(errno))
-		   : 0;
+	struct kernel_sigaction action = {.handler = handler,
+					  .flags = SA_SIGINFO | SA_ONSTACK | SA_HAS_RESTORER,
+					  .restorer = vmm_user_signal_return,
+					  .mask = ~0ull};
+	int result = set_action(number, &action);
+	return result ? hf_err_set(err, HF_ERR_LOCAL, -result, "signal %d: %s", number, strerror(-result))
+		      : 0;
 }
 
 /* ---- making ----------------------------------------------------------------------------------- */
@@ -220,18 +256,15 @@ static int vcpu_enter_guest(struct vmm_vcpu *vcpu, struct hf_err *err)
 
 /* ---- running ---------------------------------------------------------------------------------- */
 
-static int prepare_thread(struct vmm_vcpu *vcpu, struct hf_err *err)
+static int set_thread(struct vmm_vcpu *vcpu, stack_t *before, struct hf_err *err)
 {
 	struct vmm_user_vcpu *user = vcpu->user;
 	stack_t stack = {.ss_sp = user->stack, .ss_size = STACK_BYTES};
 
-	if (user->prepared)
-		return 0;
-	if (sigaltstack(&stack, NULL) || syscall(SYS_arch_prctl, ARCH_SET_GS, user->memory))
+	if (sigaltstack(&stack, before) || syscall(SYS_arch_prctl, ARCH_SET_GS, user->memory))
 		return hf_err_set(err, HF_ERR_LOCAL, errno, "vCPU %" PRIu32 ": user mode: %s", vcpu->index,
 				  strerror(errno));
 	own = user;
-	user->prepared = true;
 	return 0;
 }
 
@@ -277,7 +310,10 @@ static int handle_fault(struct vmm_vcpu *vcpu, struct hf_err *err)
 static int vcpu_run(struct vmm_vcpu *vcpu, struct hf_err *err)
 {
 	struct vmm_user_vcpu *user = vcpu->user;
-	int result = prepare_thread(vcpu, err);
+	stack_t before;
+	int result = set_thread(vcpu, &before, err);
+	if (result)
+		return result;
 
 	while (!result) {
 		/* Not pthread_kill(): the guest is left to behind this system call. */
@@ -287,6 +323,8 @@ static int vcpu_run(struct vmm_vcpu *vcpu, struct hf_err *err)
 		else if (__atomic_load_n(&user->kicked, __ATOMIC_SEQ_CST))
 			break;
 	}
+	own = NULL;
+	sigaltstack(&before, NULL); /* the thread ends with the one it began with */
 	return result;
 }
 

@@ -66,14 +66,6 @@ static int reserve_with_keeper(uint64_t page_size_bytes, uint64_t pages)
 	return keeper < 0 ? -1 : 0;
 }
 
-bool rig_has_kvm(void)
-{
-	bool has = access("/dev/kvm", R_OK | W_OK) == 0;
-	if (!has)
-		fprintf(stderr, "/dev/kvm: %s\n", strerror(errno));
-	return has;
-}
-
 int rig_setup(uint64_t page_size_bytes, uint64_t pages)
 {
 	uint64_t least_bytes = page_size_bytes * pages;
@@ -167,7 +159,7 @@ static bool connects(void *opaque)
 	return !hf_qmp_client_connect(&vmm->client, vmm->qmp_path, on_event, vmm, NULL);
 }
 
-bool rig_has_kvm(void)
+static bool has_kvm(void)
 {
 	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
 	if (fd >= 0)
@@ -178,7 +170,7 @@ bool rig_has_kvm(void)
 const char *rig_accel(void)
 {
 	const char *wanted = getenv("HUGEFERRY_ACCEL");
-	return wanted ? wanted : rig_has_kvm() ? "kvm" : "user";
+	return wanted ? wanted : has_kvm() ? "kvm" : "user";
 }
 
 static void exec_vmm(const struct rig_vmm *vmm, const char *const *options)
