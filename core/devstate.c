@@ -629,7 +629,7 @@ static int load_all(struct reader *reader, uint32_t number, const struct hf_devs
 		return hf_err_set(err, HF_ERR_PEER, EPROTO, "device state: %zu bytes follow the last section",
 				  reader->left);
 	for (uint32_t i = 0; i < count; i++)
-		if (!copies[i] && !sections[i].desc->optional)
+		if (!copies[i])
 			return hf_err_set(err, HF_ERR_PEER, EPROTO,
 					  "device state: section '%s' instance %" PRIu32
 					  " is missing; start both VMs with the same devices",
@@ -653,7 +653,7 @@ int hf_devstate_load(const struct hf_devstate_section *sections, uint32_t count,
 		return hf_err_set(err, HF_ERR_LOCAL, ENOMEM, "device state: out of memory");
 	result = load_all(&body, number, sections, count, copies, err);
 	for (uint32_t i = 0; i < count; i++) {
-		if (!result && copies[i])
+		if (!result)
 			memcpy(sections[i].object, copies[i], sections[i].desc->object_bytes);
 		free(copies[i]);
 	}

@@ -60,7 +60,6 @@ struct hf_devstate_desc {
 	uint32_t minimum_version; /* the oldest that can be loaded */
 	size_t object_bytes;
 	const struct hf_devstate_field *fields;
-	bool optional; /* a section that may be missing; its object then stays as it is */
 	const struct hf_devstate_subsection *subsections; /* may be NULL */
 	/*
 	 * Hooks, may be NULL. pre_save may bring the object up to date. pre_load and post_load get a copy of

@@ -233,10 +233,20 @@ bool vmm_machine_halt(struct vmm_machine *machine, uint32_t timeout_ms)
 struct machine_object {
 	uint64_t memory_bytes, page_size_bytes;
 	uint32_t vcpus;
+	uint32_t accel; /* enum vmm_accel */
 	/* This machine's, not saved. */
 	uint64_t own_memory_bytes, own_page_size_bytes;
-	uint32_t own_vcpus;
+	uint32_t own_vcpus, own_accel;
 };
+
+/* Version 1 knew no other. */
+static int assume_kvm(void *object, struct hf_err *err)
+{
+	struct machine_object *machine = object;
+	(void)err;
+	machine->accel = VMM_ACCEL_KVM;
+	return 0;
+}
 
 static int check_machine(void *object, uint32_t version, struct hf_err *err)
 {
@@ -260,18 +270,25 @@ static int check_machine(void *object, uint32_t version, struct hf_err *err)
 				  "%" PRIu32 " vCPUs on the source and %" PRIu32
 				  " here; start this VM with --vcpus as there",
 				  machine->vcpus, machine->own_vcpus);
+	if (machine->accel != machine->own_accel)
+		return hf_err_set(err, HF_ERR_PEER, EINVAL,
+				  "this VM runs with --accel %s and the source with another; start both with "
+				  "the same",
+				  vmm_accel_name(machine->own_accel));
 	return 0;
 }
 
 static const struct hf_devstate_desc machine_desc = {
     .name = "machine",
-    .version = 1,
+    .version = 2,
     .minimum_version = 1,
     .object_bytes = sizeof(struct machine_object),
     .fields = (const struct hf_devstate_field[]){HF_DEVSTATE_FIELD(struct machine_object, memory_bytes),
 						 HF_DEVSTATE_FIELD(struct machine_object, page_size_bytes),
 						 HF_DEVSTATE_FIELD(struct machine_object, vcpus),
+						 HF_DEVSTATE_FIELD_SINCE(struct machine_object, accel, 2),
 						 HF_DEVSTATE_FIELDS_END},
+    .pre_load = assume_kvm,
     .post_load = check_machine,
 };
 
@@ -306,39 +323,10 @@ static const struct hf_devstate_desc port_desc = {
 /* All objects of a machine's device state and the sections that name them. */
 struct objects {
 	struct machine_object machine;
-	uint8_t foreign;
 	uint32_t sections_count;
 	struct hf_devstate_section *sections;
 	struct port_object *ports;
 	uint8_t *vcpus; /* as the accelerator's description has them */
-};
-
-/* A vCPU of the other accelerator: refused in words that an operator understands. */
-static int refuse_kvm(void *object, struct hf_err *err)
-{
-	(void)object;
-	return hf_err_set(
-	    err, HF_ERR_PEER, EINVAL,
-	    "the source runs on KVM and this VM in user mode; start both with the same --accel");
-}
-
-static int refuse_user(void *object, struct hf_err *err)
-{
-	(void)object;
-	return hf_err_set(
-	    err, HF_ERR_PEER, EINVAL,
-	    "the source runs in user mode and this VM on KVM; start both with the same --accel");
-}
-
-#define FOREIGN(section, refuse)                                                                             \
-	{                                                                                                    \
-		.name = section, .version = 1, .minimum_version = 1, .object_bytes = 1, .optional = true,    \
-		.pre_load = refuse, .fields = (const struct hf_devstate_field[]){HF_DEVSTATE_FIELDS_END},    \
-	}
-
-static const struct hf_devstate_desc foreign_desc[] = {
-    [VMM_ACCEL_KVM] = FOREIGN("user-vcpu", refuse_user),
-    [VMM_ACCEL_USER] = FOREIGN("vcpu", refuse_kvm),
 };
 
 static void objects_destroy(struct objects *objects)
@@ -359,9 +347,11 @@ static int objects_make(struct objects *objects, const struct vmm_machine *machi
 						   .vcpus = vcpus,
 						   .own_memory_bytes = config->memory_bytes,
 						   .own_page_size_bytes = config->page_size_bytes,
-						   .own_vcpus = vcpus};
+						   .own_vcpus = vcpus,
+						   .accel = config->accel,
+						   .own_accel = config->accel};
 	objects->sections_count = 1 + 2 * vcpus;
-	objects->sections = calloc(objects->sections_count + 1, sizeof(*objects->sections));
+	objects->sections = calloc(objects->sections_count, sizeof(*objects->sections));
 	objects->ports = calloc(vcpus, sizeof(*objects->ports));
 	objects->vcpus = calloc(vcpus, machine->ops->state_desc->object_bytes);
 	if (!objects->sections || !objects->ports || !objects->vcpus) {
@@ -375,9 +365,6 @@ static int objects_make(struct objects *objects, const struct vmm_machine *machi
 		section[0] = (struct hf_devstate_section){desc, i, objects->vcpus + i * desc->object_bytes};
 		section[1] = (struct hf_devstate_section){&port_desc, i, &objects->ports[i]};
 	}
-	/* Of one, which is loaded but never saved. */
-	objects->sections[objects->sections_count] =
-	    (struct hf_devstate_section){&foreign_desc[config->accel], 0, &objects->foreign};
 	return 0;
 }
 
@@ -409,7 +396,7 @@ int vmm_machine_load(struct vmm_machine *machine, const void *data, size_t lengt
 	if (result)
 		return result;
 
-	result = hf_devstate_load(objects.sections, objects.sections_count + 1, data, length_bytes, err);
+	result = hf_devstate_load(objects.sections, objects.sections_count, data, length_bytes, err);
 	for (uint32_t i = 0; !result && i < machine->vcpus; i++) {
 		struct vmm_vcpu *vcpu = &machine->vcpu[i];
 		vcpu->port_reads = objects.ports[i].reads;
