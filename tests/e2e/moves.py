@@ -73,10 +73,12 @@ def demand_only(placement):
 
 def holes(placement):
     def case(host):
-        report = demo(host, "--placement", placement, "--fill", 40)
+        check_report(demo(host, "--mem", "256M", "--placement", placement, "--fill", 40), 2, mem=256 * M)
+        # None is filled before it is moved, however fast the guest.
+        report = demo(host, "--placement", placement, "--fill", 40, "--write-share", 0)
         check_report(report, 2)
-        assert report["pages_zero"] > 300, report["pages_zero"]
-        assert report["transferred_bytes"] < 1500 * M
+        assert report["pages_zero"] > 500, report["pages_zero"]
+        assert report["transferred_bytes"] < 1024 * M
     case.__name__ = f"holes_arrive_as_zeros_without_bytes_by_{placement}"
     return case
 
