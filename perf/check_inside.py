@@ -16,7 +16,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 
 import figures  # noqa: E402
-from checking import has_figures, run_cases  # noqa: E402
+from checking import has_figures, need_kvm, run_cases  # noqa: E402
 
 COUNTERS = {"total_s", "page_time_ms", "send_lock_waits_ms", "receive_lock_waits_ms", "lock_waits_by_page_time",
             "longest_lock_wait_us", "send_kib", "receive_kib", "memory_beyond_constant_by_guest"}
@@ -39,6 +39,7 @@ def who_waits_for_a_lock_is_seen_and_who_idles_is_not():
 
 
 def whole_migrations_are_seen_from_inside():
+    need_kvm()
     command = [f"{HERE}/bench_inside.py", sys.argv[1], "--sizes", "64M", "--benchmark_filter=random"]
     has_figures(figures.run(command), {"inside/random/64M": COUNTERS}, MAY_BE_NONE)
 

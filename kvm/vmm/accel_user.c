@@ -293,12 +293,10 @@ static int handle_fault(struct vmm_vcpu *vcpu, struct hf_err *err)
 	struct vmm_user_vcpu *user = vcpu->user;
 	const siginfo_t *info = &user->left_by;
 
-	if (info->si_signo == SIGBUS && info->si_code == BUS_MCEERR_AR)
-		return vmm_memory_error_redirect(vcpu, &user->regs, err);
+	/* A kernel without CONFIG_MEMORY_FAILURE does not say that the page is poisoned, but its bytes are
+	 * lost either way. */
 	if (info->si_signo == SIGBUS)
-		return hf_err_set(err, HF_ERR_LOCAL, EFAULT,
-				  "vCPU %" PRIu32 ": a page of guest memory cannot be had (SIGBUS, code %d)",
-				  vcpu->index, info->si_code);
+		return vmm_memory_error_redirect(vcpu, &user->regs, err);
 	if (info->si_signo == SIGSEGV && user->left_trap == TRAP_PROTECTION && in_text(&user->regs) &&
 	    user->memory[user->regs.rip] == OPCODE_IN_EAX_DX)
 		return read_port(vcpu, err);
