@@ -14,6 +14,7 @@
  * the migration's back. So it is mapped here only after the last page has been placed.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <signal.h>
@@ -158,6 +159,14 @@ static void socket_path(const struct hf_demo *demo, const char *name, char path[
 	snprintf(path, 128, "%s/%s", demo->workspace.folder, name);
 }
 
+static bool has_kvm(void)
+{
+	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
+
 static int start_vmm(struct hf_demo *demo, enum demo_child which, struct hf_err *err)
 {
 	const struct hf_options *options = &demo->options;
@@ -183,6 +192,8 @@ static int start_vmm(struct hf_demo *demo, enum demo_child which, struct hf_err 
 			      demo->workspace.ram[which],
 			      "--vcpus",
 			      vcpus,
+			      "--accel",
+			      demo->user_mode ? "user" : "kvm",
 			      "--qmp",
 			      qmp,
 			      "--attach",
@@ -229,6 +240,10 @@ static int destination_answers(struct hf_demo *demo, struct hf_err *err)
 
 static int start_vmms(struct hf_demo *demo, struct hf_err *err)
 {
+	demo->user_mode = !has_kvm();
+	if (demo->user_mode)
+		fprintf(stderr,
+			"hugeferry: /dev/kvm cannot be opened: the VMs run in user mode, without it\n");
 	int result = start_vmm(demo, DEMO_SOURCE_VMM, err);
 	if (!result)
 		result = start_vmm(demo, DEMO_DESTINATION_VMM, err);

@@ -27,6 +27,7 @@ struct hf_demo_view {
 };
 
 struct hf_demo {
+	bool user_mode; /* of the VMs: the host has no /dev/kvm */
 	struct hf_options options;
 	int signal_fd; /* stored + 1 */
 	char self[4096], vmm[4096];

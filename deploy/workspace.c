@@ -67,7 +67,8 @@ static int mount_private(struct hf_workspace *workspace)
 		return -errno;
 	if (mkdir(workspace->huge, 0700))
 		return -errno;
-	if (mount("hugeferry-demo", workspace->huge, "hugetlbfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options))
+	/* Without MS_NOEXEC: a VMM in user mode executes guest memory. */
+	if (mount("hugeferry-demo", workspace->huge, "hugetlbfs", MS_NOSUID | MS_NODEV, options))
 		return -errno;
 	workspace->mounted = true;
 	mount_runtime(workspace);

@@ -29,6 +29,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* The program reaches its memory by a segment; all others by plain pointers. */
+#ifndef HF_GUEST_SEGMENT
+#define HF_GUEST_SEGMENT
+#endif
+
 #define HF_GUEST_MAGIC	       0x3147595252454647ull
 #define HF_GUEST_HEADER_OFFSET 0x1000ull
 #define HF_GUEST_TEXT_OFFSET   0x2000ull /* the entry point */
@@ -133,7 +138,7 @@ static inline uint64_t hf_guest_below(uint64_t random, uint64_t limit)
 	return (random & 0xffffffffu) * limit >> 32;
 }
 
-static inline bool hf_guest_is_hole(const struct hf_guest_header *header, uint64_t page)
+static inline bool hf_guest_is_hole(const HF_GUEST_SEGMENT struct hf_guest_header *header, uint64_t page)
 {
 	if (page < header->system_pages)
 		return false;
@@ -141,15 +146,15 @@ static inline bool hf_guest_is_hole(const struct hf_guest_header *header, uint64
 }
 
 /* Offset of a vCPU's slot within a page. */
-static inline uint64_t hf_guest_slot_offset(const struct hf_guest_header *header, uint64_t page,
-					    uint64_t vcpu)
+static inline uint64_t hf_guest_slot_offset(const HF_GUEST_SEGMENT struct hf_guest_header *header,
+					    uint64_t page, uint64_t vcpu)
 {
 	uint64_t place = hf_guest_mix(header->seed + (page << 8 | vcpu));
 	return vcpu * header->part_bytes + (place & (header->part_bytes - 1) & ~7ull);
 }
 
-static inline uint64_t hf_guest_slot_word(const struct hf_guest_header *header, uint64_t address, bool hole,
-					  uint64_t count)
+static inline uint64_t hf_guest_slot_word(const HF_GUEST_SEGMENT struct hf_guest_header *header,
+					  uint64_t address, bool hole, uint64_t count)
 {
 	return hole && !count ? 0 : hf_guest_word(header->seed, address, count);
 }
@@ -158,20 +163,21 @@ static inline uint64_t hf_guest_slot_word(const struct hf_guest_header *header, 
  * Does the step use the port? A paced guest does in each: the machine answers no sooner than the next step
  * is due.
  */
-static inline bool hf_guest_step_uses_port(const struct hf_guest_header *header, uint64_t step)
+static inline bool hf_guest_step_uses_port(const HF_GUEST_SEGMENT struct hf_guest_header *header,
+					   uint64_t step)
 {
 	return header->pace_steps_per_s || step % HF_GUEST_PORT_STEPS == 0;
 }
 
 /* The random number of a step. */
-static inline uint64_t hf_guest_step_random(const struct hf_guest_header *header, uint64_t vcpu,
-					    uint64_t step)
+static inline uint64_t hf_guest_step_random(const HF_GUEST_SEGMENT struct hf_guest_header *header,
+					    uint64_t vcpu, uint64_t step)
 {
 	return hf_guest_mix(hf_guest_mix(header->seed + (vcpu << 56)) + step);
 }
 
-static inline uint64_t hf_guest_step_page(const struct hf_guest_header *header, uint64_t vcpu, uint64_t step,
-					  uint64_t random)
+static inline uint64_t hf_guest_step_page(const HF_GUEST_SEGMENT struct hf_guest_header *header,
+					  uint64_t vcpu, uint64_t step, uint64_t random)
 {
 	uint64_t page;
 
@@ -190,13 +196,14 @@ static inline bool hf_guest_step_skips(bool hole, uint64_t random)
 	return hole && random % HF_GUEST_HOLE_VISITS;
 }
 
-static inline bool hf_guest_step_writes(const struct hf_guest_header *header, uint64_t random)
+static inline bool hf_guest_step_writes(const HF_GUEST_SEGMENT struct hf_guest_header *header,
+					uint64_t random)
 {
 	return hf_guest_below(hf_guest_mix(random + 1), 100) < header->write_percent;
 }
 
-static inline uint64_t hf_guest_ledger_offset(const struct hf_guest_header *header, uint64_t vcpu,
-					      uint64_t page)
+static inline uint64_t hf_guest_ledger_offset(const HF_GUEST_SEGMENT struct hf_guest_header *header,
+					      uint64_t vcpu, uint64_t page)
 {
 	return header->ledger_offset + (vcpu * header->pages + page) * 8;
 }

@@ -7,6 +7,10 @@
  * stack because every byte of guest memory must be known to the verifier, and a stack's bytes are not.
  * (The stack pointer is 0, so a compiler that spills would end the guest at once with a triple fault.)
  *
+ * Every access to memory is through segment GS. Its base is 0 where there is a machine of its own; the VMM
+ * that runs the program in user mode puts it where the guest's memory begins. The program jumps relatively,
+ * so it runs wherever memory is.
+ *
  * vCPUs share nothing they write: each has its status block, its ledger and its slot on each page. A page
  * that came late, twice, torn or not at all disagrees with the ledger, which lies on another page; a
  * status block that was lost disagrees with the step counter in r15, which travels as device state; an IN
@@ -14,6 +18,7 @@
  * not count (any but the reference VMM) is told the count's low byte by OUT instead: what it has written down
  * shows.
  */
+#define HF_GUEST_SEGMENT __seg_gs
 #include "kvm/guest/layout.h"
 
 register uint64_t steps_done asm("r15");
@@ -24,13 +29,13 @@ static inline void forget_registers(void)
 	asm volatile("" ::: "memory");
 }
 
-static inline void add_one(volatile uint64_t *sealed)
+static inline void add_one(volatile HF_GUEST_SEGMENT uint64_t *sealed)
 {
 	*sealed = hf_guest_seal(*sealed + 1);
 }
 
-static inline void complain(volatile struct hf_guest_status *status, uint64_t address, uint64_t expected,
-			    uint64_t found)
+static inline void complain(volatile HF_GUEST_SEGMENT struct hf_guest_status *status, uint64_t address,
+			    uint64_t expected, uint64_t found)
 {
 	if (!hf_guest_count(status->errors)) {
 		status->bad_address = address;
@@ -40,14 +45,15 @@ static inline void complain(volatile struct hf_guest_status *status, uint64_t ad
 	add_one(&status->errors);
 }
 
-static inline void check_word(volatile struct hf_guest_status *status, uint64_t address, uint64_t expected)
+static inline void check_word(volatile HF_GUEST_SEGMENT struct hf_guest_status *status, uint64_t address,
+			      uint64_t expected)
 {
-	uint64_t found = *(volatile uint64_t *)address;
+	uint64_t found = *(volatile HF_GUEST_SEGMENT uint64_t *)address;
 	if (found != expected)
 		complain(status, address, expected, found);
 }
 
-static inline void note_stall(volatile struct hf_guest_status *status)
+static inline void note_stall(volatile HF_GUEST_SEGMENT struct hf_guest_status *status)
 {
 	uint64_t now = hf_guest_count(__builtin_ia32_rdtsc());
 	uint64_t before = hf_guest_count(status->last_step_ticks);
@@ -58,17 +64,17 @@ static inline void note_stall(volatile struct hf_guest_status *status)
 
 /* A step is long where the processor is emulated; two readings around one load show a page that was missing.
  */
-static inline void touch(volatile struct hf_guest_status *status, const struct hf_guest_header *header,
-			 uint64_t page)
+static inline void touch(volatile HF_GUEST_SEGMENT struct hf_guest_status *status,
+			 const HF_GUEST_SEGMENT struct hf_guest_header *header, uint64_t page)
 {
 	uint64_t before = __builtin_ia32_rdtsc();
-	(void)*(volatile uint64_t *)(page * header->page_size_bytes);
+	(void)*(volatile HF_GUEST_SEGMENT uint64_t *)(page * header->page_size_bytes);
 	uint64_t after = __builtin_ia32_rdtsc();
 	if (after > before && after - before > HF_GUEST_STALL_TICKS)
 		status->stalled_ticks = hf_guest_seal(status->stalled_ticks + after - before);
 }
 
-static inline void read_port(volatile struct hf_guest_status *status)
+static inline void read_port(volatile HF_GUEST_SEGMENT struct hf_guest_status *status)
 {
 	uint32_t reads;
 	uint32_t expected = (uint32_t)hf_guest_count(status->port_uses) + 1;
@@ -79,15 +85,17 @@ static inline void read_port(volatile struct hf_guest_status *status)
 	add_one(&status->port_uses);
 }
 
-static inline void write_port(volatile struct hf_guest_status *status, const struct hf_guest_header *header)
+static inline void write_port(volatile HF_GUEST_SEGMENT struct hf_guest_status *status,
+			      const HF_GUEST_SEGMENT struct hf_guest_header *header)
 {
 	uint16_t port = (uint16_t)(header->beat_port + status->vcpu);
 	asm volatile("outb %b0, %w1" : : "a"(status->port_uses), "d"(port));
 	add_one(&status->port_uses);
 }
 
-static inline void check_random_word(volatile struct hf_guest_status *status,
-				     const struct hf_guest_header *header, uint64_t page, uint64_t random)
+static inline void check_random_word(volatile HF_GUEST_SEGMENT struct hf_guest_status *status,
+				     const HF_GUEST_SEGMENT struct hf_guest_header *header, uint64_t page,
+				     uint64_t random)
 {
 	uint64_t offset = random & (header->page_size_bytes - 1) & ~7ull;
 	uint64_t address = page * header->page_size_bytes + offset;
@@ -98,8 +106,9 @@ static inline void check_random_word(volatile struct hf_guest_status *status,
 	check_word(status, address, hf_guest_slot_word(header, address, hf_guest_is_hole(header, page), 0));
 }
 
-static inline void visit(volatile struct hf_guest_status *status, const struct hf_guest_header *header,
-			 uint64_t page, uint64_t random)
+static inline void visit(volatile HF_GUEST_SEGMENT struct hf_guest_status *status,
+			 const HF_GUEST_SEGMENT struct hf_guest_header *header, uint64_t page,
+			 uint64_t random)
 {
 	touch(status, header, page);
 	forget_registers();
@@ -108,7 +117,8 @@ static inline void visit(volatile struct hf_guest_status *status, const struct h
 	check_random_word(status, header, page, hf_guest_mix(random + 3));
 	forget_registers();
 
-	volatile uint64_t *ledger = (volatile uint64_t *)hf_guest_ledger_offset(header, status->vcpu, page);
+	volatile HF_GUEST_SEGMENT uint64_t *ledger =
+	    (volatile HF_GUEST_SEGMENT uint64_t *)hf_guest_ledger_offset(header, status->vcpu, page);
 	uint64_t slot = page * header->page_size_bytes + hf_guest_slot_offset(header, page, status->vcpu);
 	check_word(status, slot, hf_guest_slot_word(header, slot, hf_guest_is_hole(header, page), *ledger));
 	forget_registers();
@@ -116,7 +126,7 @@ static inline void visit(volatile struct hf_guest_status *status, const struct h
 	if (hf_guest_step_writes(header, random)) {
 		uint64_t count = *ledger + 1;
 		*ledger = count;
-		*(volatile uint64_t *)slot = hf_guest_word(header->seed, slot, count);
+		*(volatile HF_GUEST_SEGMENT uint64_t *)slot = hf_guest_word(header->seed, slot, count);
 		add_one(&status->writes);
 	}
 	add_one(&status->visits);
@@ -126,7 +136,7 @@ static inline void visit(volatile struct hf_guest_status *status, const struct h
  * Memory and registers must be of one moment. Two relations, because a vCPU may have been stopped between
  * loading a count and storing it again; then that one looks right.
  */
-static inline void check_progress(volatile struct hf_guest_status *status)
+static inline void check_progress(volatile HF_GUEST_SEGMENT struct hf_guest_status *status)
 {
 	uint64_t step = hf_guest_count(status->step);
 	uint64_t ended = hf_guest_count(status->visits) + hf_guest_count(status->skips);
@@ -137,7 +147,8 @@ static inline void check_progress(volatile struct hf_guest_status *status)
 		complain(status, (uint64_t)&status->visits, steps_done, ended);
 }
 
-static inline void do_step(volatile struct hf_guest_status *status, const struct hf_guest_header *header)
+static inline void do_step(volatile HF_GUEST_SEGMENT struct hf_guest_status *status,
+			   const HF_GUEST_SEGMENT struct hf_guest_header *header)
 {
 	check_progress(status);
 	note_stall(status);
@@ -163,7 +174,7 @@ static inline void do_step(volatile struct hf_guest_status *status, const struct
 
 /* The step met a page whose bytes are lost: it has stored nothing that depends on the page, and is skipped.
  */
-static inline void end_lost_step(volatile struct hf_guest_status *status)
+static inline void end_lost_step(volatile HF_GUEST_SEGMENT struct hf_guest_status *status)
 {
 	add_one(&status->memory_errors);
 	add_one(&status->skips);
@@ -173,9 +184,10 @@ static inline void end_lost_step(volatile struct hf_guest_status *status)
 
 __attribute__((noreturn, flatten, section(".entry"))) void guest_entry(uint64_t vcpu, uint64_t memory_error)
 {
-	const struct hf_guest_header *header = (const struct hf_guest_header *)HF_GUEST_HEADER_OFFSET;
-	volatile struct hf_guest_status *status =
-	    (volatile struct hf_guest_status *)header->status_offset + vcpu;
+	const HF_GUEST_SEGMENT struct hf_guest_header *header =
+	    (const HF_GUEST_SEGMENT struct hf_guest_header *)HF_GUEST_HEADER_OFFSET;
+	volatile HF_GUEST_SEGMENT struct hf_guest_status *status =
+	    (volatile HF_GUEST_SEGMENT struct hf_guest_status *)header->status_offset + vcpu;
 
 	if (memory_error)
 		end_lost_step(status);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * machine.h - a virtual machine on /dev/kvm: memory, vCPUs, run, stop, save, load.
+ * machine.h - a virtual machine: memory, vCPUs, run, stop, save, load.
  *
  * Purpose: the smallest machine that runs the guest of kvm/guest.h: no devices but one port per vCPU that
  * counts its reads and, for a paced guest, delays them; no interrupts. It can be stopped at any instruction,
@@ -18,14 +18,19 @@
 #include <sys/types.h>
 
 #include "core/err.h"
+#include "kvm/vmm/accel.h"
 #include "kvm/vmm/vcpu_state.h"
 
-/* Interrupts KVM_RUN; the program installs an empty handler, vmm_machine_kick_signal(), before create. */
+/*
+ * Takes a vCPU out of the guest. The program installs an empty handler for it before create; user mode puts
+ * its own in that place.
+ */
 int vmm_machine_kick_signal(void);
 
 struct vmm_machine;
 
 struct vmm_machine_config {
+	enum vmm_accel accel;
 	void *memory;
 	uint64_t memory_bytes;
 	uint64_t page_size_bytes;
@@ -45,12 +50,12 @@ int vmm_machine_enter_guest(struct vmm_machine *machine, struct hf_err *err);
 
 int vmm_machine_run(struct vmm_machine *machine, struct hf_err *err);
 /*
- * Returns when every vCPU is out of KVM_RUN with nothing half done. -ETIMEDOUT: one would not come out (it
+ * Returns when every vCPU is out of the guest with nothing half done. -ETIMEDOUT: one would not come out (it
  * waits for a page); the others run on.
  */
 int vmm_machine_stop(struct vmm_machine *machine, uint32_t timeout_ms, struct hf_err *err);
 
-/* For the end: as stop, but the order stands; nothing runs any more. False: a vCPU is still in KVM_RUN. */
+/* For the end: as stop, but the order stands; nothing runs any more. False: a vCPU is still in the guest. */
 bool vmm_machine_halt(struct vmm_machine *machine, uint32_t timeout_ms);
 
 /* Stopped only. *data is freed with free(). */
@@ -63,6 +68,7 @@ int vmm_machine_load(struct vmm_machine *machine, const void *data, size_t lengt
 
 uint32_t vmm_machine_vcpus(const struct vmm_machine *machine);
 pid_t vmm_machine_vcpu_thread_id(const struct vmm_machine *machine, uint32_t vcpu);
+/* Of KVM; empty with others. */
 const struct vmm_msr_list *vmm_machine_msrs(const struct vmm_machine *machine);
 
 #endif

@@ -43,7 +43,7 @@ struct vmm {
 
 static void on_kick(int signal)
 {
-	(void)signal; /* it ends KVM_RUN, that is all */
+	(void)signal; /* it ends KVM_RUN, that is all; user mode has a handler of its own */
 }
 
 /* SIGTERM and SIGINT are read from a descriptor; blocked here, they are blocked in every thread. */
@@ -77,6 +77,7 @@ static int die_with_parent(pid_t parent, struct hf_err *err)
 static int make_machine(struct vmm *vmm, struct hf_err *err)
 {
 	struct vmm_machine_config config = {
+	    .accel = vmm->options.accel,
 	    .memory = vmm->ram.address,
 	    .memory_bytes = vmm->ram.length_bytes,
 	    .page_size_bytes = vmm->ram.page_size_bytes,
@@ -154,7 +155,7 @@ static const char *wait_for_end(const struct vmm *vmm)
 	return polls[1].revents ? "host-qmp-quit" : "host-signal";
 }
 
-/* False: a vCPU does not come out of KVM_RUN. */
+/* False: a vCPU does not come out of the guest. */
 static bool halt_machine(struct vmm *vmm)
 {
 	if (!vmm->machine || vmm_machine_halt(vmm->machine, HALT_LIMIT_MS))

@@ -95,26 +95,35 @@ int vmm_memory_error_end_access(struct vmm_vcpu *vcpu, struct hf_err *err)
 			  "vCPU %" PRIu32 ": an access to a lost page cannot be ended", vcpu->index);
 }
 
-int vmm_memory_error_deliver(struct vmm_vcpu *vcpu, struct hf_err *err)
+int vmm_memory_error_redirect(struct vmm_vcpu *vcpu, struct kvm_regs *regs, struct hf_err *err)
 {
-	struct kvm_regs regs;
-	int result = ioctl(vcpu->fd, KVM_GET_REGS, &regs);
-
-	if (result == 0 && vcpu->met_error && vcpu->error_step == regs.r15)
+	if (vcpu->met_error && vcpu->error_step == regs->r15)
 		return hf_err_set(err, HF_ERR_LOCAL, EHWPOISON,
 				  "vCPU %" PRIu32
 				  ": a page that the guest needs to handle memory errors is lost",
 				  vcpu->index);
 	vcpu->met_error = true;
-	vcpu->error_step = regs.r15;
-	regs.rip = HF_GUEST_TEXT_OFFSET;
-	regs.rsp = 0;
-	regs.rdi = vcpu->index;
-	regs.rsi = 1;
-	if (result == 0)
-		result = ioctl(vcpu->fd, KVM_SET_REGS, &regs);
-	return result == 0 ? 0
-			   : hf_err_set(err, HF_ERR_LOCAL, errno,
-					"vCPU %" PRIu32 ": KVM does not let a memory error be delivered: %s",
-					vcpu->index, strerror(errno));
+	vcpu->error_step = regs->r15;
+	regs->rip = HF_GUEST_TEXT_OFFSET;
+	regs->rsp = 0;
+	regs->rdi = vcpu->index;
+	regs->rsi = 1;
+	return 0;
+}
+
+int vmm_memory_error_deliver(struct vmm_vcpu *vcpu, struct hf_err *err)
+{
+	struct kvm_regs regs;
+	bool done = ioctl(vcpu->fd, KVM_GET_REGS, &regs) == 0;
+
+	if (done) {
+		int result = vmm_memory_error_redirect(vcpu, &regs, err);
+		if (result)
+			return result;
+		done = ioctl(vcpu->fd, KVM_SET_REGS, &regs) == 0;
+	}
+	return done ? 0
+		    : hf_err_set(err, HF_ERR_LOCAL, errno,
+				 "vCPU %" PRIu32 ": KVM does not let a memory error be delivered: %s",
+				 vcpu->index, strerror(errno));
 }

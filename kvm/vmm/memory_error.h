@@ -22,7 +22,9 @@ bool vmm_memory_error_taken(void);
 bool vmm_memory_error_is_exit(const struct vmm_vcpu *vcpu);
 /* Ends the access of such an exit. */
 int vmm_memory_error_end_access(struct vmm_vcpu *vcpu, struct hf_err *err);
-/* The guest goes on where it handles memory errors. */
+/* Sets registers so that the guest goes on where it handles memory errors; refused where it cannot. */
+int vmm_memory_error_redirect(struct vmm_vcpu *vcpu, struct kvm_regs *regs, struct hf_err *err);
+/* The same with KVM's: the guest goes on where it handles memory errors. */
 int vmm_memory_error_deliver(struct vmm_vcpu *vcpu, struct hf_err *err);
 
 #endif

@@ -19,7 +19,7 @@
 const char vmm_options_help[] =
     "Usage: hugeferry-vmm --mem SIZE --page-size 2M|1G --ram-file PATH --qmp unix:PATH [OPTION]...\n"
     "\n"
-    "A small virtual machine on /dev/kvm whose memory is huge pages. Its guest checks every byte of memory\n"
+    "A small virtual machine whose memory is huge pages. Its guest checks every byte of memory\n"
     "it visits, so a page lost, stale or torn by a migration is seen.\n"
     "\n"
     "  --mem SIZE            memory, with K, M, G or T; a multiple of the page size\n"
@@ -27,6 +27,10 @@ const char vmm_options_help[] =
     "  --ram-file PATH       file to make for the memory, on a hugetlbfs mount of that page size\n"
     "  --qmp unix:PATH       QMP control socket to make\n"
     "  --vcpus N             1 to 64 (default 1)\n"
+    "  --accel kvm|user      what executes the guest (default kvm): /dev/kvm, or for hosts without it and "
+    "for\n"
+    "                        tests the vCPUs' threads themselves, in user mode. The guest is not isolated\n"
+    "                        from this program then\n"
     "  --id IDSTR            name of the memory backend (default ram0)\n"
     "  --name NAME           name of the VM (default: vm)\n"
     "  --attach PATH         socket to make for the attach hand-off of guest memory; with --incoming "
@@ -206,6 +210,17 @@ static int set_name(struct vmm_options *options, const char *value, struct hf_er
 	return 0;
 }
 
+static int set_accel(struct vmm_options *options, const char *value, struct hf_err *err)
+{
+	if (!strcmp(value, "kvm"))
+		options->accel = VMM_ACCEL_KVM;
+	else if (!strcmp(value, "user"))
+		options->accel = VMM_ACCEL_USER;
+	else
+		return bad_value("accel", value, "accelerator; kvm and user are possible", err);
+	return 0;
+}
+
 static int set_incoming(struct vmm_options *options, const char *value, struct hf_err *err)
 {
 	if (strcmp(value, "defer"))
@@ -223,6 +238,7 @@ static const struct {
     {"ram-file", set_ram_file},
     {"qmp", set_qmp},
     {"vcpus", set_vcpus},
+    {"accel", set_accel},
     {"id", set_id},
     {"name", set_name},
     {"attach", set_attach},

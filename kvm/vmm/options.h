@@ -16,6 +16,7 @@
 
 #include "core/err.h"
 #include "kvm/guest.h"
+#include "kvm/vmm/accel.h"
 
 struct vmm_options {
 	struct hf_guest_config guest;
@@ -24,6 +25,7 @@ struct vmm_options {
 	const char *ram_file;
 	const char *qmp_path;
 	const char *attach_path; /* NULL: none */
+	enum vmm_accel accel;
 	bool incoming;
 	bool die_with_parent;
 	bool help;

@@ -2,24 +2,11 @@
 /*
  * vcpu.c - the thread of a vCPU.
  *
- * Theory of operation. The thread waits until the machine may run, then calls KVM_RUN again and again until
- * it is kicked. A kick is two things: kvm_run->immediate_exit, which makes the next KVM_RUN return
- * at once, and a signal, which ends the one under way. Whichever point the thread is at, one of them meets
- * it:
- *
- *     stopper                         vCPU thread
- *     immediate_exit = 1
- *                                     KVM_RUN -> EINTR at once       (came before KVM_RUN)
- *     signal
- *                                     KVM_RUN under way -> EINTR     (came after)
- *
- * Only EINTR leads out of the loop. An exit that needs completion (the guest reads a port) is handled and
- * followed by another KVM_RUN, which delivers the value to the guest's register before it looks at
- * immediate_exit. So a stopped vCPU never has half an instruction pending, and its registers are all there
- * is to save.
- *
- * The clock: the guest's time stamp counter goes on while a vCPU stands. It is read when the vCPU stops and
- * written back when it runs again, so a stopped machine's state does not change.
+ * Theory of operation. The thread waits until the machine may run, then lets the accelerator execute the
+ * guest until it is kicked. A kick is two things: vcpu->kicked, at which the accelerator looks before it
+ * enters the guest, and a signal, which takes it out of the guest. Whichever point the thread is at, one of
+ * them meets it; how is told in the accelerators' files. A guest that reads its port has its value in its
+ * register before the vCPU stands, so a stopped vCPU never has half an instruction pending.
  */
 #include "kvm/vmm/vcpu.h"
 
@@ -28,42 +15,18 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "kvm/guest/layout.h"
 #include "kvm/vmm/machine.h"
-#include "kvm/vmm/memory_error.h"
-#include "kvm/vmm/vcpu_state.h"
 
 #define NS_PER_S	 1000000000ull
 #define PACE_LATE_MAX_NS 50000000ull
 
-int vmm_vcpu_create(struct vmm_vcpu *vcpu, uint32_t index, int vm_fd, size_t run_bytes,
-		    struct vmm_run_control *control, struct hf_err *err)
-{
-	int fd = ioctl(vm_fd, KVM_CREATE_VCPU, (unsigned long)index);
-	if (fd < 0)
-		return hf_err_set(err, HF_ERR_LOCAL, errno, "vCPU %" PRIu32 " cannot be made: %s", index,
-				  strerror(errno));
-	void *run = mmap(NULL, run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (run == MAP_FAILED) {
-		int errnum = errno;
-		close(fd);
-		return hf_err_set(err, HF_ERR_LOCAL, errnum, "vCPU %" PRIu32 " cannot be mapped: %s", index,
-				  strerror(errnum));
-	}
-	*vcpu = (struct vmm_vcpu){
-	    .index = index, .fd = fd, .run = run, .run_bytes = run_bytes, .control = control};
-	return 0;
-}
-
 void vmm_vcpu_kick(struct vmm_vcpu *vcpu)
 {
 	hf_lock_assert_held(&vcpu->control->lock);
-	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
+	__atomic_store_n(vcpu->kicked, 1, __ATOMIC_SEQ_CST);
 	if (vcpu->started)
 		pthread_kill(vcpu->thread, vmm_machine_kick_signal());
 }
@@ -71,14 +34,7 @@ void vmm_vcpu_kick(struct vmm_vcpu *vcpu)
 void vmm_vcpu_unkick(struct vmm_vcpu *vcpu)
 {
 	hf_lock_assert_held(&vcpu->control->lock);
-	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
-}
-
-static int unexpected_io(const struct vmm_vcpu *vcpu, struct hf_err *err)
-{
-	return hf_err_set(err, HF_ERR_LOCAL, EIO,
-			  "vCPU %" PRIu32 ": the guest used port 0x%x in a way this machine does not have",
-			  vcpu->index, vcpu->run->io.port);
+	__atomic_store_n(vcpu->kicked, 0, __ATOMIC_SEQ_CST);
 }
 
 static uint64_t now_ns(void)
@@ -110,93 +66,10 @@ static void wait_until_due(struct vmm_vcpu *vcpu)
 	hf_unlock(&control->lock);
 }
 
-static int handle_io(struct vmm_vcpu *vcpu, struct hf_err *err)
+uint32_t vmm_vcpu_read_port(struct vmm_vcpu *vcpu)
 {
-	struct kvm_run *run = vcpu->run;
-
-	if (run->io.port != HF_GUEST_PORT || run->io.direction != KVM_EXIT_IO_IN || run->io.size != 4 ||
-	    run->io.count != 1)
-		return unexpected_io(vcpu, err);
 	wait_until_due(vcpu);
-	uint32_t value = (uint32_t)++vcpu->port_reads;
-	memcpy((uint8_t *)run + run->io.data_offset, &value, sizeof(value));
-	return 0;
-}
-
-/* There is no device: either it is guest memory whose bytes are lost, or the guest has gone astray. */
-static int handle_mmio(struct vmm_vcpu *vcpu, struct hf_err *err)
-{
-	if (!vmm_memory_error_is_exit(vcpu))
-		return hf_err_set(err, HF_ERR_LOCAL, EIO,
-				  "vCPU %" PRIu32 ": the guest used address 0x%llx, where nothing is",
-				  vcpu->index, (unsigned long long)vcpu->run->mmio.phys_addr);
-	int result = vmm_memory_error_end_access(vcpu, err);
-	return result ? result : vmm_memory_error_deliver(vcpu, err);
-}
-
-static int handle_exit(struct vmm_vcpu *vcpu, struct hf_err *err)
-{
-	struct kvm_run *run = vcpu->run;
-
-	switch (run->exit_reason) {
-	case KVM_EXIT_IO:
-		return handle_io(vcpu, err);
-	case KVM_EXIT_INTR:
-		return 0;
-	case KVM_EXIT_SHUTDOWN:
-		return hf_err_set(err, HF_ERR_LOCAL, EIO,
-				  "vCPU %" PRIu32 ": triple fault; guest memory or registers are wrong",
-				  vcpu->index);
-	case KVM_EXIT_INTERNAL_ERROR:
-		return hf_err_set(err, HF_ERR_LOCAL, EIO, "vCPU %" PRIu32 ": KVM internal error %u",
-				  vcpu->index, run->internal.suberror);
-	case KVM_EXIT_FAIL_ENTRY:
-		return hf_err_set(err, HF_ERR_LOCAL, EIO,
-				  "vCPU %" PRIu32 ": KVM could not enter the guest (0x%llx)", vcpu->index,
-				  (unsigned long long)run->fail_entry.hardware_entry_failure_reason);
-	case KVM_EXIT_MMIO:
-		return handle_mmio(vcpu, err);
-	default:
-		return hf_err_set(err, HF_ERR_LOCAL, EIO, "vCPU %" PRIu32 ": unexpected exit %u from KVM_RUN",
-				  vcpu->index, run->exit_reason);
-	}
-}
-
-/* Until kicked: 0. */
-static int run_until_kicked(struct vmm_vcpu *vcpu, struct hf_err *err)
-{
-	for (;;) {
-		if (ioctl(vcpu->fd, KVM_RUN, 0) < 0) {
-			if (vmm_memory_error_taken() && vmm_memory_error_deliver(vcpu, err))
-				return -EIO;
-			if (errno == EINTR && __atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_SEQ_CST))
-				return 0;
-			if (errno == EINTR || errno == EAGAIN)
-				continue;
-			return hf_err_set(err, HF_ERR_LOCAL, errno,
-					  "vCPU %" PRIu32
-					  ": KVM_RUN failed: %s; a page of guest memory may be poisoned or "
-					  "gone",
-					  vcpu->index, strerror(errno));
-		}
-		int result = handle_exit(vcpu, err);
-		if (result)
-			return result;
-	}
-}
-
-static int run_once(struct vmm_vcpu *vcpu, struct hf_err *err)
-{
-	int result = vmm_vcpu_tsc_set(vcpu->fd, vcpu->tsc);
-	if (result)
-		return hf_err_set(err, HF_ERR_LOCAL, EIO,
-				  "vCPU %" PRIu32 ": KVM does not let its clock be set", vcpu->index);
-	result = run_until_kicked(vcpu, err);
-	int read = vmm_vcpu_tsc_get(vcpu->fd, &vcpu->tsc);
-	if (!result && read)
-		result = hf_err_set(err, HF_ERR_LOCAL, EIO,
-				    "vCPU %" PRIu32 ": KVM does not let its clock be read", vcpu->index);
-	return result;
+	return (uint32_t)++vcpu->port_reads;
 }
 
 /* Called with the lock held; ends the run of the whole machine. */
@@ -232,7 +105,7 @@ static void *vcpu_thread(void *opaque)
 		vcpu->stopped = false;
 		hf_unlock(&control->lock);
 		struct hf_err err = HF_ERR_INIT;
-		int result = run_once(vcpu, &err);
+		int result = vcpu->ops->vcpu_run(vcpu, &err);
 		hf_lock(&control->lock);
 		vcpu->stopped = true;
 		if (result)
@@ -266,8 +139,5 @@ void vmm_vcpu_destroy(struct vmm_vcpu *vcpu)
 {
 	if (vcpu->started)
 		pthread_join(vcpu->thread, NULL);
-	if (vcpu->run)
-		munmap(vcpu->run, vcpu->run_bytes);
-	if (vcpu->fd >= 0)
-		close(vcpu->fd);
+	vcpu->ops->vcpu_destroy(vcpu);
 }

@@ -2,7 +2,7 @@
 /*
  * vcpu.h - one vCPU and its thread.
  *
- * Purpose: runs KVM_RUN while it may, handles its exits, and stands still when told.
+ * Purpose: lets the guest run while it may, and stands still when told.
  * Ownership: create/destroy by the machine; the control block is shared by all vCPUs of a machine.
  * Threads: one of its own. Fields are grouped by owner.
  * Units: none.
@@ -19,6 +19,7 @@
 
 #include "core/err.h"
 #include "core/lock.h"
+#include "kvm/vmm/accel.h"
 
 /* The order all vCPUs of a machine follow. */
 struct vmm_run_control {
@@ -36,14 +37,19 @@ struct vmm_run_control {
 struct vmm_vcpu {
 	/* Set at creation. */
 	uint32_t index;
-	int fd;
-	struct kvm_run *run;
-	size_t run_bytes;
+	const struct vmm_accel_ops *ops;
+	uint8_t *kicked; /* stored to under the control's lock, read without */
 	struct vmm_run_control *control;
 	pthread_t thread;
 	bool started;
+	/* The accelerator's: KVM, */
+	int fd;
+	struct kvm_run *run;
+	size_t run_bytes;
+	/* and user mode. */
+	struct vmm_user_vcpu *user;
 	/* Under the control's lock. */
-	bool stopped; /* out of KVM_RUN, nothing half done */
+	bool stopped; /* out of the guest, nothing half done */
 	pid_t thread_id;
 	/* The vCPU thread's own while it runs, the machine's while it is stopped. */
 	uint64_t tsc;
@@ -54,14 +60,14 @@ struct vmm_vcpu {
 	uint64_t error_step;	   /* then: at which of the guest's steps */
 };
 
-int vmm_vcpu_create(struct vmm_vcpu *vcpu, uint32_t index, int vm_fd, size_t run_bytes,
-		    struct vmm_run_control *control, struct hf_err *err);
 int vmm_vcpu_start(struct vmm_vcpu *vcpu, struct hf_err *err);
-/* Makes the vCPU leave KVM_RUN, now or as soon as it enters. Under the control's lock. */
+/* Makes the vCPU leave the guest, now or as soon as it enters. Under the control's lock. */
 void vmm_vcpu_kick(struct vmm_vcpu *vcpu);
-/* Lets it enter KVM_RUN again. Under the control's lock. */
+/* Lets it enter the guest again. Under the control's lock. */
 void vmm_vcpu_unkick(struct vmm_vcpu *vcpu);
-/* Joins the thread, which has been told to end. A zeroed struct with fd -1 is fine. */
+/* The value that the guest has from its port, when it is due. In the vCPU's thread. */
+uint32_t vmm_vcpu_read_port(struct vmm_vcpu *vcpu);
+/* Joins the thread, which has been told to end. */
 void vmm_vcpu_destroy(struct vmm_vcpu *vcpu);
 
 #endif

@@ -28,7 +28,7 @@
 
 /* ---- description ------------------------------------------------------------------------------ */
 
-static const struct hf_devstate_desc regs_desc = {
+const struct hf_devstate_desc vmm_regs_desc = {
     .name = "regs",
     .version = 1,
     .minimum_version = 1,
@@ -185,7 +185,7 @@ const struct hf_devstate_desc vmm_vcpu_state_desc = {
     .object_bytes = sizeof(struct vmm_vcpu_state),
     .fields =
 	(const struct hf_devstate_field[]){
-	    HF_DEVSTATE_NESTED(struct vmm_vcpu_state, regs, &regs_desc),
+	    HF_DEVSTATE_NESTED(struct vmm_vcpu_state, regs, &vmm_regs_desc),
 	    HF_DEVSTATE_NESTED(struct vmm_vcpu_state, sregs, &sregs_desc),
 	    HF_DEVSTATE_NESTED(struct vmm_vcpu_state, xcrs, &xcrs_desc),
 	    HF_DEVSTATE_NESTED(struct vmm_vcpu_state, debugregs, &debugregs_desc),

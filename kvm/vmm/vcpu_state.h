@@ -37,6 +37,7 @@ struct vmm_vcpu_state {
 };
 
 extern const struct hf_devstate_desc vmm_vcpu_state_desc;
+extern const struct hf_devstate_desc vmm_regs_desc; /* of struct kvm_regs */
 
 /* Which MSRs are carried: those of KVM's own list that it lets be read and set back. */
 struct vmm_msr_list {

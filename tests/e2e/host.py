@@ -166,7 +166,7 @@ class Host:
 
     @staticmethod
     def need_kvm():
-        """For the reference VMM."""
+        """For the reference VMM: many cases count on the pace of its guest under KVM."""
         if not os.path.exists("/dev/kvm"):
             raise Skip("/dev/kvm is missing")
 

@@ -8,7 +8,6 @@ from host import G, M, Vmm, err_of, finish, listening_uri, one_line, out_of, rec
 
 
 def demo(host, *arguments):
-    host.need_kvm()
     path = host.name("json")
     process = host.start(host.hugeferry, "demo", "--compare", "--json", path, *arguments)
     code, said = finish(process, 300)
@@ -74,10 +73,12 @@ def demand_only(placement):
 
 def holes(placement):
     def case(host):
-        report = demo(host, "--placement", placement, "--fill", 40)
+        check_report(demo(host, "--mem", "256M", "--placement", placement, "--fill", 40), 2, mem=256 * M)
+        # None is filled before it is moved, however fast the guest.
+        report = demo(host, "--placement", placement, "--fill", 40, "--write-share", 0)
         check_report(report, 2)
-        assert report["pages_zero"] > 300, report["pages_zero"]
-        assert report["transferred_bytes"] < 1500 * M
+        assert report["pages_zero"] > 500, report["pages_zero"]
+        assert report["transferred_bytes"] < 1024 * M
     case.__name__ = f"holes_arrive_as_zeros_without_bytes_by_{placement}"
     return case
 
@@ -144,7 +145,6 @@ def demo_folders():
 
 
 def a_demo_gives_back_all_it_took(host):
-    host.need_kvm()
     before, folders = host.read_counter(2 * M, "nr_hugepages"), demo_folders()
     process = host.start(host.hugeferry, "demo", "--mem", "256M", "--keep-going-seconds", 0)
     code, said = finish(process)
@@ -162,7 +162,6 @@ def a_demo_that_cannot_have_its_memory_takes_nothing(host):
 
 
 def a_demo_that_is_stopped_gives_back_all_it_took(host):
-    host.need_kvm()
     before, folders = host.read_counter(2 * M, "nr_hugepages"), demo_folders()
     for stage in ("starting", "moving it"):
         process = host.start(host.hugeferry, "demo", "--mem", "512M", "--no-background",
@@ -176,7 +175,6 @@ def a_demo_that_is_stopped_gives_back_all_it_took(host):
 
 
 def a_demo_that_is_killed_leaves_nothing(host):
-    host.need_kvm()
     before, folders = host.read_counter(2 * M, "nr_hugepages"), demo_folders()
     for stage in ("starting", "moving it"):
         process = host.start(host.hugeferry, "demo", "--mem", "512M", "--no-background",

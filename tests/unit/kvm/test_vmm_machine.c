@@ -25,7 +25,6 @@
 #include "kvm/guest/layout.h"
 #include "kvm/vmm/machine.h"
 
-#define SKIPPED	     77 /* meson's */
 #define PAGE_BYTES   (2ull << 20)
 #define MEMORY_BYTES (3 * PAGE_BYTES)
 #define STOP_MS	     20000
@@ -34,6 +33,14 @@
 #define MSR_GS_BASE  0xc0000102u /* KERNEL_GS_BASE */
 #define XMM0_OFFSET  160u
 #define XSTATE_BV    512u
+
+static bool has_kvm(void)
+{
+	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
 
 /* ---- one vCPU, straight from KVM -------------------------------------------------------------- */
 
@@ -106,6 +113,8 @@ static void make_unusual(struct vmm_vcpu_state *state)
 
 static void every_part_of_a_vcpu_survives(void **unused)
 {
+	if (!has_kvm())
+		skip(); /* it is about KVM */
 	struct bare_vcpu a = bare_vcpu_make(), b = bare_vcpu_make();
 	struct vmm_msr_list *msrs = calloc(1, sizeof(*msrs));
 	struct vmm_vcpu_state *set = calloc(1, sizeof(*set)), *got = calloc(1, sizeof(*got));
@@ -161,12 +170,12 @@ static void every_part_of_a_vcpu_survives(void **unused)
 
 /*
  * mov edx, 0x510; xor ebx, ebx
- * again: in eax, dx; inc ebx; cmp eax, ebx; jne wrong; mov [0x400000], rbx; jmp again
+ * again: in eax, dx; inc ebx; cmp eax, ebx; jne wrong; mov gs:[0x400000], rbx; jmp again
  * wrong: hlt
  */
 static const uint8_t port_reader[] = {0xba, 0x10, 0x05, 0x00, 0x00, 0x31, 0xdb, 0xed, 0xff,
-				      0xc3, 0x39, 0xd8, 0x75, 0x0a, 0x48, 0x89, 0x1c, 0x25,
-				      0x00, 0x00, 0x40, 0x00, 0xeb, 0xef, 0xf4};
+				      0xc3, 0x39, 0xd8, 0x75, 0x0b, 0x65, 0x48, 0x89, 0x1c,
+				      0x25, 0x00, 0x00, 0x40, 0x00, 0xeb, 0xee, 0xf4};
 
 static uint8_t *make_memory(void)
 {
@@ -189,9 +198,13 @@ static void machine_failed(void *opaque, const struct hf_err *err)
 	print_message("the machine failed: %s\n", err->text);
 }
 
+/* Of the machines to come. */
+static enum vmm_accel accel;
+
 static struct vmm_machine *make_machine(uint8_t *memory, uint32_t *failures)
 {
-	struct vmm_machine_config config = {.memory = memory,
+	struct vmm_machine_config config = {.accel = accel,
+					    .memory = memory,
 					    .memory_bytes = MEMORY_BYTES,
 					    .page_size_bytes = PAGE_BYTES,
 					    .vcpus = 1,
@@ -215,6 +228,8 @@ static void wait_for_change(const uint64_t *word, uint64_t from, const uint32_t 
 
 static void a_port_read_under_way_when_stopped_is_done_once(void **state)
 {
+	if (accel == VMM_ACCEL_KVM && !has_kvm())
+		skip();
 	uint32_t failures = 0;
 	uint8_t *memory = make_memory();
 	const uint64_t *reads = (const uint64_t *)(memory + 0x400000);
@@ -248,6 +263,8 @@ static void a_port_read_under_way_when_stopped_is_done_once(void **state)
 
 static void a_stopped_machine_does_not_change(void **state)
 {
+	if (accel == VMM_ACCEL_KVM && !has_kvm())
+		skip();
 	uint32_t failures = 0;
 	uint8_t *memory = make_memory();
 	struct vmm_machine *machine = make_machine(memory, &failures);
@@ -291,7 +308,8 @@ static void run_on_both_sides_of_the_hole(void)
 	uint32_t failures = 0;
 	uint8_t *memory =
 	    mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	struct vmm_machine_config machine_config = {.memory = memory,
+	struct vmm_machine_config machine_config = {.accel = accel,
+						    .memory = memory,
 						    .memory_bytes = bytes,
 						    .page_size_bytes = PAGE_BYTES,
 						    .vcpus = 1,
@@ -325,6 +343,8 @@ static void run_on_both_sides_of_the_hole(void)
 
 static void memory_on_both_sides_of_the_hole_is_right(void **state)
 {
+	if (accel == VMM_ACCEL_KVM && !has_kvm())
+		skip();
 	(void)state;
 	if (HAS_MEMORY)
 		run_on_both_sides_of_the_hole();
@@ -333,6 +353,8 @@ static void memory_on_both_sides_of_the_hole_is_right(void **state)
 /* Well formed, but no CPU has such values. */
 static void state_that_kvm_refuses_is_an_error_and_good_state_loads_after_it(void **state)
 {
+	if (!has_kvm())
+		skip(); /* it is about KVM */
 	static const uint8_t entry_point[] = {0, 0, 0, 0, 0, 0, 0x20, 0};
 	uint32_t failures = 0;
 	uint8_t *memory = make_memory();
@@ -390,20 +412,113 @@ static void on_kick(int signal)
 	(void)signal;
 }
 
+/* ---- user mode -------------------------------------------------------------------------------- */
+
+/* As it was saved when there was no other accelerator than KVM. */
+struct old_machine {
+	uint64_t memory_bytes, page_size_bytes;
+	uint32_t vcpus;
+};
+
+static const struct hf_devstate_desc old_desc = {
+    .name = "machine",
+    .version = 1,
+    .minimum_version = 1,
+    .object_bytes = sizeof(struct old_machine),
+    .fields = (const struct hf_devstate_field[]){HF_DEVSTATE_FIELD(struct old_machine, memory_bytes),
+						 HF_DEVSTATE_FIELD(struct old_machine, page_size_bytes),
+						 HF_DEVSTATE_FIELD(struct old_machine, vcpus),
+						 HF_DEVSTATE_FIELDS_END}};
+
+static void state_of_the_other_accelerator_is_refused_and_one_s_own_loads_after_it(void **state)
+{
+	struct old_machine old = {MEMORY_BYTES, PAGE_BYTES, 1};
+	struct hf_devstate_section section = {&old_desc, 0, &old};
+	uint32_t failures = 0;
+	uint8_t *memory = make_memory();
+	struct vmm_machine *machine = make_machine(memory, &failures);
+	struct hf_err err = HF_ERR_INIT;
+	void *good, *foreign;
+	size_t good_bytes, foreign_bytes;
+
+	(void)state;
+	assert_int_equal(vmm_machine_enter_guest(machine, NULL), 0);
+	assert_int_equal(vmm_machine_save(machine, &good, &good_bytes, &err), 0);
+	assert_int_equal(hf_devstate_save(&section, 1, &foreign, &foreign_bytes, &err), 0);
+	assert_int_equal(vmm_machine_load(machine, foreign, foreign_bytes, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "--accel user and the source with another"));
+	assert_int_equal(vmm_machine_load(machine, good, good_bytes, &err), 0);
+	free(good);
+	free(foreign);
+	vmm_machine_destroy(machine);
+	munmap(memory, MEMORY_BYTES);
+}
+
+static void a_guest_that_goes_astray_is_the_machine_s_failure(void **state)
+{
+	static const uint8_t programs[][4] = {
+	    {0xf4},		      /* hlt */
+	    {0x0f, 0x0b},	      /* ud2 */
+	    {0xcc},		      /* int3 */
+	    {0x31, 0xc9, 0xf7, 0xf1}, /* xor ecx, ecx; div ecx */
+	    {0x50},		      /* push rax: there is no stack */
+	    {0x66, 0xba, 0x70, 0xed}, /* mov dx, 0xed70; then another port's read */
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(programs) / sizeof(programs[0]); i++) {
+		uint32_t failures = 0;
+		uint8_t *memory = make_memory();
+		struct vmm_machine *machine = make_machine(memory, &failures);
+
+		memcpy(memory + HF_GUEST_TEXT_OFFSET, programs[i], sizeof(programs[i]));
+		memory[HF_GUEST_TEXT_OFFSET + 4] = 0xed;
+		assert_int_equal(vmm_machine_enter_guest(machine, NULL), 0);
+		assert_int_equal(vmm_machine_run(machine, NULL), 0);
+		for (int wait = 0; !__atomic_load_n(&failures, __ATOMIC_RELAXED); wait++) {
+			assert_true(wait < STOP_MS);
+			poll(NULL, 0, 1);
+		}
+		assert_int_equal(vmm_machine_run(machine, NULL), -EIO);
+		assert_true(vmm_machine_halt(machine, STOP_MS));
+		vmm_machine_destroy(machine);
+		munmap(memory, MEMORY_BYTES);
+	}
+}
+
+static int in_user_mode(void **state)
+{
+	(void)state;
+	accel = VMM_ACCEL_USER;
+	return 0;
+}
+
+static int on_kvm(void **state)
+{
+	(void)state;
+	accel = VMM_ACCEL_KVM;
+	if (!has_kvm())
+		print_message("skipped: /dev/kvm cannot be opened\n");
+	return 0;
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-	    cmocka_unit_test(every_part_of_a_vcpu_survives),
-	    cmocka_unit_test(a_port_read_under_way_when_stopped_is_done_once),
-	    cmocka_unit_test(a_stopped_machine_does_not_change),
-	    cmocka_unit_test(memory_on_both_sides_of_the_hole_is_right),
-	    cmocka_unit_test(state_that_kvm_refuses_is_an_error_and_good_state_loads_after_it),
+	    cmocka_unit_test_setup(every_part_of_a_vcpu_survives, on_kvm),
+	    cmocka_unit_test_setup(state_that_kvm_refuses_is_an_error_and_good_state_loads_after_it, on_kvm),
+	    cmocka_unit_test_setup(a_port_read_under_way_when_stopped_is_done_once, in_user_mode),
+	    cmocka_unit_test_setup(a_stopped_machine_does_not_change, in_user_mode),
+	    cmocka_unit_test_setup(memory_on_both_sides_of_the_hole_is_right, in_user_mode),
+	    cmocka_unit_test_setup(state_of_the_other_accelerator_is_refused_and_one_s_own_loads_after_it,
+				   in_user_mode),
+	    cmocka_unit_test_setup(a_guest_that_goes_astray_is_the_machine_s_failure, in_user_mode),
+	    /* Behind those of user mode, whose signal handlers leave KVM's vCPUs alone. */
+	    cmocka_unit_test_setup(a_port_read_under_way_when_stopped_is_done_once, on_kvm),
+	    cmocka_unit_test_setup(a_stopped_machine_does_not_change, on_kvm),
+	    cmocka_unit_test_setup(memory_on_both_sides_of_the_hole_is_right, on_kvm),
 	};
 	struct sigaction kick = {.sa_handler = on_kick};
-	if (access("/dev/kvm", R_OK | W_OK) < 0) {
-		perror("/dev/kvm");
-		return SKIPPED;
-	}
 	sigaction(vmm_machine_kick_signal(), &kick, NULL);
 	return cmocka_run_group_tests_name("kvm/vmm machine", tests, NULL, NULL);
 }

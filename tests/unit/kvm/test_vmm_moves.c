@@ -471,7 +471,5 @@ int main(void)
 	    MOVE_TEST(stopping_a_vcpu_that_waits_for_a_page_is_answered),
 	    MOVE_TEST(it_ends_though_a_vcpu_waits_for_a_page_for_ever),
 	};
-	if (!rig_has_kvm())
-		return RIG_SKIPPED;
 	return cmocka_run_group_tests_name("kvm/vmm moves", tests, setup, teardown);
 }

@@ -66,14 +66,6 @@ static int reserve_with_keeper(uint64_t page_size_bytes, uint64_t pages)
 	return keeper < 0 ? -1 : 0;
 }
 
-bool rig_has_kvm(void)
-{
-	bool has = access("/dev/kvm", R_OK | W_OK) == 0;
-	if (!has)
-		fprintf(stderr, "/dev/kvm: %s\n", strerror(errno));
-	return has;
-}
-
 int rig_setup(uint64_t page_size_bytes, uint64_t pages)
 {
 	uint64_t least_bytes = page_size_bytes * pages;
@@ -167,14 +159,29 @@ static bool connects(void *opaque)
 	return !hf_qmp_client_connect(&vmm->client, vmm->qmp_path, on_event, vmm, NULL);
 }
 
+static bool has_kvm(void)
+{
+	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	if (fd >= 0)
+		close(fd);
+	return fd >= 0;
+}
+
+const char *rig_accel(void)
+{
+	const char *wanted = getenv("HUGEFERRY_ACCEL");
+	return wanted ? wanted : has_kvm() ? "kvm" : "user";
+}
+
 static void exec_vmm(const struct rig_vmm *vmm, const char *const *options)
 {
 	char memory[32], qmp[128];
 	const char *program = getenv("HUGEFERRY_VMM");
 	const char *arguments[OPTIONS_MAX] = {
-	    "hugeferry-vmm", "--mem", memory,	"--ram-file", vmm->ram_path,
-	    "--qmp",	     qmp,     "--name", vmm->name,    "--die-with-parent"};
-	size_t count = 10;
+	    "hugeferry-vmm", "--mem",	 memory,   "--ram-file", vmm->ram_path,
+	    "--qmp",	     qmp,	 "--name", vmm->name,	 "--die-with-parent",
+	    "--accel",	     rig_accel()};
+	size_t count = 12;
 
 	snprintf(memory, sizeof(memory), "%llu", (unsigned long long)vmm->memory_bytes);
 	snprintf(qmp, sizeof(qmp), "unix:%s", vmm->qmp_path);

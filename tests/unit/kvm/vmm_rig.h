@@ -27,15 +27,15 @@
 #include "kvm/guest/layout.h"
 #include "kvm/qmp.h"
 
-#define RIG_SKIPPED	77 /* meson's */
 #define RIG_MIB		(1ull << 20)
 #define RIG_LIMIT_MS	60000
 #define RIG_EVENTS_MAX	64
 #define RIG_FOLDER	"/run/vmm-rig"
 #define RIG_HUGE_FOLDER RIG_FOLDER "/huge"
 
-/* Where there is no KVM a program ends with RIG_SKIPPED. */
-bool rig_has_kvm(void);
+/* --accel of the VMMs to come: KVM where the host has it, else user mode; $HUGEFERRY_ACCEL decides otherwise.
+ */
+const char *rig_accel(void);
 /* Group setup and teardown; -1 with a printed reason. Before any thread. */
 int rig_setup(uint64_t page_size_bytes, uint64_t pages);
 int rig_teardown(void);
