@@ -257,11 +257,8 @@ int main(int argc, char **argv)
 		argv++;
 	}
 	for (size_t i = 0; i < (small ? 1 : SIZES); i++) {
-		if (!hf_hugepage_size_is_offered(sizes[i].page_bytes)) {
-			fprintf(stderr, "%s: no benchmark of pages of %s, this kernel has none\n", argv[0],
-				sizes[i].name);
+		if (!hf_hugepage_size_is_offered(sizes[i].page_bytes))
 			continue;
-		}
 		for (size_t j = 0; j < WAYS; j++, next++) {
 			snprintf(next->name, sizeof(next->name), "%s/%s", ways[j].name, sizes[i].name);
 			next->way = &ways[j];
